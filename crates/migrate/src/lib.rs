@@ -1,0 +1,1 @@
+//! Live migration between Redis-compatible servers

@@ -1,0 +1,1 @@
+//! Speaking PSYNC to a Redis or Valkey server: handshake, snapshot, command stream, offsets

@@ -1,0 +1,1 @@
+//! Key slots and hash tags of Redis and Valkey clusters

@@ -1,0 +1,1 @@
+//! Real servers and seeded data for the tests of keyferry

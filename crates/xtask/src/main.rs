@@ -1,0 +1,3 @@
+//! Project automation of keyferry.
+
+fn main() {}

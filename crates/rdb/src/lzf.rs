@@ -1,0 +1,214 @@
+//! LZF, bounded: what the `lzf` crate leaves to its caller is checked here.
+//!
+//! A stream is a row of tokens. A control byte `c` below 32 is followed by `c + 1` literal bytes. Any other is a
+//! back reference of `(c >> 5) + 2` bytes, where 7 in the top bits means that a byte to be added follows, starting
+//! `((c & 31) << 8 | next byte) + 1` bytes back in the output; it may overlap what it produces.
+
+/// Three bytes of a stream give at most 264 of output: nothing expands further.
+const MAX_EXPANSION: u64 = 88;
+/// The farthest that a back reference reaches.
+const WINDOW: usize = 8192;
+/// The most that one token produces.
+const MAX_TOKEN_OUTPUT: usize = 264;
+
+const IMPOSSIBLE: &str = "a compressed string claims more than any compressed data gives";
+const BROKEN: &str = "a compressed string does not decompress";
+const WRONG_SIZE: &str = "a compressed string decompresses to another length than it claims";
+
+/// Refuses a claim that the input cannot meet, before any memory is given to it.
+pub(crate) fn check_ratio(deflated: u64, inflated: u64) -> Result<(), &'static str> {
+    if inflated == 0 || inflated > deflated.saturating_mul(MAX_EXPANSION) { Err(IMPOSSIBLE) } else { Ok(()) }
+}
+
+/// Decompresses `deflated` to exactly `inflated` bytes.
+pub(crate) fn inflate(deflated: &[u8], inflated: u64) -> Result<Vec<u8>, &'static str> {
+    check_ratio(deflated.len() as u64, inflated)?;
+    let size = usize::try_from(inflated).map_err(|_| IMPOSSIBLE)?;
+    if i32::try_from(size).is_err() {
+        // The crate counts in 32 bits.
+        let mut inflater = Inflater::new(deflated.len() as u64, inflated)?;
+        return match inflater.take(deflated, usize::MAX)? {
+            (_, true) => Ok(inflater.out),
+            _ => Err(BROKEN),
+        };
+    }
+    let out = lzf::decompress(deflated, size).map_err(|_| BROKEN)?;
+    if out.len() == size { Ok(out) } else { Err(WRONG_SIZE) }
+}
+
+/// Decompresses a stream that arrives in parts, holding 8 KiB of what it gave and one chunk.
+#[derive(Clone, Debug)]
+pub(crate) struct Inflater {
+    /// History, then the chunk being made.
+    out: Vec<u8>,
+    history: usize,
+    deflated_left: u64,
+    inflated_left: u64,
+}
+
+impl Inflater {
+    /// For a stream of `deflated` bytes that gives `inflated`.
+    pub(crate) fn new(deflated: u64, inflated: u64) -> Result<Self, &'static str> {
+        check_ratio(deflated, inflated)?;
+        Ok(Self { out: Vec::new(), history: 0, deflated_left: deflated, inflated_left: inflated })
+    }
+
+    /// Takes tokens from the start of `input` until at least `size` bytes of a chunk are made, the stream is over, or
+    /// the input ends. Gives the number of bytes taken and whether the chunk is complete. The token in which the input
+    /// ends is left for the next call.
+    pub(crate) fn take(&mut self, input: &[u8], size: usize) -> Result<(usize, bool), &'static str> {
+        let here = usize::try_from(self.deflated_left).map_or(input.len(), |left| left.min(input.len()));
+        let (input, all_here) = (&input[..here], here as u64 == self.deflated_left);
+        let mut at = 0;
+        while self.out.len() - self.history < size && at < input.len() {
+            match self.token(&input[at..]) {
+                Ok(used) => at += used,
+                Err(Token::Cut) if all_here => return Err(BROKEN),
+                Err(Token::Cut) => break,
+                Err(Token::Broken(what)) => return Err(what),
+            }
+        }
+        self.deflated_left -= at as u64;
+        let over = self.deflated_left == 0;
+        if over && self.inflated_left > 0 {
+            return Err(WRONG_SIZE);
+        }
+        Ok((at, over || self.out.len() - self.history >= size))
+    }
+
+    /// The chunk made so far.
+    pub(crate) fn chunk(&self) -> &[u8] {
+        &self.out[self.history..]
+    }
+
+    /// Starts the next chunk.
+    pub(crate) fn next_chunk(&mut self) {
+        let keep = self.out.len().saturating_sub(WINDOW);
+        self.out.drain(..keep);
+        self.history = self.out.len();
+    }
+
+    /// Whether the stream is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.deflated_left == 0
+    }
+
+    fn token(&mut self, b: &[u8]) -> Result<usize, Token> {
+        let (used, made) = match *b {
+            [control @ 0..32, ref rest @ ..] => {
+                let len = usize::from(control) + 1;
+                let literals = rest.get(..len).ok_or(Token::Cut)?;
+                self.room(len)?;
+                self.out.extend_from_slice(literals);
+                (1 + len, len)
+            }
+            [control, ref rest @ ..] => {
+                let (len, low, used) = match (control >> 5, rest) {
+                    (7, [more, low, ..]) => (9 + usize::from(*more), *low, 3),
+                    (7, _) | (_, []) => return Err(Token::Cut),
+                    (len, [low, ..]) => (2 + usize::from(len), *low, 2),
+                };
+                let back = (usize::from(control & 31) << 8 | usize::from(low)) + 1;
+                let from = self.out.len().checked_sub(back).ok_or(Token::Broken(BROKEN))?;
+                self.room(len)?;
+                debug_assert!(len <= MAX_TOKEN_OUTPUT);
+                if back >= len {
+                    self.out.extend_from_within(from..from + len);
+                } else {
+                    for i in 0..len {
+                        let byte = self.out[from + i];
+                        self.out.push(byte);
+                    }
+                }
+                (used, len)
+            }
+            [] => return Err(Token::Cut),
+        };
+        self.inflated_left -= made as u64;
+        Ok(used)
+    }
+
+    fn room(&self, len: usize) -> Result<(), Token> {
+        if len as u64 > self.inflated_left { Err(Token::Broken(WRONG_SIZE)) } else { Ok(()) }
+    }
+}
+
+enum Token {
+    /// The input ends inside the token.
+    Cut,
+    Broken(&'static str),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The streaming decompressor, fed `part` bytes at a time, chunks of `size`.
+    fn stream(deflated: &[u8], inflated: u64, part: usize, size: usize) -> Result<Vec<u8>, &'static str> {
+        let mut inflater = Inflater::new(deflated.len() as u64, inflated)?;
+        let mut out = Vec::new();
+        let (mut at, mut fed) = (0, 0);
+        loop {
+            let (used, complete) = inflater.take(&deflated[at..fed], size)?;
+            at += used;
+            if complete {
+                assert!(inflater.chunk().len() < size + MAX_TOKEN_OUTPUT);
+                out.extend_from_slice(inflater.chunk());
+                inflater.next_chunk();
+                if inflater.is_over() {
+                    return Ok(out);
+                }
+            } else {
+                assert!(fed < deflated.len(), "wants more than there is");
+                fed = (fed + part).min(deflated.len());
+            }
+        }
+    }
+
+    #[test]
+    fn overlapping_references() {
+        // "ab", then ten bytes from two back.
+        let deflated = [1, b'a', b'b', 7 << 5, 1, 1];
+        assert_eq!(inflate(&deflated, 12).unwrap(), b"abababababab");
+        assert_eq!(stream(&deflated, 12, 1, 64).unwrap(), b"abababababab");
+    }
+
+    #[test]
+    fn claims_are_bounded_and_checked() {
+        assert_eq!(inflate(&[0, b'a'], u64::MAX), Err(IMPOSSIBLE));
+        assert_eq!(inflate(&[0, b'a'], 2), Err(WRONG_SIZE));
+        assert_eq!(inflate(&[1, b'a', b'b'], 1), Err(BROKEN));
+        assert_eq!(inflate(&[], 0), Err(IMPOSSIBLE));
+        for (deflated, claim) in
+            [(&[0, b'a'][..], 2), (&[1, b'a', b'b'], 1), (&[0x20, 5], 3), (&[5, b'a'], 6)]
+        {
+            assert!(stream(deflated, claim, 1, 64).is_err(), "{deflated:?}");
+            assert!(inflate(deflated, claim).is_err(), "{deflated:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn streaming_equals_whole(
+            words in prop::collection::vec(prop::sample::select(vec!["alpha", "beta", "xx", "0123456789"]), 1..3000),
+            part in 1usize..5000,
+            size in 1usize..5000,
+        ) {
+            let text = words.concat();
+            if let Ok(deflated) = lzf::compress(text.as_bytes()) {
+                let whole = inflate(&deflated, text.len() as u64);
+                prop_assert_eq!(whole.as_deref(), Ok(text.as_bytes()));
+                let streamed = stream(&deflated, text.len() as u64, part, size);
+                prop_assert_eq!(streamed.as_deref(), Ok(text.as_bytes()));
+            }
+        }
+
+        #[test]
+        fn any_bytes_give_the_same_verdict(deflated in prop::collection::vec(any::<u8>(), 0..60), claim in 0u64..3000, part in 1usize..9) {
+            let whole = inflate(&deflated, claim);
+            let parts = stream(&deflated, claim, part, 64);
+            prop_assert_eq!(whole.ok(), parts.ok());
+        }
+    }
+}

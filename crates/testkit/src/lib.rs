@@ -1,1 +1,51 @@
-//! Real servers and seeded data for the tests of keyferry
+//! Real servers and seeded data for the tests of keyferry.
+//!
+//! This crate is not published. It is blocking `std` code without an async runtime, so that any crate's tests, the examples
+//! and `cargo xtask` can use it:
+//!
+//! - [`binaries`], [`all`], [`any`], [`named`]: the server programs on this machine, each a [`ServerBinary`].
+//! - [`Server`]: one of them running on a free loopback port with its own directory, killed when the value is dropped.
+//! - [`Client`]: a small blocking client.
+//! - [`Proxy`]: a network that cuts, stalls, delays and fragments. [`Script`] and [`Peer`]: a server that misbehaves step by
+//!   step.
+//! - [`Certs`]: certificates for TLS tests.
+//! - [`data`]: seeded data sets, and [`data::Writer`], which keeps writing in the background.
+//! - [`compare()`]: whether two servers hold the same, key by key.
+//! - [`process`]: CPU time and memory of other processes.
+//!
+//! ```
+//! use keyferry_testkit::{Server, compare, data};
+//!
+//! # fn main() -> keyferry_testkit::Result<()> {
+//! let (a, b) = (Server::any()?, Server::any()?);
+//! data::small(&mut a.client()?, 1, 3)?;
+//! data::small(&mut b.client()?, 1, 3)?;
+//! b.client()?.call(&["SET", "extra", "1"])?;
+//! let comparison = compare(&mut a.client()?, &mut b.client()?)?;
+//! assert_eq!(comparison.differences.len(), 1);
+//! assert_eq!(comparison.differences[0].key, b"extra");
+//! # Ok(())
+//! # }
+//! ```
+
+mod binaries;
+mod certs;
+mod client;
+mod compare;
+pub mod data;
+mod error;
+mod peer;
+pub mod process;
+mod proxy;
+mod rng;
+mod server;
+
+pub use binaries::{ServerBinary, Vendor, Version, all, any, binaries, find_binaries, named, servers_dir};
+pub use certs::{CertFiles, Certs};
+pub use client::Client;
+pub use compare::{CompareOptions, Comparison, Difference, DifferenceKind, compare, compare_with, digest};
+pub use error::{Error, Result};
+pub use peer::{Peer, Script};
+pub use proxy::{Direction, Proxy};
+pub use rng::Rng;
+pub use server::{Builder, Server, unused_port};

@@ -1,0 +1,224 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+use crate::data::Features;
+use crate::data::workload::{SHORT_TTL_MS, Workload};
+use crate::error::{Error, Result};
+use crate::server::Server;
+
+/// How long a thread waits when nothing is due.
+const TICK: Duration = Duration::from_millis(5);
+
+/// The most commands that are sent before their replies are read.
+const BATCH: usize = 2000;
+
+/// What a [`Writer`] does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriterOptions {
+    /// Seed of the choice of commands, keys and values.
+    pub seed: u64,
+    /// How many databases are written to, from 0.
+    pub databases: u32,
+    /// How many threads, each with a connection of its own.
+    pub threads: u32,
+    /// Commands a second, all threads together. The server may be slower.
+    pub rate: u64,
+    /// Whether deadlines of less than two seconds are also lengthened or taken away before they pass. A copy that receives
+    /// these commands late has lost the key by then, unless it holds expiry back as a replica does.
+    pub save_the_dying: bool,
+}
+
+impl Default for WriterOptions {
+    fn default() -> WriterOptions {
+        WriterOptions { seed: 1, databases: 3, threads: 1, rate: 2000, save_the_dying: false }
+    }
+}
+
+/// What a [`Writer`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Commands sent, those inside of transactions included.
+    pub commands: u64,
+    /// How often each command was sent, by its name.
+    pub by_command: BTreeMap<&'static str, u64>,
+    /// How many were answered with an error. Zero is expected.
+    pub errors: u64,
+    /// The first of those errors.
+    pub first_error: Option<String>,
+}
+
+/// Threads that write all the time: every type and nearly every writing command that the server has, several databases,
+/// deadlines short and long, transactions, scripts, blocking and random commands that replicate as something else. The
+/// result of most of them depends on their order and on each being applied exactly once.
+///
+/// Dropping it stops it.
+///
+/// ```
+/// use keyferry_testkit::{Server, data::{Writer, WriterOptions, settle}};
+///
+/// # fn main() -> keyferry_testkit::Result<()> {
+/// let server = Server::any()?;
+/// let writer = Writer::start(&server, WriterOptions { rate: 5000, ..WriterOptions::default() })?;
+/// std::thread::sleep(std::time::Duration::from_millis(200));
+/// let counts = writer.stop()?;
+/// assert!(counts.commands > 0 && counts.errors == 0, "{:?}", counts.first_error);
+/// settle(&mut server.client()?)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Writer {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<Result<Counts>>>,
+}
+
+impl Writer {
+    /// Starts writing to `server`.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub fn start(server: &Server, options: WriterOptions) -> Result<Writer> {
+        Writer::start_with(|| server.client(), options)
+    }
+
+    /// Starts writing over connections that `connect` makes, one a thread.
+    ///
+    /// # Errors
+    /// The first error of `connect`, or of asking the server what it can do.
+    pub fn start_with(connect: impl Fn() -> Result<Client>, options: WriterOptions) -> Result<Writer> {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut writer = Writer { stop, sent, threads: Vec::new() };
+        let threads = options.threads.max(1);
+        for number in 0..threads {
+            let mut client = connect()?;
+            let features = Features::probe(&mut client)?;
+            let work = Work {
+                client,
+                workload: Workload::new(number, features, &options),
+                counts: Counts::default(),
+            };
+            let (stop, sent) = (Arc::clone(&writer.stop), Arc::clone(&writer.sent));
+            let rate = options.rate as f64 / f64::from(threads);
+            writer.threads.push(std::thread::spawn(move || work.run(rate, &stop, &sent)));
+        }
+        Ok(writer)
+    }
+
+    /// How many commands were sent and answered so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Stops writing and waits until every command sent was answered.
+    ///
+    /// # Errors
+    /// What a connection failed with while it was writing.
+    pub fn stop(mut self) -> Result<Counts> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut total = Counts::default();
+        for thread in std::mem::take(&mut self.threads) {
+            let counts = thread.join().map_err(|_| Error::Thread("writing"))??;
+            total.commands += counts.commands;
+            total.errors += counts.errors;
+            total.first_error = total.first_error.or(counts.first_error);
+            for (name, count) in counts.by_command {
+                *total.by_command.entry(name).or_default() += count;
+            }
+        }
+        Ok(total)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Waits until the short deadlines of a stopped [`Writer`] have passed and makes the server forget every key and field that
+/// expired, so that it holds exactly what it shows and its DEBUG DIGEST means something.
+///
+/// # Errors
+/// As [`Client::call`].
+pub fn settle(client: &mut Client) -> Result<()> {
+    // Servers take expired fields out of hashes by themselves, ten times a second; expired keys may stay for longer.
+    std::thread::sleep(Duration::from_millis(SHORT_TTL_MS + 300));
+    for database in crate::compare::databases(client)? {
+        client.call(&["SELECT", &database.to_string()])?;
+        let mut cursor = "0".to_owned();
+        loop {
+            // An expired key is deleted when it is looked up.
+            let (next, keys) = crate::compare::scan(client, &cursor, 1000)?;
+            let reads: Vec<[&[u8]; 2]> = keys.iter().map(|key| [b"TYPE", key.as_ref()]).collect();
+            client.pipe(&reads)?;
+            cursor = next;
+            if cursor == "0" {
+                break;
+            }
+        }
+    }
+    client.call(&["SELECT", "0"])?;
+    Ok(())
+}
+
+/// One thread's work.
+struct Work {
+    client: Client,
+    workload: Workload,
+    counts: Counts,
+}
+
+impl Work {
+    fn run(mut self, rate: f64, stop: &AtomicBool, sent: &AtomicU64) -> Result<Counts> {
+        self.workload.prepare();
+        self.send(sent)?;
+        let start = Instant::now();
+        let mut done = 0.0;
+        while !stop.load(Ordering::Relaxed) {
+            // What is due since the start, but never more than a second's worth at once after a pause of the server.
+            let due = rate * start.elapsed().as_secs_f64();
+            done = f64::max(done, due - rate);
+            if due - done < 1.0 {
+                std::thread::sleep(TICK);
+                continue;
+            }
+            self.workload.add(((due - done) as usize).min(BATCH));
+            done += self.send(sent)? as f64;
+        }
+        self.counts.by_command = self.workload.by_command;
+        Ok(self.counts)
+    }
+
+    /// Sends the batch and reads its replies; returns how many commands it had.
+    fn send(&mut self, sent: &AtomicU64) -> Result<usize> {
+        let batch = std::mem::take(&mut self.workload.batch);
+        for command in &batch {
+            self.client.queue(command)?;
+        }
+        for command in &batch {
+            let reply = self.client.reply()?;
+            // Errors hide in the results of a transaction as well.
+            let inner = reply.as_array().and_then(|items| items.iter().find_map(|item| item.error()));
+            if let Some(message) = reply.error().or(inner) {
+                self.counts.errors += 1;
+                if self.counts.first_error.is_none() {
+                    let command: Vec<_> = command.iter().map(|arg| arg.escape_ascii().to_string()).collect();
+                    let message = String::from_utf8_lossy(message);
+                    self.counts.first_error = Some(format!("{}: {message}", command.join(" ")));
+                }
+            }
+            self.counts.commands += 1;
+            sent.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(batch.len())
+    }
+}

@@ -1,0 +1,309 @@
+//! One replication link: a socket around the state machines of this crate.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use keyferry_client::{ConnectOptions, Connection, ReadHalf, ServerInfo, Transport, Vendor};
+use keyferry_resp::Protocol;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    ack::{AckPolicy, AckTask, Acks},
+    error::{Doing, Error},
+    handshake::{Handshake, HandshakeFailure, HandshakeOptions, SyncReply},
+    position::{Position, ReplicationId},
+    snapshot::{FramingFault, Piece, SnapshotFraming, Transfer},
+    stream::{Batch, Item, StreamScanner},
+};
+
+/// What `REPLCONF version` announces to Valkey, so that Valkey 9.1 sends hash-field expiries instead of failing
+/// half-way (`replication.md` §5).
+const ANNOUNCED_VERSION: &str = "9.1.0";
+
+/// How much room a read is given.
+const READ_SIZE: usize = 256 * 1024;
+
+/// How a link behaves.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LinkOptions {
+    /// Lets the server stream its snapshot without writing it to its own disk (default). Servers then wait
+    /// `repl-diskless-sync-delay` (5 s by default since 7.0) before they begin.
+    pub diskless: bool,
+    /// Which offset the server is told.
+    pub acks: AckPolicy,
+    /// Silence after which a link counts as dead. Servers ping every 10 s by default and send a newline a second
+    /// while they prepare a snapshot. Default 60 s, as `repl-timeout`.
+    pub silence: Duration,
+    /// The name of `PSYNC`, where it was renamed.
+    pub psync_command: String,
+    /// The name of `REPLCONF`, where it was renamed.
+    pub replconf_command: String,
+}
+
+impl Default for LinkOptions {
+    fn default() -> Self {
+        let names = HandshakeOptions::default();
+        LinkOptions {
+            diskless: true,
+            acks: AckPolicy::default(),
+            silence: Duration::from_secs(60),
+            psync_command: names.psync_command,
+            replconf_command: names.replconf_command,
+        }
+    }
+}
+
+/// A replication link after its handshake.
+///
+/// Call [`Link::snapshot_chunk`] until it gives `None` (at once, after a partial sync), then
+/// [`Link::next_batch`] for ever. Acknowledgements are sent by a task of their own, so a slow caller does not
+/// lose the link; but the server buffers what is not read, up to its `client-output-buffer-limit replica`, so
+/// read at once and keep the bytes elsewhere. Must be used inside a tokio runtime.
+#[derive(Debug)]
+pub struct Link {
+    address: String,
+    server: ServerInfo,
+    reader: ReadHalf,
+    buf: BytesMut,
+    silence: Duration,
+    reply: SyncReply,
+    framing: Option<SnapshotFraming>,
+    transfer: Option<Transfer>,
+    scanner: StreamScanner,
+    acks: Acks,
+    _ack_task: AckTask,
+}
+
+impl Link {
+    /// Connects, authenticates and asks to go on after `resume`, or for everything.
+    ///
+    /// # Errors
+    /// When the connection or the handshake fails; see [`Error`].
+    pub async fn connect(
+        connect: &ConnectOptions,
+        options: &LinkOptions,
+        resume: Option<&Position>,
+    ) -> Result<Self, Error> {
+        // Replication speaks RESP2, of all databases.
+        let connect = connect.clone().with_protocol(Protocol::Resp2).with_db(0);
+        let connection = Connection::connect(&connect).await?;
+        let address = connection.address().to_string();
+        let server = connection.server().clone();
+        let handshake = Handshake::new(HandshakeOptions {
+            resume: resume.cloned(),
+            diskless: options.diskless,
+            announce_version: (server.vendor == Vendor::Valkey).then(|| ANNOUNCED_VERSION.to_owned()),
+            psync_command: options.psync_command.clone(),
+            replconf_command: options.replconf_command.clone(),
+        });
+        let (mut transport, mut buf) = connection.into_parts();
+        let reply = shake_hands(handshake, &mut transport, &mut buf, &address, options.silence).await?;
+        let (position, framing) = match (&reply, resume) {
+            (SyncReply::Full { id, offset }, _) => {
+                (Position::after_snapshot(*id, *offset), Some(SnapshotFraming::new()))
+            }
+            (SyncReply::Continue { id }, Some(resume)) => {
+                let mut position = resume.clone();
+                position.id = id.unwrap_or(position.id);
+                (position, None)
+            }
+            // Nothing to continue was asked for.
+            (SyncReply::Continue { .. }, None) => {
+                let (command, reply) = (options.psync_command.clone(), "+CONTINUE".to_owned());
+                return Err(Error::UnexpectedReply { address, command, reply });
+            }
+        };
+        let (reader, writer) = transport.into_split();
+        let acks = Acks::new(options.acks, position.offset, framing.is_none());
+        let ack_task = acks.spawn(writer);
+        if framing.is_none() {
+            acks.send_now();
+        }
+        Ok(Link {
+            address,
+            server,
+            reader,
+            buf,
+            silence: options.silence,
+            reply,
+            framing,
+            transfer: None,
+            scanner: StreamScanner::new(position),
+            acks,
+            _ack_task: ack_task,
+        })
+    }
+
+    /// How the server answered.
+    #[must_use]
+    pub fn reply(&self) -> &SyncReply {
+        &self.reply
+    }
+
+    /// The server, as the URL names it.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What the server said about itself.
+    #[must_use]
+    pub fn server(&self) -> &ServerInfo {
+        &self.server
+    }
+
+    /// The history's id.
+    #[must_use]
+    pub fn id(&self) -> ReplicationId {
+        self.scanner.position().id
+    }
+
+    /// Everything up to here has been given to the caller.
+    #[must_use]
+    pub fn position(&self) -> &Position {
+        self.scanner.position()
+    }
+
+    /// The link's acknowledgements, for [`AckPolicy::Applied`].
+    #[must_use]
+    pub fn acks(&self) -> Acks {
+        self.acks.clone()
+    }
+
+    /// How the snapshot is delimited, once its header has come.
+    #[must_use]
+    pub fn transfer(&self) -> Option<Transfer> {
+        self.transfer
+    }
+
+    /// Bytes of the snapshot given out so far.
+    #[must_use]
+    pub fn snapshot_received(&self) -> u64 {
+        self.framing.as_ref().map_or(0, SnapshotFraming::received)
+    }
+
+    /// The next bytes of the snapshot (an RDB file), or `None` when it is complete.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// When the link breaks before the end, or the server fails to produce the snapshot. There is no going on
+    /// in the middle of a snapshot: it has to be asked for anew.
+    pub async fn snapshot_chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            let Some(framing) = self.framing.as_mut() else { return Ok(None) };
+            match framing.next(&mut self.buf) {
+                Ok(Some(Piece::Start(transfer))) => self.transfer = Some(transfer),
+                Ok(Some(Piece::Data(bytes))) => return Ok(Some(bytes)),
+                Ok(Some(Piece::End)) => {
+                    self.acks.start_streaming();
+                    return Ok(None);
+                }
+                Ok(None) if framing.is_done() => return Ok(None),
+                Ok(None) => {
+                    let doing = if framing.is_waiting() {
+                        Doing::WaitingForSnapshot
+                    } else {
+                        Doing::Snapshot { received: framing.received() }
+                    };
+                    self.read(doing).await?;
+                }
+                Err(FramingFault::ServerError(message)) => {
+                    return Err(Error::SnapshotFailed { address: self.address.clone(), message });
+                }
+                Err(FramingFault::BadHeader(reply)) => {
+                    let (address, command) = (self.address.clone(), "PSYNC".to_owned());
+                    return Err(Error::UnexpectedReply { address, command, reply });
+                }
+            }
+        }
+    }
+
+    /// The next commands, as soon as there is a whole one.
+    ///
+    /// Dropping the future loses nothing. Requests for acknowledgement are answered here.
+    ///
+    /// # Errors
+    /// When the link breaks or the stream is damaged; [`Link::position`] is then where to go on.
+    pub async fn next_batch(&mut self) -> Result<Batch, Error> {
+        loop {
+            match self.scanner.next(&mut self.buf) {
+                Ok(Some(Item::Commands(batch))) => {
+                    self.acks.received(batch.end);
+                    return Ok(batch);
+                }
+                Ok(Some(Item::AckRequest { offset })) => {
+                    self.acks.received(offset);
+                    self.acks.send_now();
+                    let position = self.scanner.position();
+                    // The offset moved: the caller has to know, or it would wait for it for ever.
+                    return Ok(Batch::new(Bytes::new(), 0, offset, position.offset));
+                }
+                Ok(None) => {
+                    self.acks.received(self.scanner.position().offset);
+                    let doing = Doing::Stream { offset: self.scanner.position().offset };
+                    self.read(doing).await?;
+                }
+                Err(source) => {
+                    let (address, offset) = (self.address.clone(), self.scanner.position().offset);
+                    return Err(Error::Stream { address, offset, source });
+                }
+            }
+        }
+    }
+
+    async fn read(&mut self, doing: Doing) -> Result<(), Error> {
+        self.buf.reserve(READ_SIZE);
+        match tokio::time::timeout(self.silence, self.reader.read_buf(&mut self.buf)).await {
+            Err(_) => Err(Error::Silent { address: self.address.clone(), doing, after: self.silence }),
+            Ok(Ok(0)) => Err(Error::Closed { address: self.address.clone(), doing }),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(source)) => {
+                let offset = self.scanner.position().offset;
+                Err(Error::Io { address: self.address.clone(), offset, source })
+            }
+        }
+    }
+}
+
+async fn shake_hands(
+    mut handshake: Handshake,
+    transport: &mut Transport,
+    buf: &mut BytesMut,
+    address: &str,
+    silence: Duration,
+) -> Result<SyncReply, Error> {
+    let io = |source| Error::Io { address: address.to_owned(), offset: 0, source };
+    loop {
+        if let Some(command) = handshake.poll_send() {
+            transport.write_all(&command).await.map_err(io)?;
+            transport.flush().await.map_err(io)?;
+        }
+        match handshake.handle(buf) {
+            Ok(Some(reply)) => return Ok(reply),
+            Ok(None) if handshake.waiting_for().is_none() => {}
+            Ok(None) => {
+                buf.reserve(READ_SIZE);
+                let doing = Doing::Handshake;
+                match tokio::time::timeout(silence, transport.read_buf(buf)).await {
+                    Err(_) => {
+                        return Err(Error::Silent { address: address.to_owned(), doing, after: silence });
+                    }
+                    Ok(Ok(0)) => return Err(Error::Closed { address: address.to_owned(), doing }),
+                    Ok(Ok(_)) => {}
+                    Ok(Err(source)) => return Err(io(source)),
+                }
+            }
+            Err(HandshakeFailure::NotReady { message }) => {
+                return Err(Error::NotReady { address: address.to_owned(), message });
+            }
+            Err(HandshakeFailure::Refused { command, message }) => {
+                return Err(Error::Refused { address: address.to_owned(), command, message });
+            }
+            Err(HandshakeFailure::Unexpected { command, reply }) => {
+                return Err(Error::UnexpectedReply { address: address.to_owned(), command, reply });
+            }
+        }
+    }
+}

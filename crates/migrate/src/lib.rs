@@ -1,1 +1,53 @@
-//! Live migration between Redis-compatible servers
+//! Live migration between Redis-compatible servers.
+//!
+//! A [`Migration`] copies everything that one server holds to another, and then every write that follows, while
+//! both stay in service.
+//!
+//! **Takes** a source that allows PSYNC (Redis 2.8 to 8, Valkey 9 and their kin, primary or replica) and a
+//! standalone target (`RESTORE` permitted), as `keyferry-client` connection options.
+//!
+//! **Gives** the same keys, values, expiries, eviction hints and functions in the same databases at the target,
+//! [`Progress`] while it runs and a [`Report`] at the end.
+//!
+//! **Promises** that values go over raw, never decoded (but those above the size limit, which are built in parts
+//! under a temporary name and appear whole or not at all); that the command stream is applied byte for byte in the
+//! source's order; that the source is read at full speed whatever the target does, what waits being in a journal
+//! on disk; that memory is bounded by the limits, not by the data.
+//!
+//! **Refuses** to go on when the target refuses a command (the error holds the command, its offset and the
+//! reply), to write to a replica, to copy a server onto itself, and to use a journal directory that holds
+//! another run's data. What it does not do yet: clusters, resuming after a restart of the program, filters.
+//!
+//! ```no_run
+//! use keyferry_migrate::{Migration, Until};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut migration = Migration::new("redis://old.example:6379".parse()?, "redis://:secret@new.example:6379".parse()?);
+//! migration.options_mut().until = Until::caught_up();
+//! let progress = migration.progress();
+//! let finished = migration.run().await;
+//! println!("{} keys", progress.figures().keys_applied);
+//! finished.result?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod catch_up;
+mod error;
+mod intake;
+mod journal;
+mod migration;
+mod mover;
+mod pipeline;
+mod progress;
+mod report;
+mod snapshot;
+mod snapshot_spool;
+mod spool;
+mod target;
+
+pub use error::{Error, Refusal, RefusedAt};
+pub use migration::{Finished, Migration, Options, Stopper, Until};
+pub use progress::{Figures, Phase, Progress};
+pub use report::{Endpoint, Outcome, Report};
+pub use snapshot::SnapshotCounts;

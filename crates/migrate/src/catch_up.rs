@@ -1,0 +1,89 @@
+//! Knowing when the target holds what the source holds.
+
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use keyferry_client::Connection;
+
+use crate::{
+    migration::Until,
+    progress::{Meter, Phase},
+};
+
+/// How often the state is looked at while nothing is missing.
+const PERIOD: Duration = Duration::from_millis(20);
+/// How often the source is asked for its offset while the target is behind.
+const ASK_PERIOD: Duration = Duration::from_millis(500);
+
+/// Compares what has been applied with what the source says it has written.
+///
+/// Caught up is: everything received has been applied, and the source, asked *after* that, has written no more.
+pub(crate) struct CatchUp {
+    until: Until,
+    meter: Meter,
+    /// A second connection to the source; without it what has been received counts.
+    control: Option<Connection>,
+    asked: Option<Instant>,
+}
+
+impl CatchUp {
+    pub(crate) fn new(until: Until, meter: Meter, control: Option<Connection>) -> Self {
+        CatchUp { until, meter, control, asked: None }
+    }
+
+    /// Returns when the migration is done, if it ever is: true when the source still wrote at that moment. To be
+    /// polled from the beginning: it is what keeps the source's own offset known.
+    pub(crate) async fn wait(mut self) -> bool {
+        let mut since = None;
+        while !self.meter.is_past_snapshot() {
+            if self.asked.is_none_or(|at| at.elapsed() >= ASK_PERIOD) {
+                self.ask().await;
+            }
+            tokio::time::sleep(PERIOD).await;
+        }
+        loop {
+            let applied = self.meter.applied_offset.load(Ordering::Relaxed);
+            let level = applied >= self.meter.received_offset.load(Ordering::Relaxed);
+            if level || self.asked.is_none_or(|at| at.elapsed() >= ASK_PERIOD) {
+                self.ask().await;
+            }
+            if level && applied >= self.source_offset() {
+                if since.is_none() {
+                    since = Some(Instant::now());
+                    self.meter.enter(Phase::Following);
+                }
+                if let (Until::CaughtUp { quiet, linger }, Some(since)) = (&self.until, since) {
+                    if self.meter.quiet_for() >= *quiet {
+                        return false;
+                    }
+                    if since.elapsed() >= *linger {
+                        return true;
+                    }
+                }
+            }
+            // In the following phase nobody waits for the answer but a person who reads the lag.
+            let forever = self.until == Until::Forever && since.is_some();
+            tokio::time::sleep(if forever { ASK_PERIOD } else { PERIOD }).await;
+        }
+    }
+
+    fn source_offset(&self) -> u64 {
+        self.meter.source_offset().unwrap_or(0).max(self.meter.received_offset.load(Ordering::Relaxed))
+    }
+
+    /// Asks the source for its offset. A failure costs the figure, not the migration: the link itself tells.
+    async fn ask(&mut self) {
+        self.asked = Some(Instant::now());
+        let Some(control) = self.control.as_mut() else { return };
+        match control.info("replication").await {
+            Ok(info) => {
+                if let Some(offset) = info.get("master_repl_offset").and_then(|text| text.parse().ok()) {
+                    self.meter.source_offset.store(offset, Ordering::Relaxed);
+                }
+            }
+            Err(_) => self.control = None,
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What can end a migration, and whose fault it is.
+
+use std::path::PathBuf;
+
+use keyferry_replication::{Position, StreamFault};
+
+/// Everything that can end a migration early.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The source could not be reached, refused, or its link broke for good.
+    #[error("source: {0}")]
+    Source(#[from] keyferry_replication::Error),
+
+    /// A connection to the source beside the replication link failed.
+    #[error("source: {0}")]
+    SourceConnection(#[source] keyferry_client::Error),
+
+    /// The target could not be reached, or its connection broke.
+    #[error("target: {0}")]
+    Target(#[source] keyferry_client::Error),
+
+    /// Both URLs lead to one server.
+    #[error("source and target are the same server ({address}, run id {run_id}); nothing was written")]
+    SameServer {
+        /// The target's address.
+        address: String,
+        /// The run id that both gave.
+        run_id: String,
+    },
+
+    /// The target is not a primary: what is written to it would be refused or thrown away.
+    #[error("target {address} is a replica; give the address of its primary")]
+    TargetIsReplica {
+        /// The target's address.
+        address: String,
+    },
+
+    /// The snapshot is damaged.
+    #[error("snapshot of the source: {0}")]
+    Snapshot(#[from] keyferry_rdb::Error),
+
+    /// The target refused a command.
+    #[error(transparent)]
+    Refused(Box<Refusal>),
+
+    /// The target's replies are not what was asked for.
+    #[error("target {address} sent a reply that is none: {source}")]
+    TargetProtocol {
+        /// The target's address.
+        address: String,
+        /// What the decoder found.
+        source: keyferry_resp::DecodeError,
+    },
+
+    /// The target stopped answering.
+    #[error("target {address} has not answered for {} s, although commands are waiting there", after.as_secs())]
+    TargetSilent {
+        /// The target's address.
+        address: String,
+        /// How long it was waited for.
+        after: std::time::Duration,
+    },
+
+    /// Something in the snapshot has no place on the target.
+    #[error("{what} cannot be carried to target {address}: {why}")]
+    Unsupported {
+        /// What it is, with its name.
+        what: String,
+        /// The target's address.
+        address: String,
+        /// Why not, and what to do.
+        why: String,
+    },
+
+    /// The source lost the history that the target was built from, so the stream cannot be continued.
+    #[error(
+        "the source no longer holds the writes after {had} (it now offers a full sync of {now}); the target is \
+         behind by an unknown amount: migrate again into an emptied target, and raise repl-backlog-size at the \
+         source to survive longer interruptions"
+    )]
+    HistoryLost {
+        /// Where the migration stood.
+        had: Box<Position>,
+        /// What the source offers.
+        now: Box<Position>,
+    },
+
+    /// Reading or writing the journal failed.
+    #[error("journal {}: {doing}: {source}", path.display())]
+    Journal {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was under way.
+        doing: &'static str,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// The journal directory holds another run's data.
+    #[error(
+        "journal directory {} is not empty (it holds {found:?}): it may be the only copy of writes that another \
+         run took over; choose an empty directory, or delete it if it is of no use",
+        path.display()
+    )]
+    JournalInUse {
+        /// The directory.
+        path: PathBuf,
+        /// A file found in it.
+        found: String,
+    },
+
+    /// What was read back from the journal is not what was written.
+    #[error("journal {}: damaged at byte {at}: {source}", path.display())]
+    JournalDamaged {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        at: u64,
+        /// What is wrong.
+        source: StreamFault,
+    },
+
+    /// A part of the program ended without a result; this is a defect of the program.
+    #[error("internal: {0}")]
+    Internal(String),
+}
+
+/// A command that the target refused, exactly.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// The target's address.
+    pub address: String,
+    /// What it replied.
+    pub reply: String,
+    /// The command, long arguments shortened, bytes that are not text escaped.
+    pub command: String,
+    /// The database it was meant for, if known.
+    pub db: Option<u64>,
+    /// Where it came from.
+    pub origin: RefusedAt,
+}
+
+/// Where a refused command came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RefusedAt {
+    /// The snapshot.
+    Snapshot,
+    /// The command stream: the offset of the last byte before the command.
+    Stream {
+        /// Replication offset.
+        offset: u64,
+    },
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "target {} refused ", self.address)?;
+        match self.origin {
+            RefusedAt::Snapshot => f.write_str("a command of the snapshot")?,
+            RefusedAt::Stream { offset } => write!(f, "the command after replication offset {offset}")?,
+        }
+        if let Some(db) = self.db {
+            write!(f, " (database {db})")?;
+        }
+        write!(f, ": {} — the command was: {}{}", self.reply, self.command, advice(&self.reply))
+    }
+}
+
+/// What a person can do about a refusal.
+fn advice(reply: &str) -> &'static str {
+    let code = reply.split(' ').next().unwrap_or_default();
+    match code {
+        "OOM" => "; give the target more memory (maxmemory) and migrate again",
+        "READONLY" => "; the target became a replica: give the address of its primary",
+        "NOPERM" => "; the target's user lacks a permission",
+        "MISCONF" => "; the target cannot persist and refuses writes: see its log",
+        "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" => {
+            "; the target is a cluster, which this version of keyferry-migrate does not write to"
+        }
+        _ if reply.contains("DB index is out of range") => {
+            "; the target has fewer databases than the source uses: raise `databases` in its configuration"
+        }
+        _ if reply.contains("Bad data format") => {
+            "; the target does not know this value's encoding: it is older than the source, or of another vendor"
+        }
+        _ => "",
+    }
+}
+
+/// Shows a command's arguments for a person: at most `MAX_ARGS`, each at most `MAX_ARG` bytes.
+pub(crate) fn show_command<'a>(args: impl Iterator<Item = &'a [u8]>, len: usize) -> String {
+    const MAX_ARGS: usize = 12;
+    const MAX_ARG: usize = 80;
+    let mut out = String::new();
+    for arg in args.take(MAX_ARGS) {
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        let shown = &arg[..arg.len().min(MAX_ARG)];
+        let plain = !shown.is_empty() && shown.iter().all(|b| b.is_ascii_graphic() && *b != b'"');
+        if plain {
+            out.extend(shown.iter().map(|&b| char::from(b)));
+        } else {
+            out.push('"');
+            out.push_str(&shown.escape_ascii().to_string());
+            out.push('"');
+        }
+        if arg.len() > MAX_ARG {
+            out.push_str(&format!("…({} bytes)", arg.len()));
+        }
+    }
+    if len > MAX_ARGS {
+        out.push_str(&format!(" …({len} arguments)"));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_shown_short_and_without_control_bytes() {
+        let long = vec![b'x'; 500];
+        let args: [&[u8]; 4] = [b"SET", b"k\x00\xff", b"", &long];
+        let shown = show_command(args.into_iter(), 4);
+        assert!(shown.starts_with(r#"SET "k\x00\xff" "" xxxx"#), "{shown}");
+        assert!(shown.ends_with("…(500 bytes)"), "{shown}");
+        let many: Vec<&[u8]> = vec![b"a"; 40];
+        assert!(show_command(many.iter().copied(), 40).ends_with("…(40 arguments)"));
+    }
+}

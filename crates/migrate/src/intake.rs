@@ -1,0 +1,173 @@
+//! Reading the source: as fast as it sends, whatever the target does.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use keyferry_client::ConnectOptions;
+use keyferry_replication::{Event, LinkOptions, Position, Replica};
+use tokio::{sync::oneshot, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    error::Error,
+    journal::Journal,
+    progress::{Meter, Phase},
+    snapshot_spool::{SnapshotReader, SnapshotWriter, snapshot_spool},
+    spool::{Closed, Spool, SpoolReader},
+};
+
+/// How often the source is told what has been applied.
+const ACK_UPDATE: Duration = Duration::from_millis(200);
+
+/// The task that reads the source, and what comes out of it.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    /// Ends with the reason why nothing more is read.
+    pub(crate) task: JoinHandle<Closed>,
+    /// The snapshot, growing.
+    pub(crate) snapshot: SnapshotReader,
+    /// Where the stream begins, and its reading end; comes when the source has agreed to a full sync.
+    pub(crate) started: oneshot::Receiver<(Position, SpoolReader)>,
+}
+
+impl Intake {
+    pub(crate) fn start(
+        source: ConnectOptions,
+        link: LinkOptions,
+        reconnect_window: Duration,
+        journal: &Journal,
+        meter: Meter,
+        stop: CancellationToken,
+    ) -> Result<Self, Error> {
+        let (writer, snapshot) = snapshot_spool(journal.base()?, journal.is_named());
+        let (begin, started) = oneshot::channel();
+        let mut worker = Worker {
+            replica: Replica::new(source, link, reconnect_window, None),
+            journal: journal.handle(),
+            snapshot: writer,
+            begin: Some(begin),
+            spool: None,
+            offset: 0,
+            meter,
+        };
+        let task = tokio::spawn(async move {
+            let result = worker.run(stop).await;
+            worker.finish(result).await
+        });
+        Ok(Intake { task, snapshot, started })
+    }
+}
+
+/// What a source may have written since its snapshot and still count as idle. Its output buffer for a replica, which
+/// holds that while the snapshot is not read, ends the link at 64 MiB by default.
+const IDLE_BYTES: u64 = 1 << 20;
+
+/// True while not reading costs the source nothing: it knows of nothing to tell.
+fn is_idle(meter: &Meter, snapshot_offset: u64) -> bool {
+    meter.source_offset().is_some_and(|offset| offset.saturating_sub(snapshot_offset) < IDLE_BYTES)
+}
+
+struct Worker {
+    replica: Replica,
+    journal: Journal,
+    snapshot: SnapshotWriter,
+    begin: Option<oneshot::Sender<(Position, SpoolReader)>>,
+    spool: Option<Spool>,
+    /// The offset that the snapshot stands for.
+    offset: u64,
+    meter: Meter,
+}
+
+impl Worker {
+    async fn run(&mut self, stop: CancellationToken) -> Result<(), Error> {
+        let mut ticks = tokio::time::interval(ACK_UPDATE);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            // Waiting may be interrupted; what is done with an event may not, or bytes would be lost half-way.
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                event = self.replica.next() => event?,
+                _ = ticks.tick() => {
+                    self.replica.applied(self.meter.applied_offset.load(Ordering::Relaxed));
+                    // A trickle of snapshot bytes must not wait for a full piece.
+                    self.snapshot.flush().await?;
+                    continue;
+                }
+            };
+            self.event(event).await?;
+        }
+    }
+
+    async fn event(&mut self, event: Event) -> Result<(), Error> {
+        match event {
+            Event::FullSync { id, offset } => {
+                let position = Position::after_snapshot(id, offset);
+                let Some(begin) = self.begin.take() else {
+                    let had = self.replica.previous().cloned().unwrap_or_else(|| position.clone());
+                    return Err(Error::HistoryLost { had: Box::new(had), now: Box::new(position) });
+                };
+                self.offset = offset;
+                self.meter.received_offset.store(offset, Ordering::Relaxed);
+                let (spool, reader) = Spool::new(&self.journal, &position, self.meter.clone())?;
+                self.spool = Some(spool);
+                // Without somebody who waits for it the run is over anyway.
+                begin.send((position, reader)).ok();
+            }
+            Event::Snapshot(bytes) => {
+                if self.meter.snapshot_received.load(Ordering::Relaxed) == 0 {
+                    self.meter.enter(Phase::Snapshot);
+                    if let Some(keyferry_replication::snapshot::Transfer::Length(total)) =
+                        self.replica.transfer()
+                    {
+                        self.meter.snapshot_total.store(total, Ordering::Relaxed);
+                    }
+                }
+                self.meter.snapshot_received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                let (meter, offset) = (&self.meter, self.offset);
+                self.snapshot.push(bytes, || is_idle(meter, offset)).await?;
+            }
+            Event::SnapshotEnd { bytes } => {
+                self.meter.snapshot_total.store(bytes, Ordering::Relaxed);
+                self.snapshot.complete().await?;
+            }
+            Event::Commands(batch) => {
+                self.meter.received_offset.store(batch.end, Ordering::Relaxed);
+                if batch.commands > 0 {
+                    self.meter.note_write();
+                }
+                if let Some(spool) = &mut self.spool {
+                    spool.push(batch).await?;
+                }
+            }
+            Event::Lost { .. } => {
+                self.meter.reconnects.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self, result: Result<(), Error>) -> Closed {
+        let result = match result {
+            Ok(()) => self.snapshot.flush().await,
+            failed => failed,
+        };
+        self.snapshot.end();
+        let (to_spool, to_task) = match result {
+            Ok(()) => (Closed::Stopped, Closed::Stopped),
+            Err(error) => {
+                // The reading end reports the error when it has given out everything before it; where there is
+                // no reading end yet, the task's own result does.
+                if self.snapshot.is_complete() {
+                    (Closed::Failed(error), Closed::Stopped)
+                } else {
+                    (Closed::Stopped, Closed::Failed(error))
+                }
+            }
+        };
+        if let Some(spool) = self.spool {
+            spool.close(to_spool);
+        }
+        to_task
+    }
+}

@@ -1,0 +1,516 @@
+//! From the source's snapshot to commands for the target.
+
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::{BufMut, BytesMut};
+use keyferry_rdb::{
+    Dialect, EntryHead, Event, Eviction, Kind, Limits, Parser, RawValue, ValueType, dump,
+    elements::Templates,
+    native::{CommandSink, Loss, NativeOptions, Rebuild},
+};
+use keyferry_resp::encode::{
+    encode_command, write_array_header, write_bulk, write_bulk_header, write_bulk_int,
+};
+
+use crate::{error::Error, target::Abilities};
+
+/// A load for the target is this large, more or less.
+const LOAD_SIZE: usize = 256 * 1024;
+
+/// Values that have no native form are collected up to the largest bulk string that servers take by default.
+const LARGEST_PAYLOAD: usize = 512 << 20;
+
+/// Names of keys under construction begin so.
+pub(crate) const TEMPORARY_PREFIX: &[u8] = b"keyferry:tmp:";
+
+/// Turns a snapshot into commands: `RESTORE` with the raw value, `SET` for plain strings, and native commands
+/// under a temporary name for values above the limit.
+///
+/// Takes the bytes of an RDB file, in any pieces, gives commands in runs of about 128 KiB. Holds one value up to
+/// the limit and no more, but for large values that have no native form (modules).
+#[derive(Debug)]
+pub(crate) struct SnapshotEncoder {
+    parser: Parser,
+    state: State,
+}
+
+#[derive(Debug)]
+struct State {
+    abilities: Abilities,
+    address: String,
+    dialect: Dialect,
+    /// Field names that hashes of the snapshot refer to.
+    templates: Templates,
+    selected: Option<u64>,
+    large: Option<Large>,
+    counts: SnapshotCounts,
+    announced: u64,
+}
+
+/// A value that comes in parts.
+#[derive(Debug)]
+enum Large {
+    /// Rebuilt under a temporary name.
+    Native { rebuild: Box<Rebuild>, temporary: Vec<u8>, key: Vec<u8>, expiry: Option<i64> },
+    /// Collected, since it has no native form.
+    Whole {
+        key: Vec<u8>,
+        expiry: Option<i64>,
+        eviction: Option<Eviction>,
+        meta: Option<Vec<u8>>,
+        ty: ValueType,
+        bytes: Vec<u8>,
+    },
+    /// Already expired.
+    Expired { key: Vec<u8> },
+}
+
+/// What is known of a key whose value is sent whole.
+struct Key<'a> {
+    key: &'a [u8],
+    expiry: Option<i64>,
+    eviction: Option<Eviction>,
+    meta: Option<&'a [u8]>,
+}
+
+/// How many losses are named one by one.
+const NAMED_LOSSES: usize = 100;
+
+/// What a snapshot held, and what of it was not carried over and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct SnapshotCounts {
+    /// Keys by database.
+    pub keys: BTreeMap<u64, u64>,
+    /// Keys by type.
+    pub types: BTreeMap<&'static str, u64>,
+    /// Keys with an expiry.
+    pub with_expiry: u64,
+    /// Keys above the size limit, built in parts.
+    pub large: u64,
+    /// Function libraries.
+    pub functions: u64,
+    /// Cached scripts of servers before 7.0.
+    pub scripts: u64,
+    /// Empty containers, which servers drop when they load a snapshot.
+    pub empty_containers_dropped: u64,
+    /// Keys above the size limit that had expired before they could be built.
+    pub expired_dropped: u64,
+    /// Blocks of data that modules keep beside keys; there is no command that would carry them.
+    pub module_data_dropped: u64,
+    /// Slot migrations that were under way at the source, and vendors' notes.
+    pub notes_dropped: u64,
+    /// Parts of large values that no command carries over, or that the target has no place for: how many values lack
+    /// what.
+    pub losses: BTreeMap<&'static str, u64>,
+    /// The first hundred of them, with their keys.
+    pub named_losses: Vec<String>,
+}
+
+impl SnapshotCounts {
+    /// All keys.
+    #[must_use]
+    pub fn total_keys(&self) -> u64 {
+        self.keys.values().sum()
+    }
+}
+
+/// Commands under way to the target.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    pub(crate) bytes: BytesMut,
+    pub(crate) commands: u32,
+    /// Keys that are done when these commands are.
+    pub(crate) keys: u64,
+    losses: Vec<Loss>,
+}
+
+impl CommandSink for Output {
+    fn command(&mut self, args: &[&[u8]]) {
+        encode_command(&mut self.bytes, args);
+        self.commands += 1;
+    }
+
+    fn loss(&mut self, loss: Loss) {
+        self.losses.push(loss);
+    }
+}
+
+/// Why [`SnapshotEncoder::pump`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pumped {
+    /// The output is full.
+    Full,
+    /// More of the snapshot is needed.
+    Hungry,
+    /// The snapshot is over.
+    Finished,
+}
+
+impl SnapshotEncoder {
+    /// `value_limit` is the size in bytes of the raw value above which a key is built in parts.
+    pub(crate) fn new(abilities: Abilities, address: String, value_limit: usize) -> Self {
+        let mut limits = Limits::default();
+        limits.value_part = value_limit;
+        let state = State {
+            abilities,
+            address,
+            dialect: Dialect::default(),
+            templates: Templates::new(),
+            selected: None,
+            large: None,
+            counts: SnapshotCounts::default(),
+            announced: 0,
+        };
+        SnapshotEncoder { parser: Parser::with_limits(limits), state }
+    }
+
+    /// Room to read the snapshot's next bytes into; say how many by [`SnapshotEncoder::filled`].
+    pub(crate) fn space(&mut self, min: usize) -> &mut [u8] {
+        self.parser.space(min)
+    }
+
+    pub(crate) fn filled(&mut self, n: usize) {
+        self.parser.filled(n);
+    }
+
+    /// Encodes until the output is full or the input used up.
+    pub(crate) fn pump(&mut self, out: &mut Output) -> Result<Pumped, Error> {
+        while out.bytes.len() < LOAD_SIZE {
+            let Some(event) = self.parser.next_event()? else {
+                return Ok(if self.parser.is_finished() { Pumped::Finished } else { Pumped::Hungry });
+            };
+            self.state.event(event, out)?;
+        }
+        Ok(Pumped::Full)
+    }
+
+    /// The error for a snapshot that ends here.
+    pub(crate) fn end_of_input(&mut self) -> Result<(), Error> {
+        Ok(self.parser.end_of_input()?)
+    }
+
+    /// Bytes of the snapshot that have been encoded.
+    pub(crate) fn offset(&self) -> u64 {
+        self.parser.offset()
+    }
+
+    /// Keys that the size hints met so far add up to.
+    pub(crate) fn announced(&self) -> u64 {
+        self.state.announced
+    }
+
+    pub(crate) fn counts(&self) -> &SnapshotCounts {
+        &self.state.counts
+    }
+
+    /// The temporary key that is being built, with its database, if there is one.
+    pub(crate) fn unfinished(&self) -> Option<(u64, &[u8])> {
+        match &self.state.large {
+            Some(Large::Native { temporary, .. }) => Some((self.state.selected.unwrap_or(0), temporary)),
+            _ => None,
+        }
+    }
+}
+
+impl State {
+    fn event(&mut self, event: Event<'_>, out: &mut Output) -> Result<(), Error> {
+        match event {
+            Event::Entry(entry) => self.entry(&entry.head, entry.value, out),
+            Event::Header(header) => {
+                self.dialect = header.dialect;
+                Ok(())
+            }
+            Event::ResizeDb { keys, .. } => {
+                self.announced += keys;
+                Ok(())
+            }
+            Event::Function { code } => self.function(code, out),
+            Event::FunctionPreGa(old) => {
+                let mut code = b"#!".to_vec();
+                code.extend_from_slice(old.engine);
+                code.extend_from_slice(b" name=");
+                code.extend_from_slice(old.name);
+                code.push(b'\n');
+                code.extend_from_slice(old.code);
+                self.function(&code, out)
+            }
+            Event::Aux { name, value } => {
+                if name.eq_ignore_ascii_case(b"lua") {
+                    out.command(&[b"SCRIPT", b"LOAD", value]);
+                    self.counts.scripts += 1;
+                }
+                Ok(())
+            }
+            Event::ModuleAux(_) => {
+                self.counts.module_data_dropped += 1;
+                Ok(())
+            }
+            Event::SlotImport(_) | Event::Vendor { .. } => {
+                self.counts.notes_dropped += 1;
+                Ok(())
+            }
+            Event::ValueStart(head) => self.start_large(&head, out),
+            Event::ValuePart(part) => self.large_part(part, out),
+            Event::ValueEnd => self.end_large(out),
+            // Nothing that a target would be told.
+            Event::SelectDb(_) | Event::SlotInfo(_) | Event::End { .. } => Ok(()),
+            Event::HashTemplate(template) => Ok(self.templates.learn(&template)?),
+            other => Err(self.unsupported(
+                format!("a record of the snapshot ({other:?})"),
+                "this program does not know it",
+            )),
+        }
+    }
+
+    fn entry(&mut self, head: &EntryHead<'_>, value: RawValue<'_>, out: &mut Output) -> Result<(), Error> {
+        if value.is_empty_container() {
+            self.counts.empty_containers_dropped += 1;
+            return Ok(());
+        }
+        if !value.ty().fits_dump() {
+            // Its field names are elsewhere in the snapshot.
+            self.start_large(head, out)?;
+            self.large_part(value.bytes(), out)?;
+            return self.end_large(out);
+        }
+        self.select(head.db, out);
+        self.count(head);
+        let plain = head.eviction.is_none()
+            && head.meta.is_none()
+            && (head.expiry.is_none() || self.abilities.set_pxat);
+        match value.verbatim_string() {
+            // Cheaper for the target than a payload: no checksum, no decoding.
+            Some(string) if plain => set(head, string, out),
+            _ => {
+                let key =
+                    Key { key: head.key, expiry: head.expiry, eviction: head.eviction, meta: head.meta };
+                self.restore(&key, value, out)?;
+            }
+        }
+        out.commands += 1;
+        out.keys += 1;
+        Ok(())
+    }
+
+    fn select(&mut self, db: u64, out: &mut Output) {
+        if self.selected != Some(db) {
+            self.selected = Some(db);
+            let mut digits = itoa::Buffer::new();
+            out.command(&[b"SELECT", digits.format(db).as_bytes()]);
+        }
+    }
+
+    fn count(&mut self, head: &EntryHead<'_>) {
+        *self.counts.keys.entry(head.db).or_default() += 1;
+        *self.counts.types.entry(head.ty.kind().name()).or_default() += 1;
+        self.counts.with_expiry += u64::from(head.expiry.is_some());
+    }
+
+    /// `RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME s | FREQ n]`
+    fn restore(&self, head: &Key<'_>, value: RawValue<'_>, out: &mut Output) -> Result<(), Error> {
+        let meta = match head.meta {
+            Some(_) if !self.abilities.key_metadata => {
+                let what = format!("module metadata of key {:?}", String::from_utf8_lossy(head.key));
+                return Err(self.unsupported(what, "only Redis 8.6 and later keep it"));
+            }
+            meta => meta,
+        };
+        let abilities = self.abilities;
+        let eviction = head.eviction.filter(|_| abilities.absolute_ttl);
+        let expires = head.expiry.is_some();
+        let args = 4
+            + usize::from(abilities.replace)
+            + usize::from(expires && abilities.absolute_ttl)
+            + if eviction.is_some() { 2 } else { 0 };
+        let bytes = &mut out.bytes;
+        write_array_header(bytes, args);
+        bytes.extend_from_slice(b"$7\r\nRESTORE\r\n");
+        write_bulk(bytes, head.key);
+        let ttl = match head.expiry {
+            None => 0,
+            Some(at) if abilities.absolute_ttl => at.max(1),
+            // 0 would mean for ever.
+            Some(at) => at.saturating_sub(now_ms()).max(1),
+        };
+        write_bulk_int(bytes, ttl);
+        // Type byte, value, version, checksum.
+        let payload = 1 + value.bytes().len() + 10 + meta.map_or(0, |m| m.len() + 1);
+        write_bulk_header(bytes, payload);
+        match meta {
+            None => dump::append_payload(bytes, value, dump::UNIVERSAL_VERSION),
+            Some(meta) => dump::append_payload_with_meta(bytes, meta, value, dump::UNIVERSAL_VERSION),
+        }
+        bytes.put_slice(b"\r\n");
+        if abilities.replace {
+            bytes.extend_from_slice(b"$7\r\nREPLACE\r\n");
+        }
+        if expires && abilities.absolute_ttl {
+            bytes.extend_from_slice(b"$6\r\nABSTTL\r\n");
+        }
+        match eviction {
+            Some(Eviction::Idle(seconds)) => {
+                bytes.extend_from_slice(b"$8\r\nIDLETIME\r\n");
+                write_bulk_int(bytes, i64::try_from(seconds).unwrap_or(i64::MAX));
+            }
+            Some(Eviction::Freq(n)) => {
+                bytes.extend_from_slice(b"$4\r\nFREQ\r\n");
+                write_bulk_int(bytes, i64::from(n));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn function(&mut self, code: &[u8], out: &mut Output) -> Result<(), Error> {
+        if !self.abilities.functions {
+            let line = code.split(|&b| b == b'\n').next().unwrap_or_default();
+            let what = format!("function library {:?}", String::from_utf8_lossy(line));
+            return Err(
+                self.unsupported(what, "functions exist since version 7.0; delete them at the source first")
+            );
+        }
+        out.command(&[b"FUNCTION", b"LOAD", b"REPLACE", code]);
+        self.counts.functions += 1;
+        Ok(())
+    }
+
+    fn start_large(&mut self, head: &EntryHead<'_>, out: &mut Output) -> Result<(), Error> {
+        self.select(head.db, out);
+        self.count(head);
+        self.counts.large += 1;
+        let expired = head.expiry.is_some_and(|at| at <= now_ms());
+        let large = if expired {
+            Large::Expired { key: head.key.to_vec() }
+        } else if matches!(head.ty.kind(), Kind::Module | Kind::RateLimiter | Kind::CronJob)
+            || head.meta.is_some()
+        {
+            Large::Whole {
+                key: head.key.to_vec(),
+                expiry: head.expiry,
+                eviction: head.eviction,
+                meta: head.meta.map(<[u8]>::to_vec),
+                ty: head.ty,
+                bytes: Vec::new(),
+            }
+        } else {
+            let temporary = keyferry_routing::sibling_key(head.key, TEMPORARY_PREFIX);
+            // What a run that was killed may have left.
+            out.command(&[b"DEL", &temporary]);
+            let mut options = NativeOptions::default();
+            options.features = Some(self.abilities.native);
+            options.templates = self.templates.clone();
+            let rebuild = Rebuild::new(&temporary, head.ty, self.dialect, &options);
+            Large::Native {
+                rebuild: Box::new(rebuild),
+                temporary,
+                key: head.key.to_vec(),
+                expiry: head.expiry,
+            }
+        };
+        self.large = Some(large);
+        Ok(())
+    }
+
+    fn large_part(&mut self, part: &[u8], out: &mut Output) -> Result<(), Error> {
+        match &mut self.large {
+            Some(Large::Native { rebuild, .. }) => {
+                rebuild.feed(part, out)?;
+            }
+            Some(Large::Whole { key, ty, bytes, .. }) => {
+                if bytes.len() + part.len() > LARGEST_PAYLOAD {
+                    let what = format!("key {:?} ({ty})", String::from_utf8_lossy(key));
+                    return Err(self.unsupported(what, "it has no native form and is above 512 MiB"));
+                }
+                bytes.extend_from_slice(part);
+            }
+            Some(Large::Expired { .. }) | None => {}
+        }
+        Ok(())
+    }
+
+    fn end_large(&mut self, out: &mut Output) -> Result<(), Error> {
+        let mut digits = itoa::Buffer::new();
+        match self.large.take() {
+            Some(Large::Native { mut rebuild, temporary, key, expiry }) => {
+                rebuild.finish(out)?;
+                if self.note_losses(&key, out)? {
+                    out.keys += 1;
+                    return Ok(());
+                }
+                // Seen by others only whole, and with its expiry.
+                out.command(&[b"MULTI"]);
+                out.command(&[b"RENAME", &temporary, &key]);
+                if let Some(at) = expiry {
+                    out.command(&[b"PEXPIREAT", &key, digits.format(at).as_bytes()]);
+                }
+                out.command(&[b"EXEC"]);
+            }
+            Some(Large::Whole { key, expiry, eviction, meta, ty, bytes }) => {
+                let key = Key { key: &key, expiry, eviction, meta: meta.as_deref() };
+                self.restore(&key, RawValue::new(ty, &bytes), out)?;
+                out.commands += 1;
+            }
+            Some(Large::Expired { key }) => {
+                out.command(&[b"DEL", &key]);
+                self.counts.expired_dropped += 1;
+            }
+            None => {}
+        }
+        out.keys += 1;
+        Ok(())
+    }
+
+    /// Counts what a rebuilt value lacks. True when there is nothing of it at all, since it had no elements.
+    fn note_losses(&mut self, key: &[u8], out: &mut Output) -> Result<bool, Error> {
+        let mut empty = false;
+        for loss in out.losses.drain(..) {
+            match &loss {
+                Loss::NoNativeForm { .. } => {
+                    let what = format!("key {:?}", String::from_utf8_lossy(key));
+                    return Err(self.unsupported(what, &loss.to_string()));
+                }
+                Loss::EmptyContainer { .. } => {
+                    empty = true;
+                    self.counts.empty_containers_dropped += 1;
+                }
+                _ => {
+                    *self.counts.losses.entry(loss.name()).or_default() += 1;
+                    if self.counts.named_losses.len() < NAMED_LOSSES {
+                        let line = format!("key \"{}\": {loss}", key.escape_ascii());
+                        self.counts.named_losses.push(line);
+                    }
+                }
+            }
+        }
+        Ok(empty)
+    }
+
+    fn unsupported(&self, what: String, why: &str) -> Error {
+        Error::Unsupported { what, address: self.address.clone(), why: why.to_owned() }
+    }
+}
+
+/// `SET key value [PXAT ms]`
+fn set(head: &EntryHead<'_>, value: &[u8], out: &mut Output) {
+    let bytes = &mut out.bytes;
+    bytes.extend_from_slice(if head.expiry.is_some() {
+        b"*5\r\n$3\r\nSET\r\n"
+    } else {
+        b"*3\r\n$3\r\nSET\r\n"
+    });
+    write_bulk(bytes, head.key);
+    write_bulk(bytes, value);
+    if let Some(at) = head.expiry {
+        bytes.extend_from_slice(b"$4\r\nPXAT\r\n");
+        write_bulk_int(bytes, at.max(1));
+    }
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,47 @@
+//! What a target server understands, decided from what it says it is.
+
+use keyferry_client::{ServerInfo, Vendor, Version};
+use keyferry_rdb::native::Features;
+
+/// Abilities of a target that change what it is sent (`dump-restore.md` §3, `rdb.md` §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Abilities {
+    /// `RESTORE … REPLACE` (3.0).
+    pub(crate) replace: bool,
+    /// `RESTORE … ABSTTL`, `IDLETIME`, `FREQ` (5.0).
+    pub(crate) absolute_ttl: bool,
+    /// `SET … PXAT` (6.2).
+    pub(crate) set_pxat: bool,
+    /// `FUNCTION LOAD` (7.0).
+    pub(crate) functions: bool,
+    /// Key metadata in payloads (Redis 8.6).
+    pub(crate) key_metadata: bool,
+    /// The commands that build values.
+    pub(crate) native: Features,
+}
+
+impl Abilities {
+    pub(crate) fn of(server: &ServerInfo) -> Self {
+        let version = server.version;
+        // Forks count on from the Redis version that they left.
+        let since = |major, minor| version >= Version::new(major, minor, 0);
+        let keydb = server.vendor == Vendor::KeyDb;
+        Abilities {
+            replace: since(3, 0),
+            absolute_ttl: since(5, 0),
+            set_pxat: since(6, 2),
+            functions: since(7, 0) && !keydb,
+            key_metadata: server.vendor == Vendor::Redis && since(8, 6),
+            native: match server.vendor {
+                Vendor::Valkey => Features::valkey(number(version.major), number(version.minor)),
+                // Redict left Redis after 7.2; its own numbers say more.
+                Vendor::Redict => Features::redis(7, 2),
+                _ => Features::redis(number(version.major), number(version.minor)),
+            },
+        }
+    }
+}
+
+fn number(n: u32) -> u16 {
+    u16::try_from(n).unwrap_or(u16::MAX)
+}

@@ -1,0 +1,12 @@
+//! Migrations between real servers, and against scripted peers where a real one cannot be made to misbehave.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod faults;
+mod live;
+mod support;

@@ -1,0 +1,93 @@
+//! A migration that runs beside a test.
+
+use std::time::{Duration, Instant};
+
+use keyferry_migrate::{Finished, Migration, Options, Phase, Progress, Stopper, Until};
+use keyferry_testkit::{Client, CompareOptions, Server, ServerBinary, compare_with, digest};
+
+/// Longer than any step here should take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) fn start(binary: &ServerBinary) -> Server {
+    Server::builder(binary).diskless_sync(true, 0).start().unwrap()
+}
+
+pub(crate) fn any() -> Server {
+    start(keyferry_testkit::any().unwrap())
+}
+
+/// A running migration.
+pub(crate) struct Running {
+    pub(crate) progress: Progress,
+    pub(crate) stopper: Stopper,
+    task: tokio::task::JoinHandle<Finished>,
+}
+
+impl Running {
+    pub(crate) fn start(source: &str, target: &str, options: impl FnOnce(&mut Options)) -> Self {
+        let mut migration = Migration::new(source.parse().unwrap(), target.parse().unwrap());
+        options(migration.options_mut());
+        let (progress, stopper) = (migration.progress(), migration.stopper());
+        Running { progress, stopper, task: tokio::spawn(migration.run()) }
+    }
+
+    /// Waits for `done`; a migration that ends before is a failure.
+    pub(crate) async fn until(&mut self, what: &str, mut done: impl FnMut(&Progress) -> bool) {
+        let begun = Instant::now();
+        while !done(&self.progress) {
+            if self.task.is_finished() {
+                panic!("ended while waiting for {what}: {:?}", (&mut self.task).await);
+            }
+            assert!(begun.elapsed() < PATIENCE, "no {what} in time: {:?}", self.progress.figures());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(crate) async fn until_phase(&mut self, phase: Phase) {
+        self.until("phase", |p| p.phase() == phase).await;
+    }
+
+    pub(crate) async fn until_applied(&mut self, offset: u64) {
+        self.until("offset", |p| p.figures().applied_offset >= offset).await;
+    }
+
+    pub(crate) async fn end(self) -> Finished {
+        tokio::time::timeout(PATIENCE, self.task).await.expect("an end in time").unwrap()
+    }
+}
+
+/// Runs to the end by itself.
+pub(crate) async fn run(source: &str, target: &str, options: impl FnOnce(&mut Options)) -> Finished {
+    let until_caught_up = |o: &mut Options| {
+        o.until = Until::caught_up();
+        options(o);
+    };
+    Running::start(source, target, until_caught_up).end().await
+}
+
+pub(crate) fn offset_of(client: &mut Client) -> u64 {
+    client.info("replication", "master_repl_offset").unwrap().unwrap().parse().unwrap()
+}
+
+/// Both sides hold the same, key by key, and the target holds nothing of ours.
+pub(crate) fn assert_equal(source: &Server, target: &Server, what: &str) {
+    let (mut a, mut b) = (source.client().unwrap(), target.client().unwrap());
+    let comparison = compare_with(&mut a, &mut b, &CompareOptions::default()).unwrap();
+    assert!(comparison.is_equal(), "{what}: {comparison}");
+    assert!(comparison.keys_a > 0, "{what}: nothing was compared");
+    if source.binary().version == target.binary().version {
+        assert_eq!(digest(&mut a).unwrap(), digest(&mut b).unwrap(), "{what}");
+    }
+    assert_eq!(temporary_keys(target), 0, "{what}");
+}
+
+/// Keys under construction that a target holds, in all databases.
+pub(crate) fn temporary_keys(target: &Server) -> usize {
+    let mut client = target.client().unwrap();
+    (0..16)
+        .map(|db| {
+            client.call(&["SELECT", &db.to_string()]).unwrap();
+            client.list(&["KEYS", "keyferry:*"]).unwrap().len()
+        })
+        .sum()
+}

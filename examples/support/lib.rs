@@ -1,0 +1,152 @@
+//! What the example programs share: how progress is shown to a person or written to a log.
+
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use keyferry_migrate::{Figures, Phase, Progress};
+
+/// How often the view on a terminal is renewed.
+const TERMINAL_PERIOD: Duration = Duration::from_millis(200);
+/// How often a line is logged elsewhere, at least.
+const LOG_PERIOD: Duration = Duration::from_secs(5);
+
+/// Shows a migration's progress on standard error for as long as the future lives: bars with rate and time left on
+/// a terminal, plain lines elsewhere.
+pub async fn show_progress(progress: Progress) {
+    if std::io::stderr().is_terminal() {
+        show_bars(progress).await;
+    } else {
+        log_lines(progress).await;
+    }
+}
+
+async fn show_bars(progress: Progress) {
+    let bar = ProgressBar::new(0);
+    bar.set_style(style("{spinner} {elapsed_precise} {msg}"));
+    let mut rate = Rate::new();
+    let mut shown = None;
+    loop {
+        let figures = progress.figures();
+        let per_second = rate.update(done(&figures));
+        if shown != Some(figures.phase) {
+            shown = Some(figures.phase);
+            bar.set_style(match (figures.phase, expected(&figures)) {
+                (Phase::Snapshot, Some(_)) => style("{elapsed_precise} {bar:30} {percent:>3} %  {msg}"),
+                _ => style("{spinner} {elapsed_precise} {msg}"),
+            });
+        }
+        if let Some(total) = expected(&figures) {
+            bar.set_length(total);
+            bar.set_position(figures.snapshot_applied.min(total));
+        }
+        bar.set_message(message(&figures, per_second));
+        bar.tick();
+        tokio::time::sleep(TERMINAL_PERIOD).await;
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
+}
+
+async fn log_lines(progress: Progress) {
+    let mut rate = Rate::new();
+    let (mut shown, mut last) = (None, Instant::now());
+    loop {
+        let figures = progress.figures();
+        if shown != Some(figures.phase) || last.elapsed() >= LOG_PERIOD {
+            (shown, last) = (Some(figures.phase), Instant::now());
+            let per_second = rate.update(done(&figures));
+            eprintln!("migrate: {:>7.1}s {}", figures.elapsed_seconds, message(&figures, per_second));
+        }
+        tokio::time::sleep(TERMINAL_PERIOD).await;
+    }
+}
+
+/// One line that says where a migration stands; `per_second` is its rate in what the phase counts.
+fn message(figures: &Figures, per_second: f64) -> String {
+    let phase = figures.phase.name();
+    match figures.phase {
+        Phase::Snapshot => {
+            let keys = match figures.keys_announced {
+                0 => HumanCount(figures.keys_applied).to_string(),
+                all => format!(
+                    "{} of {}",
+                    HumanCount(figures.keys_applied),
+                    HumanCount(all.max(figures.keys_applied))
+                ),
+            };
+            let left = expected(figures)
+                .filter(|_| per_second > 0.0)
+                .map(|total| total.saturating_sub(figures.snapshot_applied) as f64 / per_second)
+                .map(|seconds| format!(", {} left", HumanDuration(Duration::from_secs_f64(seconds))))
+                .unwrap_or_default();
+            format!(
+                "{phase}: {keys} keys, {} of {} received, {}/s{left}",
+                HumanBytes(figures.snapshot_applied),
+                HumanBytes(figures.snapshot_received),
+                HumanBytes(per_second as u64),
+            )
+        }
+        Phase::CatchingUp | Phase::Following => {
+            let lag = match figures.lag_bytes {
+                Some(lag) => format!("lag {}", HumanBytes(lag)),
+                None => "lag unknown".to_owned(),
+            };
+            format!(
+                "{phase}: {} commands, {lag}, {}/s, offset {}",
+                HumanCount(figures.commands_applied),
+                HumanBytes(per_second as u64),
+                figures.applied_offset,
+            )
+        }
+        _ => phase.to_owned(),
+    }
+}
+
+/// Bytes that the present phase has done.
+fn done(figures: &Figures) -> u64 {
+    match figures.phase {
+        Phase::CatchingUp | Phase::Following => figures.applied_offset,
+        _ => figures.snapshot_applied,
+    }
+}
+
+/// Bytes that the snapshot has, where that is known or can be told from its own count of keys.
+fn expected(figures: &Figures) -> Option<u64> {
+    figures.snapshot_total.or_else(|| {
+        let share = figures.keys_applied as f64 / figures.keys_announced as f64;
+        (share > 0.01 && share <= 1.0).then(|| (figures.snapshot_applied as f64 / share) as u64)
+    })
+}
+
+/// A rate over the last few seconds.
+struct Rate {
+    at: Instant,
+    value: u64,
+    per_second: f64,
+}
+
+impl Rate {
+    fn new() -> Self {
+        Rate { at: Instant::now(), value: 0, per_second: 0.0 }
+    }
+
+    fn update(&mut self, value: u64) -> f64 {
+        let seconds = self.at.elapsed().as_secs_f64();
+        if value < self.value {
+            // Another phase counts something else.
+            (self.at, self.value, self.per_second) = (Instant::now(), value, 0.0);
+        } else if seconds >= 1.0 {
+            let now = (value - self.value) as f64 / seconds;
+            self.per_second = if self.per_second == 0.0 { now } else { 0.6 * self.per_second + 0.4 * now };
+            (self.at, self.value) = (Instant::now(), value);
+        }
+        self.per_second
+    }
+}

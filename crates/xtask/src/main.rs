@@ -1,3 +1,90 @@
-//! Project automation of keyferry.
+//! Project automation of keyferry: `cargo xtask COMMAND`.
+//!
+//! - `quickstart`: a live migration between two servers, from nothing.
+//! - `test`: everything that has to hold before a change is accepted.
+//! - `servers`: puts the servers that tests run against into the target directory.
+//! - `matrix`: migrations between every two servers of the same version.
+//! - `bench`: the figures of `docs/performance.md`.
 
-fn main() {}
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
+
+mod bench;
+mod bootstrap;
+mod cargo;
+mod failure;
+mod matrix;
+mod quickstart;
+mod servers;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Outcome;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Project automation of keyferry", version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Migrate live between two fresh servers and compare them key by key
+    Quickstart,
+    /// Check formatting, lints and documentation, then run all tests
+    Test,
+    /// Fetch servers for tests into the target directory
+    Servers {
+        /// Only these, for example redis-7.0 [default: all]
+        names: Vec<String>,
+        /// Only tell which there are
+        #[arg(long)]
+        list: bool,
+    },
+    /// Try every pair of servers of the same version
+    Matrix {
+        /// Migrate live under load, then compare by DEBUG DIGEST and key by key
+        #[arg(long, required = true)]
+        migrate: bool,
+        /// Only these servers [default: all that are found]
+        names: Vec<String>,
+        /// How many seconds the source is written to
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+    },
+    /// Measure, and write docs/performance.md
+    Bench {
+        /// Only these [default: all]
+        which: Vec<bench::Which>,
+        /// Amount of data, as a factor of the documented one
+        #[arg(long, default_value_t = 1.0)]
+        scale: f64,
+        /// Print the tables only
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Outcome {
+    match command {
+        Command::Quickstart => quickstart::run(),
+        Command::Test => test::run(),
+        Command::Servers { list: true, .. } => servers::list(),
+        Command::Servers { names, .. } => servers::fetch(&names),
+        Command::Matrix { names, seconds, .. } => matrix::migrate(&names, seconds),
+        Command::Bench { which, scale, dry_run } => bench::run(&which, scale, dry_run),
+    }
+}

@@ -10,6 +10,7 @@
 //! * `replies/skipped`: replies of a write pipeline that nobody wants but for the errors.
 
 #![allow(missing_docs, reason = "the functions that criterion's macros make")]
+#![allow(clippy::unwrap_used, reason = "a contender that fails ends the benchmark")]
 
 use std::hash::Hasher;
 use std::hint::black_box;
@@ -106,7 +107,7 @@ fn replication_stream(size: usize) -> Bytes {
             16 => encode_command(&mut out, [b"DEL", key]),
             17 => encode_command(&mut out, [b"PEXPIREAT", key, b"1767225600000"]),
             18 => {
-                let items: Vec<&[u8]> = [b"RPUSH", key].into_iter().chain(vec![&number[..]; 12]).collect();
+                let items: Vec<&[u8]> = [b"RPUSH", key].into_iter().chain(vec![number; 12]).collect();
                 encode_command(&mut out, items);
             }
             _ => encode_command(&mut out, [b"XADD", key, b"1767225600000-0", b"event", value]),

@@ -119,6 +119,18 @@ impl Decoder {
                 self.budget.begin(self.offset);
                 return Ok(Some(single(buf, token, taken)));
             }
+            // The shape of most replies with elements: it goes to the caller without a stop on the stack of levels.
+            if let (Stop::Whole, [head, elements @ ..], []) = (&stop, &self.tape[..], &self.stack[..])
+                && head.kind == Kind::Aggregate(b'*')
+                && elements.iter().all(|token| token.kind.is_leaf())
+            {
+                self.budget.aggregate(self.offset, 0, head.value)?;
+                let raw = buf.split_to(taken).freeze();
+                let items = elements.iter().map(|token| leaf(&raw, token)).collect();
+                self.offset += taken as u64;
+                self.budget.begin(self.offset);
+                return Ok(Some(Frame::Array(items)));
+            }
             // What precedes an error is built too: it may hold one that comes first.
             let frame = if taken > 0 { self.build(buf.split_to(taken).freeze())? } else { None };
             self.offset += taken as u64;
@@ -200,7 +212,7 @@ impl Decoder {
 
     /// The common case: a list whose elements, from token `next` on, are all on the tape and have no others inside.
     /// Gives the list and the token behind it.
-    #[inline(always)]
+    #[inline]
     fn flat(&self, raw: &Bytes, kind: u8, entries: u64, next: usize) -> Option<(Frame, usize)> {
         let count = usize::try_from(entries).ok()?;
         let tokens = self.tape.get(next..next.checked_add(count)?)?;
@@ -228,8 +240,8 @@ impl Decoder {
         });
     }
 
-    #[inline(never)]
-    /// Puts a whole value into the aggregate that waits for it. Gives the frame if that made everything whole.
+    /// Puts a whole value into the aggregate that waits for it. Gives the frame if that made everything whole. `at` is the
+    /// index of the last type byte before the end of the value.
     fn close(&mut self, mut value: Frame, at: usize) -> Result<Option<Frame>, DecodeError> {
         loop {
             let (left, entries, per_entry) = match self.stack.last_mut() {
@@ -327,9 +339,15 @@ fn single(buf: &mut BytesMut, token: &Token, taken: usize) -> Frame {
 /// The frame of a token that is one by itself.
 #[inline(always)]
 fn leaf(raw: &Bytes, token: &Token) -> Frame {
+    if token.kind == Kind::Bulk { Frame::Bulk(raw.slice(token.text())) } else { other_leaf(raw, token) }
+}
+
+/// Apart, so that the common case is built where it will stay and not moved there.
+#[inline(never)]
+fn other_leaf(raw: &Bytes, token: &Token) -> Frame {
     match token.kind {
-        Kind::Bulk => Frame::Bulk(raw.slice(token.text())),
         Kind::Integer => Frame::Integer(token.value.cast_signed()),
+        Kind::Bulk => Frame::Bulk(raw.slice(token.text())),
         Kind::Ok => Frame::Simple(Bytes::from_static(b"OK")),
         Kind::Null(null) => Frame::Null(null),
         Kind::Simple => Frame::Simple(raw.slice(token.text())),

@@ -137,7 +137,7 @@ impl Tokenizer {
 
     /// Reads elements from the start of the input until one of the reasons to stop. Gives the tokens to `tape` and
     /// how many bytes they take.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn pass(
         &mut self,
         input: &[u8],

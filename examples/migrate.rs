@@ -94,7 +94,7 @@ async fn run(args: Args) -> ExitCode {
     }
     print_summary(&report);
     match (result, &report.outcome) {
-        (Err(error), _) => fail(&error.to_string()),
+        (Err(error), _) => fail(&error.to_line()),
         (Ok(()), Outcome::Stopped { everything_applied: false }) => {
             fail("stopped before everything was applied")
         }

@@ -59,8 +59,9 @@ async fn log_lines(progress: Progress) {
     let (mut shown, mut last) = (None, Instant::now());
     loop {
         let figures = progress.figures();
-        if shown != Some(figures.phase) || last.elapsed() >= LOG_PERIOD {
-            (shown, last) = (Some(figures.phase), Instant::now());
+        let now = (figures.phase, figures.trouble.clone());
+        if shown.as_ref() != Some(&now) || last.elapsed() >= LOG_PERIOD {
+            (shown, last) = (Some(now), Instant::now());
             let per_second = rate.update(done(&figures));
             eprintln!("migrate: {:>7.1}s {}", figures.elapsed_seconds, message(&figures, per_second));
         }
@@ -71,6 +72,9 @@ async fn log_lines(progress: Progress) {
 /// One line that says where a migration stands; `per_second` is its rate in what the phase counts.
 fn message(figures: &Figures, per_second: f64) -> String {
     let phase = figures.phase.name();
+    if let Some(trouble) = &figures.trouble {
+        return format!("{phase}: trying again: {trouble}");
+    }
     match figures.phase {
         Phase::Snapshot => {
             let keys = match figures.keys_announced {

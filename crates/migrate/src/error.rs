@@ -126,6 +126,25 @@ pub enum Error {
     Internal(String),
 }
 
+impl Error {
+    /// The error and everything that caused it, in one line for a person.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Many errors tell their cause themselves.
+            if !line.contains(&text) {
+                line.push_str(": ");
+                line.push_str(&text);
+            }
+            cause = error.source();
+        }
+        line
+    }
+}
+
 /// A command that the target refused, exactly.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

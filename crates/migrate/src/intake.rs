@@ -86,13 +86,14 @@ impl Worker {
             let event = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                event = self.replica.next() => event?,
+                // Before the source, which may have something to say all the time.
                 _ = ticks.tick() => {
                     self.replica.applied(self.meter.applied_offset.load(Ordering::Relaxed));
                     // A trickle of snapshot bytes must not wait for a full piece.
                     self.snapshot.flush().await?;
                     continue;
                 }
+                event = self.replica.next() => event?,
             };
             self.event(event).await?;
         }
@@ -139,9 +140,11 @@ impl Worker {
                     spool.push(batch).await?;
                 }
             }
-            Event::Lost { .. } => {
+            Event::Lost { error, .. } => {
                 self.meter.reconnects.fetch_add(1, Ordering::Relaxed);
+                self.meter.note_trouble(Some(Error::Source(error).to_line()));
             }
+            Event::Resumed { .. } => self.meter.note_trouble(None),
             _ => {}
         }
         Ok(())

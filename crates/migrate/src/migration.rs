@@ -266,7 +266,7 @@ fn finish(
     let figures = meter.figures();
     let (outcome, result) = match result {
         Ok(outcome) => (outcome, Ok(())),
-        Err(error) => (Outcome::Failed { error: error.to_string() }, Err(error)),
+        Err(error) => (Outcome::Failed { error: error.to_line() }, Err(error)),
     };
     let position = ends.id.filter(|_| figures.applied_offset > 0);
     let report = Report {

@@ -83,6 +83,7 @@ pub(crate) struct Meter(Arc<Counters>);
 pub(crate) struct Counters {
     phase: AtomicU8,
     started: Instant,
+    trouble: Mutex<Option<String>>,
     /// When each phase began, by its number.
     began: Mutex<[Option<Duration>; 6]>,
     pub(crate) snapshot_received: AtomicU64,
@@ -144,6 +145,8 @@ pub struct Figures {
     pub reconnects: u64,
     /// Bytes sent to the target.
     pub bytes_sent: u64,
+    /// Why the source is not being followed at this moment: its link was lost and is being made anew.
+    pub trouble: Option<String>,
 }
 
 impl Default for Meter {
@@ -153,6 +156,7 @@ impl Default for Meter {
         Meter(Arc::new(Counters {
             phase: AtomicU8::new(0),
             started: Instant::now(),
+            trouble: Mutex::new(None),
             began: Mutex::new(began),
             snapshot_received: AtomicU64::new(0),
             snapshot_total: AtomicU64::new(0),
@@ -206,6 +210,7 @@ impl Meter {
             journal_backlog: load(&self.journal_backlog),
             reconnects: load(&self.reconnects),
             bytes_sent: load(&self.bytes_sent),
+            trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 
@@ -229,6 +234,11 @@ impl Meter {
         let receiving = self.phase() == Phase::Snapshot
             && self.snapshot_received.load(Ordering::Relaxed) != self.snapshot_total.load(Ordering::Relaxed);
         receiving || self.in_flight.load(Ordering::Relaxed) >= BULK
+    }
+
+    /// The link to the source was lost, or made anew.
+    pub(crate) fn note_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     /// A command has come from the source.

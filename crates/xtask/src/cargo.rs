@@ -52,8 +52,19 @@ pub(crate) fn works(program: &str, args: &[&str]) -> bool {
 }
 
 /// Builds one program of the workspace with optimisation and returns its path.
-pub(crate) fn release(package: &str, kind: &str, name: &str) -> Outcome<PathBuf> {
-    succeed(&mut cargo(["build", "--release", "--quiet", "--package", package, kind, name]))?;
+pub(crate) fn release(package: &str, kind: &str, name: &str, features: &[&str]) -> Outcome<PathBuf> {
+    let features = features.join(",");
+    succeed(&mut cargo([
+        "build",
+        "--release",
+        "--quiet",
+        "--package",
+        package,
+        kind,
+        name,
+        "--features",
+        &features,
+    ]))?;
     let mut path = target_dir()?.join("release");
     if kind == "--example" {
         path.push("examples");

@@ -27,7 +27,7 @@ pub(crate) fn migrate(names: &[String], seconds: u64) -> Outcome {
     } else {
         names.iter().map(|name| named(name)).collect::<Result<_, _>>()?
     };
-    let tool = release("keyferry-examples", "--example", "migrate")?;
+    let tool = release("keyferry-examples", "--example", "migrate", &[])?;
     let mut failed = Vec::new();
     for binary in &binaries {
         let start = Instant::now();

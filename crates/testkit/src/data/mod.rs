@@ -18,7 +18,7 @@ mod writer;
 
 pub use features::Features;
 pub use mixed::Mixed;
-pub use shapes::{Shape, big, large_strings, tiny_keys};
+pub use shapes::{Shape, big, large_strings, large_texts, tiny_keys};
 pub use small::small;
 pub use writer::{Counts, Writer, WriterOptions, settle};
 

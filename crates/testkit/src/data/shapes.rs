@@ -48,6 +48,32 @@ pub fn large_strings(client: &mut Client, seed: u64, count: u64, size: usize) ->
     })
 }
 
+/// Writes `count` strings of `size` bytes of text, words in random order, which compress to about half. Returns the number
+/// of commands.
+///
+/// # Errors
+/// As [`fill`].
+pub fn large_texts(client: &mut Client, seed: u64, count: u64, size: usize) -> Result<u64> {
+    let mut rng = Rng::new(seed);
+    let words: Vec<Vec<u8>> = (0..400)
+        .map(|_| {
+            let length = rng.range(2, 10);
+            rng.text_vec(length)
+        })
+        .collect();
+    let mut value = Vec::new();
+    fill(client, |commands| {
+        (0..count).try_for_each(|i| {
+            value.clear();
+            while value.len() < size {
+                value.extend_from_slice(&words[rng.index(words.len())]);
+                value.push(b' ');
+            }
+            commands.push([&b"SET"[..], format!("text:{i:08}").as_bytes(), &value])
+        })
+    })
+}
+
 /// The type of a [`big`] key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

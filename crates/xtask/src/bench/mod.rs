@@ -97,7 +97,6 @@ fn replicas(client: &mut Client) -> Outcome<bool> {
 /// The migration tool at work. Killed when dropped.
 struct Tool {
     child: Child,
-    _journal: tempfile::TempDir,
 }
 
 /// What a finished [`Tool`] took.
@@ -108,21 +107,19 @@ struct Used {
 
 impl Tool {
     fn program() -> Outcome<PathBuf> {
-        release("keyferry-examples", "--example", "migrate")
+        release("keyferry-examples", "--example", "migrate", &[])
     }
 
     /// Starts it between two servers; it goes on until [`Tool::finish`].
     fn start(program: &PathBuf, source: &Server, target: &Server) -> Outcome<Tool> {
-        let journal = tempfile::tempdir().during("making a directory")?;
         let child = Command::new(program)
-            .args(["--source", &source.url(), "--target", &target.url(), "--until", "forever", "--journal"])
-            .arg(journal.path())
+            .args(["--source", &source.url(), "--target", &target.url(), "--until", "forever"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .during(program.display())?;
-        Ok(Tool { child, _journal: journal })
+        Ok(Tool { child })
     }
 
     fn cpu_seconds(&self) -> Outcome<f64> {

@@ -11,12 +11,13 @@ use keyferry_migrate::{Finished, Migration, Outcome, Report, Stopper, Until};
 #[command(name = "migrate", version, after_help = EXAMPLES)]
 struct Args {
     /// Where the data is: redis://[user:password@]host[:port], rediss:// (TLS) or unix:///path
+    // Text, not options: a wrong URL must not be echoed with its password.
     #[arg(long, value_name = "URL", env = "KEYFERRY_SOURCE", hide_env_values = true)]
-    source: ConnectOptions,
+    source: String,
 
     /// Where it goes, in the same form
     #[arg(long, value_name = "URL", env = "KEYFERRY_TARGET", hide_env_values = true)]
-    target: ConnectOptions,
+    target: String,
 
     /// When to end
     #[arg(long, value_enum, default_value_t = When::Forever)]
@@ -69,7 +70,18 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> ExitCode {
-    let mut migration = Migration::new(args.source, args.target);
+    let parse = |side: &str, url: &str| {
+        url.parse::<ConnectOptions>().map_err(|e| eprintln!("migrate: --{side}: {e}"))
+    };
+    let (Ok(source), Ok(target)) = (parse("source", &args.source), parse("target", &args.target)) else {
+        return ExitCode::from(2);
+    };
+    // Opened before anything is done: afterwards it would be too late to say that it cannot be written.
+    let report_file = match args.report.as_ref().map(std::fs::File::create).transpose() {
+        Ok(file) => file,
+        Err(e) => return fail(&format!("report {}: {e}", args.report.unwrap_or_default().display())),
+    };
+    let mut migration = Migration::new(source, target);
     let options = migration.options_mut();
     options.journal = args.journal;
     options.value_limit = args.value_limit;
@@ -84,15 +96,11 @@ async fn run(args: Args) -> ExitCode {
     tokio::spawn(stop_on_signal(migration.stopper()));
     let Finished { report, result, .. } = migration.run().await;
     view.abort();
-    if let Some(file) = &args.report {
-        let written = serde_json::to_vec_pretty(&report)
-            .map_err(std::io::Error::from)
-            .and_then(|json| std::fs::write(file, json));
-        if let Err(e) = written {
-            return fail(&format!("report {}: {e}", file.display()));
-        }
-    }
     print_summary(&report);
+    let written = report_file.map_or(Ok(()), |file| serde_json::to_writer_pretty(file, &report));
+    if let Err(e) = written {
+        eprintln!("migrate: the report could not be written: {e}");
+    }
     match (result, &report.outcome) {
         (Err(error), _) => fail(&error.to_line()),
         (Ok(()), Outcome::Stopped { everything_applied: false }) => {

@@ -88,7 +88,9 @@ fn message(figures: &Figures, per_second: f64) -> String {
             let left = expected(figures)
                 .filter(|_| per_second > 0.0)
                 .map(|total| total.saturating_sub(figures.snapshot_applied) as f64 / per_second)
-                .map(|seconds| format!(", {} left", HumanDuration(Duration::from_secs_f64(seconds))))
+                // A rate near zero makes it longer than a duration can be.
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+                .map(|left| format!(", {} left", HumanDuration(left)))
                 .unwrap_or_default();
             format!(
                 "{phase}: {keys} keys, {} of {} received, {}/s{left}",

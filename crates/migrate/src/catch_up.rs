@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keyferry_client::Connection;
+use keyferry_client::{ConnectOptions, Connection};
 
 use crate::{
     migration::Until,
@@ -23,14 +23,23 @@ const ASK_PERIOD: Duration = Duration::from_millis(500);
 pub(crate) struct CatchUp {
     until: Until,
     meter: Meter,
-    /// A second connection to the source; without it what has been received counts.
     control: Option<Connection>,
+    /// Where to connect again; `None` where the source does not answer questions.
+    source: Option<ConnectOptions>,
     asked: Option<Instant>,
 }
 
 impl CatchUp {
-    pub(crate) fn new(until: Until, meter: Meter, control: Option<Connection>) -> Self {
-        CatchUp { until, meter, control, asked: None }
+    /// `control` is a second connection to the source; without it the source is taken not to answer questions, and
+    /// what it sends by itself has to do.
+    pub(crate) fn new(
+        until: Until,
+        meter: Meter,
+        control: Option<Connection>,
+        source: ConnectOptions,
+    ) -> Self {
+        let source = control.is_some().then_some(source);
+        CatchUp { until, meter, control, source, asked: None }
     }
 
     /// Returns when the migration is done, if it ever is: true when the source still wrote at that moment. To be
@@ -43,13 +52,19 @@ impl CatchUp {
             }
             tokio::time::sleep(PERIOD).await;
         }
+        let snapshot_offset = self.meter.applied_offset.load(Ordering::Relaxed);
         loop {
             let applied = self.meter.applied_offset.load(Ordering::Relaxed);
-            let level = applied >= self.meter.received_offset.load(Ordering::Relaxed);
+            let level =
+                applied >= self.meter.received_offset.load(Ordering::Relaxed) && !self.meter.is_in_trouble();
+            let mut answered = false;
             if level || self.asked.is_none_or(|at| at.elapsed() >= ASK_PERIOD) {
-                self.ask().await;
+                answered = self.ask().await;
             }
-            if level && applied >= self.source_offset() {
+            // Where the source cannot be asked, it has to have sent something after its snapshot: it pings every ten
+            // seconds when it has nothing else to say, and what it sent before has been received then.
+            let known = answered || (self.source.is_none() && applied > snapshot_offset);
+            if level && known && applied >= self.source_offset() {
                 if since.is_none() {
                     since = Some(Instant::now());
                     self.meter.enter(Phase::Following);
@@ -73,17 +88,28 @@ impl CatchUp {
         self.meter.source_offset().unwrap_or(0).max(self.meter.received_offset.load(Ordering::Relaxed))
     }
 
-    /// Asks the source for its offset. A failure costs the figure, not the migration: the link itself tells.
-    async fn ask(&mut self) {
+    /// Asks the source for its offset; true when it answered. A failure costs the figure, not the migration: the link
+    /// itself tells of a lost source.
+    async fn ask(&mut self) -> bool {
         self.asked = Some(Instant::now());
-        let Some(control) = self.control.as_mut() else { return };
+        if self.control.is_none()
+            && let Some(source) = &self.source
+        {
+            self.control = Connection::connect(source).await.ok();
+        }
+        let Some(control) = self.control.as_mut() else { return false };
         match control.info("replication").await {
-            Ok(info) => {
-                if let Some(offset) = info.get("master_repl_offset").and_then(|text| text.parse().ok()) {
+            Ok(info) => match info.get("master_repl_offset").and_then(|text| text.parse().ok()) {
+                Some(offset) => {
                     self.meter.source_offset.store(offset, Ordering::Relaxed);
+                    true
                 }
+                None => false,
+            },
+            Err(_) => {
+                self.control = None;
+                false
             }
-            Err(_) => self.control = None,
         }
     }
 }

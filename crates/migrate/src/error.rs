@@ -29,6 +29,27 @@ pub enum Error {
         run_id: String,
     },
 
+    /// Source and target are of one replication: what is written to the target would come back by the source.
+    #[error(
+        "source and target {address} belong to one replication (id {id}): every write would come back; take the \
+         target out of it first (REPLICAOF NO ONE gives it a new id)"
+    )]
+    SameHistory {
+        /// The target's address.
+        address: String,
+        /// The replication id that both gave.
+        id: String,
+    },
+
+    /// The target is not a standalone server.
+    #[error("target {address} runs as {mode}; this version writes to standalone servers only")]
+    TargetMode {
+        /// The target's address.
+        address: String,
+        /// What it runs as.
+        mode: String,
+    },
+
     /// The target is not a primary: what is written to it would be refused or thrown away.
     #[error("target {address} is a replica; give the address of its primary")]
     TargetIsReplica {

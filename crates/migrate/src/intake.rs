@@ -21,8 +21,8 @@ const ACK_UPDATE: Duration = Duration::from_millis(200);
 /// The task that reads the source, and what comes out of it.
 #[derive(Debug)]
 pub(crate) struct Intake {
-    /// Ends with the reason why nothing more is read.
-    pub(crate) task: JoinHandle<Closed>,
+    /// Ends when nothing more is read.
+    pub(crate) task: JoinHandle<Result<(), Error>>,
     /// The snapshot, growing.
     pub(crate) snapshot: SnapshotReader,
     /// Where the stream begins, and its reading end; comes when the source has agreed to a full sync.
@@ -61,6 +61,15 @@ impl Intake {
 /// holds that while the snapshot is not read, ends the link at 64 MiB by default.
 const IDLE_BYTES: u64 = 1 << 20;
 
+/// How long a stop waits for the end of a transaction.
+const TRANSACTION_GRACE: Duration = Duration::from_secs(3);
+
+/// Returns so long after the stop.
+async fn stopped_for(stop: &CancellationToken, time: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(time).await;
+}
+
 /// True while not reading costs the source nothing: it knows of nothing to tell.
 fn is_idle(meter: &Meter, snapshot_offset: u64) -> bool {
     meter.source_offset().is_some_and(|offset| offset.saturating_sub(snapshot_offset) < IDLE_BYTES)
@@ -82,10 +91,13 @@ impl Worker {
         let mut ticks = tokio::time::interval(ACK_UPDATE);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let in_transaction = self.replica.position().is_some_and(|position| position.in_transaction);
             // Waiting may be interrupted; what is done with an event may not, or bytes would be lost half-way.
             let event = tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled(), if !in_transaction => return Ok(()),
+                // The rest of a transaction is on its way already; if it does not come, it is not worth waiting for.
+                () = stopped_for(&stop, TRANSACTION_GRACE), if in_transaction => return Ok(()),
                 // Before the source, which may have something to say all the time.
                 _ = ticks.tick() => {
                     self.replica.applied(self.meter.applied_offset.load(Ordering::Relaxed));
@@ -108,6 +120,7 @@ impl Worker {
                     return Err(Error::HistoryLost { had: Box::new(had), now: Box::new(position) });
                 };
                 self.offset = offset;
+                self.meter.set_history(id);
                 self.meter.received_offset.store(offset, Ordering::Relaxed);
                 let (spool, reader) = Spool::new(&self.journal, &position, self.meter.clone())?;
                 self.spool = Some(spool);
@@ -130,6 +143,7 @@ impl Worker {
             Event::SnapshotEnd { bytes } => {
                 self.meter.snapshot_total.store(bytes, Ordering::Relaxed);
                 self.snapshot.complete().await?;
+                self.meter.snapshot_complete.store(true, Ordering::Relaxed);
             }
             Event::Commands(batch) => {
                 self.meter.received_offset.store(batch.end, Ordering::Relaxed);
@@ -144,33 +158,29 @@ impl Worker {
                 self.meter.reconnects.fetch_add(1, Ordering::Relaxed);
                 self.meter.note_trouble(Some(Error::Source(error).to_line()));
             }
-            Event::Resumed { .. } => self.meter.note_trouble(None),
+            Event::Resumed { position } => {
+                // After a failover the same offsets go on under another id.
+                self.meter.set_history(position.id);
+                if let Some(spool) = &mut self.spool {
+                    spool.set_id(position.id);
+                }
+                self.meter.note_trouble(None);
+            }
             _ => {}
         }
         Ok(())
     }
 
-    async fn finish(mut self, result: Result<(), Error>) -> Closed {
+    /// The reading ends give out what there is, and then say how it ended; the error itself is the task's result.
+    async fn finish(mut self, result: Result<(), Error>) -> Result<(), Error> {
         let result = match result {
             Ok(()) => self.snapshot.flush().await,
             failed => failed,
         };
         self.snapshot.end();
-        let (to_spool, to_task) = match result {
-            Ok(()) => (Closed::Stopped, Closed::Stopped),
-            Err(error) => {
-                // The reading end reports the error when it has given out everything before it; where there is
-                // no reading end yet, the task's own result does.
-                if self.snapshot.is_complete() {
-                    (Closed::Failed(error), Closed::Stopped)
-                } else {
-                    (Closed::Stopped, Closed::Failed(error))
-                }
-            }
-        };
         if let Some(spool) = self.spool {
-            spool.close(to_spool);
+            spool.close(if result.is_ok() { Closed::Stopped } else { Closed::Failed });
         }
-        to_task
+        result
     }
 }

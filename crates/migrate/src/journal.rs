@@ -101,32 +101,31 @@ impl Journal {
     }
 
     /// Completes the journal of a run that ends early, so that everything read from the source and not confirmed
-    /// by the target is in it, and gives its directory. `None` when nothing was read.
-    pub(crate) fn keep(
-        self,
-        id: Option<ReplicationId>,
-        in_flight: Vec<Load>,
-        reader: Option<SpoolReader>,
-    ) -> Result<Option<String>, Error> {
+    /// by the target is in it, and gives its directory. `None` when there is nothing that would be of use.
+    pub(crate) fn keep(self, state: Unapplied) -> Result<Option<String>, Error> {
         let base = self.dir.join(BASE);
         // Without the whole snapshot the rest is of no use: the next run starts from a new one.
-        let useless = base.exists() && !self.is_named();
-        let (Some(id), Some(reader), false) = (id, reader, useless) else {
+        let usable = !base.exists() || (self.is_named() && state.snapshot_complete);
+        let (Some(id), Some(reader), true) = (state.id, state.reader, usable) else {
             self.remove()?;
             return Ok(None);
         };
         let left = reader.into_left();
-        let mut waiting: Vec<(u64, u64, Option<u64>, Bytes)> = in_flight
+        let mut waiting: Vec<(u64, u64, Option<u64>, Bytes)> = state
+            .in_flight
             .into_iter()
             .filter_map(|load| match load.origin {
                 // What was read from the file is in it still.
-                Origin::Stream { start, end, db } if left.file_start.is_none_or(|at| start < at) => {
-                    Some((start, end, db, load.bytes))
-                }
-                _ => None,
+                Origin::Stream { file, .. } if file.is_some() && file == left.file => None,
+                Origin::Stream { start, end, db, .. } => Some((start, end, db, load.bytes)),
+                Origin::Snapshot { .. } => None,
             })
             .collect();
         waiting.extend(left.memory.into_iter().map(|batch| (batch.start, batch.end, batch.db, batch.bytes)));
+        if waiting.iter().all(|(.., bytes)| bytes.is_empty()) && left.file.is_none() && !base.exists() {
+            self.remove()?;
+            return Ok(None);
+        }
         let mut manifest = String::new();
         if base.exists() {
             manifest += &format!("file {BASE} seq 1 type b\n");
@@ -142,7 +141,7 @@ impl Journal {
             }
             manifest += &format!("file {UNCONFIRMED} seq 1 type i\n");
         }
-        if left.file_start.is_some() {
+        if left.file.is_some() {
             manifest += &format!("file {INCR} seq 2 type i\n");
         }
         let (path, temporary) = (self.dir.join(MANIFEST), self.dir.join(format!("temp-{MANIFEST}")));
@@ -161,6 +160,18 @@ impl Journal {
         let base = self.dir.join(BASE);
         fs::remove_file(&base).map_err(|e| failed(&base, "removing the applied snapshot", e))
     }
+}
+
+/// What a run that ends early has read and not applied.
+#[derive(Debug)]
+pub(crate) struct Unapplied {
+    /// The history, if there is one.
+    pub(crate) id: Option<ReplicationId>,
+    /// All of the snapshot has come.
+    pub(crate) snapshot_complete: bool,
+    /// Sent and not confirmed, or about to be sent; oldest first.
+    pub(crate) in_flight: Vec<Load>,
+    pub(crate) reader: Option<SpoolReader>,
 }
 
 /// A file that is written at its end and read from anywhere. Cheap to clone.
@@ -267,7 +278,7 @@ impl JournalReader {
                 };
                 let before = self.scanner.position().offset;
                 self.scanner.skip_to(offset);
-                return Ok(Some(Batch::new(Bytes::new(), 0, before, offset)));
+                return Ok(Some(Batch::moved(before.min(offset), self.scanner.position())));
             }
         }
         match self.scanner.next(&mut self.buf) {

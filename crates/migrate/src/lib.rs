@@ -41,6 +41,7 @@ mod mover;
 mod pipeline;
 mod progress;
 mod report;
+mod run;
 mod snapshot;
 mod snapshot_spool;
 mod spool;

@@ -1,32 +1,20 @@
-//! Running a migration: who does what, and in which order it ends.
+//! A migration: what it is told, what is checked before it runs, and what it tells at the end.
 
-use std::{path::PathBuf, sync::atomic::Ordering, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use keyferry_client::{ConnectOptions, Connection, Role};
-use keyferry_replication::{AckPolicy, LinkOptions, ReplicationId};
-use tokio::sync::mpsc;
+use keyferry_client::{ConnectOptions, Connection, Mode, Role};
+use keyferry_replication::{AckPolicy, LinkOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    catch_up::CatchUp,
     error::Error,
-    intake::Intake,
-    journal::{Journal, blocking},
+    journal::Journal,
     mover,
-    pipeline::{Load, Origin, Pipeline},
     progress::{Meter, Phase, Progress},
     report::{Endpoint, Outcome, Report},
-    snapshot::{Output, Pumped, SnapshotCounts, SnapshotEncoder},
-    snapshot_spool::SnapshotReader,
-    spool::{Closed, Next, SpoolReader},
-    target::Abilities,
+    run::{Connected, run},
+    snapshot::SnapshotCounts,
 };
-
-/// Snapshot bytes read from the journal at once.
-const READ_SIZE: usize = 512 * 1024;
-
-/// How long a stop waits for the target to take what has been read already.
-const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// When a migration is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,11 +78,11 @@ impl Default for Options {
 /// A migration that has not begun.
 #[derive(Debug)]
 pub struct Migration {
-    source: ConnectOptions,
-    target: ConnectOptions,
-    options: Options,
-    meter: Meter,
-    stop: CancellationToken,
+    pub(crate) source: ConnectOptions,
+    pub(crate) target: ConnectOptions,
+    pub(crate) options: Options,
+    pub(crate) meter: Meter,
+    pub(crate) stop: CancellationToken,
 }
 
 /// Stops a running migration: what has been read is applied, or kept in the journal, and no more is read.
@@ -173,86 +161,63 @@ impl Migration {
     }
 
     async fn execute(&self, ends: &mut Ends) -> Result<Outcome, Error> {
-        let mut target = Connection::connect(&self.target.clone().with_db(0)).await.map_err(Error::Target)?;
-        ends.target = Some(target.server().to_string());
-        let control = self.check(&mut target, ends).await?;
-        // A target that owes nothing may be silent for as long as it likes; the pipeline keeps its own time.
-        target.set_read_timeout(None);
-        let abilities = Abilities::of(target.server());
-        let address = target.address().to_string();
-
+        let connected = tokio::select! {
+            connected = self.connect(ends) => connected?,
+            () = self.stop.cancelled() => return Ok(Outcome::Stopped { everything_applied: false }),
+        };
         let journal = Journal::create(self.options.journal.as_deref())?;
-        let mut run = Run {
-            migration: self,
-            pipeline: Pipeline::new(target, self.options.target_silence, self.meter.clone()),
-            encoder: Some(SnapshotEncoder::new(abilities, address, self.options.value_limit)),
-            reader: None,
-        };
-        let result = run.execute(&journal, control, ends).await;
-        if let Some(encoder) = &run.encoder {
-            ends.counts = encoder.counts().clone();
-            if let Some((db, key)) = encoder.unfinished() {
-                self.remove_temporary(db, key, ends).await;
-            }
-        }
-        let everything_applied = match &result {
-            Ok(Outcome::CaughtUp { .. }) => true,
-            Ok(Outcome::Stopped { everything_applied }) => *everything_applied,
-            _ => false,
-        };
-        if everything_applied {
-            journal.remove()?;
-        } else {
-            let unconfirmed = run.pipeline.take_unconfirmed();
-            ends.journal = journal.keep(ends.id, unconfirmed, run.reader)?;
-        }
-        result
+        run(self, connected, journal, ends).await
     }
 
-    /// Opens a second connection to the source and refuses pairs that make no sense.
-    async fn check(&self, target: &mut Connection, ends: &mut Ends) -> Result<Option<Connection>, Error> {
-        let about_target = target.info("server").await.map_err(Error::Target)?;
-        if target.server().role == Role::Replica {
-            return Err(Error::TargetIsReplica { address: target.address().to_string() });
-        }
-        let mut control =
-            Connection::connect(&self.source.clone().with_db(0)).await.map_err(Error::SourceConnection)?;
-        ends.source = Some(control.server().to_string());
-        match control.info("server").await {
-            Ok(about_source) => {
-                let run_id = about_source.get("run_id").unwrap_or_default();
-                if !run_id.is_empty() && about_target.get("run_id") == Some(run_id) {
-                    let address = target.address().to_string();
-                    return Err(Error::SameServer { address, run_id: run_id.to_owned() });
-                }
-                Ok(Some(control))
+    /// Connects to both sides and refuses pairs that make no sense.
+    async fn connect(&self, ends: &mut Ends) -> Result<Connected, Error> {
+        let mut target = Connection::connect(&self.target.clone().with_db(0)).await.map_err(Error::Target)?;
+        ends.target = Some(target.server().to_string());
+        let address = target.address().to_string();
+        match (target.server().role, target.server().mode) {
+            (Role::Replica, _) => return Err(Error::TargetIsReplica { address }),
+            (_, mode @ (Mode::Cluster | Mode::Sentinel)) => {
+                return Err(Error::TargetMode { address, mode: mode.to_string() });
             }
-            // A user that may replicate but not ask: the lag is then what has been received and not applied.
+            _ => {}
+        }
+        let mut source =
+            Connection::connect(&self.source.clone().with_db(0)).await.map_err(Error::SourceConnection)?;
+        ends.source = Some(source.server().to_string());
+        let source = match identity(&mut source).await {
+            Ok((run_id, history)) => {
+                let (target_run_id, target_history) = identity(&mut target).await.map_err(Error::Target)?;
+                if run_id.is_some() && run_id == target_run_id {
+                    return Err(Error::SameServer { address, run_id: run_id.unwrap_or_default() });
+                }
+                if history.is_some() && history == target_history {
+                    return Err(Error::SameHistory { address, id: history.unwrap_or_default() });
+                }
+                Some(source)
+            }
+            // A user that may replicate but not ask: the offset is then what the stream says.
             Err(e) if e.server_code() == Some("NOPERM") => {
                 ends.notes.push(format!(
                     "the source does not let this user see INFO ({e}): its offset is taken from the stream"
                 ));
-                Ok(None)
+                None
             }
-            Err(e) => Err(Error::SourceConnection(e)),
-        }
-    }
-
-    /// Removes a half-built key of a run that ends early, over a connection of its own.
-    async fn remove_temporary(&self, db: u64, key: &[u8], ends: &mut Ends) {
-        let shown = key.escape_ascii().to_string();
-        let Ok(db) = u32::try_from(db) else { return };
-        let removed = async {
-            let mut connection = Connection::connect(&self.target.clone().with_db(db)).await?;
-            connection.call([b"DEL", key]).await
+            Err(e) => return Err(Error::SourceConnection(e)),
         };
-        if let Err(e) = removed.await {
-            ends.notes.push(format!(
-                "the half-built key {shown} in database {db} of the target could not be removed ({e}): delete it, \
-                 or migrate again, which replaces it"
-            ));
-        }
+        // A target that owes nothing may be silent for as long as it likes; the pipeline keeps its own time.
+        target.set_read_timeout(None);
+        Ok(Connected { target, source })
     }
+}
+
+/// Run id and replication id of a server.
+async fn identity(
+    connection: &mut Connection,
+) -> Result<(Option<String>, Option<String>), keyferry_client::Error> {
+    let known = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
+    let run_id = known(connection.info("server").await?.get("run_id"));
+    let history = known(connection.info("replication").await?.get("master_replid"));
+    Ok((run_id, history))
 }
 
 /// Writes the report.
@@ -268,7 +233,7 @@ fn finish(
         Ok(outcome) => (outcome, Ok(())),
         Err(error) => (Outcome::Failed { error: error.to_line() }, Err(error)),
     };
-    let position = ends.id.filter(|_| figures.applied_offset > 0);
+    let position = meter.history().filter(|_| figures.applied_offset > 0);
     let report = Report {
         outcome,
         source: Endpoint { url: source, server: ends.source },
@@ -285,218 +250,10 @@ fn finish(
 
 /// What the report needs and only the run learns.
 #[derive(Debug, Default)]
-struct Ends {
-    source: Option<String>,
-    target: Option<String>,
-    id: Option<ReplicationId>,
-    counts: SnapshotCounts,
-    journal: Option<String>,
-    notes: Vec<String>,
-}
-
-struct Run<'m> {
-    migration: &'m Migration,
-    pipeline: Pipeline,
-    /// Away while its thread uses it.
-    encoder: Option<SnapshotEncoder>,
-    /// What is left in it when the run ends early is kept.
-    reader: Option<SpoolReader>,
-}
-
-impl Run<'_> {
-    async fn execute(
-        &mut self,
-        journal: &Journal,
-        control: Option<Connection>,
-        ends: &mut Ends,
-    ) -> Result<Outcome, Error> {
-        let (options, meter) = (&self.migration.options, &self.migration.meter);
-        meter.enter(Phase::Preparing);
-        // Ends the intake: cancelled when the run is stopped, or when it is done.
-        let end = self.migration.stop.child_token();
-        let intake = Intake::start(
-            self.migration.source.clone(),
-            options.link.clone(),
-            options.reconnect_window,
-            journal,
-            meter.clone(),
-            end.clone(),
-        )?;
-        let _end = end.clone().drop_guard();
-        let (snapshot, mut started) = (intake.snapshot, intake.started);
-
-        // Where the stream begins; an error of the link before that ends the run.
-        let (position, reader) = tokio::select! {
-            begun = &mut started => match begun {
-                Ok(begun) => begun,
-                Err(_) => return self.intake_ended(intake.task).await,
-            },
-            error = self.pipeline.failed() => return Err(error),
-        };
-        ends.id = Some(position.id);
-        self.reader = Some(reader);
-        meter.enter(Phase::Snapshot);
-        let mut catch_up = std::pin::pin!(CatchUp::new(options.until.clone(), meter.clone(), control).wait());
-        let complete = tokio::select! {
-            complete = self.apply_snapshot(snapshot) => complete?,
-            // Never done before the snapshot is.
-            _ = &mut catch_up => return Err(Error::Internal("caught up without a snapshot".into())),
-        };
-        if !complete {
-            return self.intake_ended(intake.task).await;
-        }
-        self.pipeline.drain().await?;
-        meter.applied_offset.fetch_max(position.offset, Ordering::Relaxed);
-        journal.drop_base()?;
-        meter.enter(Phase::CatchingUp);
-
-        let Some(reader) = self.reader.as_mut() else { return Err(Error::Internal("no reader".into())) };
-        let mut apply = std::pin::pin!(apply_stream(&mut self.pipeline, reader));
-        let stopped = &self.migration.stop;
-        let (closed, caught_up) = tokio::select! {
-            closed = &mut apply => (Some(closed?), None),
-            source_was_writing = &mut catch_up => {
-                end.cancel();
-                (Some(apply.await?), Some(source_was_writing))
-            }
-            () = stopped.cancelled() => (tokio::time::timeout(STOP_GRACE, apply).await.ok().transpose()?, None),
-        };
-        match (closed, caught_up) {
-            (None, _) => Ok(Outcome::Stopped { everything_applied: false }),
-            (Some(Closed::Failed(error)), _) => Err(error),
-            (Some(Closed::Stopped), Some(source_was_writing)) => Ok(Outcome::CaughtUp { source_was_writing }),
-            (Some(Closed::Stopped), None) => Ok(Outcome::Stopped { everything_applied: true }),
-        }
-    }
-
-    async fn intake_ended(&self, task: tokio::task::JoinHandle<Closed>) -> Result<Outcome, Error> {
-        match task.await {
-            Ok(Closed::Stopped) => Ok(Outcome::Stopped { everything_applied: false }),
-            Ok(Closed::Failed(error)) => Err(error),
-            Err(e) => Err(Error::Internal(format!("the task that reads the source ended: {e}"))),
-        }
-    }
-
-    /// Applies the snapshot as it grows on disk. False when it will never be complete.
-    async fn apply_snapshot(&mut self, snapshot: SnapshotReader) -> Result<bool, Error> {
-        let Some(mut encoder) = self.encoder.take() else { return Err(Error::Internal("no encoder".into())) };
-        // Encoding keeps a core busy: it has a thread of its own, two loads ahead of the socket.
-        let (loads, mut waiting) = mpsc::channel::<Load>(2);
-        let meter = self.migration.meter.clone();
-        let abandon = self.migration.stop.child_token();
-        let thread = SnapshotThread {
-            file: snapshot,
-            loads,
-            meter,
-            abandon: abandon.clone(),
-            runtime: tokio::runtime::Handle::current(),
-        };
-        let work = tokio::spawn(blocking(move || {
-            let result = thread.encode(&mut encoder);
-            Ok((encoder, result))
-        }));
-        let mut failure = None;
-        loop {
-            tokio::select! {
-                load = waiting.recv() => {
-                    let Some(load) = load else { break };
-                    let sent = tokio::select! {
-                        sent = self.pipeline.send(load) => sent,
-                        // A target that takes nothing must not hold up the end.
-                        () = abandon.cancelled() => break,
-                    };
-                    if let Err(error) = sent {
-                        failure = Some(error);
-                        break;
-                    }
-                }
-                error = self.pipeline.failed() => {
-                    failure = Some(error);
-                    break;
-                }
-            }
-        }
-        // Wakes the thread, should it wait for room or for bytes.
-        drop(waiting);
-        if failure.is_some() {
-            abandon.cancel();
-        }
-        let (encoder, result) = work
-            .await
-            .map_err(|e| Error::Internal(format!("the thread that reads the snapshot ended: {e}")))??;
-        self.encoder = Some(encoder);
-        match failure {
-            Some(error) => Err(error),
-            None => result,
-        }
-    }
-}
-
-/// The thread that encodes the snapshot while it grows on disk.
-struct SnapshotThread {
-    file: SnapshotReader,
-    loads: mpsc::Sender<Load>,
-    meter: Meter,
-    abandon: CancellationToken,
-    runtime: tokio::runtime::Handle,
-}
-
-impl SnapshotThread {
-    /// True when the snapshot was complete.
-    fn encode(mut self, encoder: &mut SnapshotEncoder) -> Result<bool, Error> {
-        let mut out = Output::default();
-        let mut hungry = true;
-        while !self.abandon.is_cancelled() {
-            if hungry {
-                let space = encoder.space(READ_SIZE);
-                let Some(n) = self.file.read_into(space, &self.runtime, &self.abandon)? else {
-                    // The source sends no more of it. Only a whole snapshot may end here.
-                    if self.file.is_complete() {
-                        encoder.end_of_input()?;
-                    }
-                    return Ok(false);
-                };
-                encoder.filled(n);
-            }
-            let pumped = encoder.pump(&mut out)?;
-            self.meter.keys_announced.store(encoder.announced(), Ordering::Relaxed);
-            self.meter.large_keys.store(encoder.counts().large, Ordering::Relaxed);
-            if out.commands > 0 && (pumped != Pumped::Hungry || self.file.is_drained()) {
-                let keys = std::mem::take(&mut out.keys);
-                let load = Load {
-                    bytes: out.bytes.split().freeze(),
-                    commands: std::mem::take(&mut out.commands),
-                    origin: Origin::Snapshot { keys, end: encoder.offset() },
-                };
-                if self.loads.blocking_send(load).is_err() {
-                    return Ok(false);
-                }
-            }
-            if pumped == Pumped::Finished {
-                return Ok(true);
-            }
-            hungry = pumped == Pumped::Hungry;
-        }
-        Ok(false)
-    }
-}
-
-/// Forwards commands until the spool is closed and empty and every command has been answered.
-async fn apply_stream(pipeline: &mut Pipeline, reader: &mut SpoolReader) -> Result<Closed, Error> {
-    loop {
-        let next = tokio::select! {
-            next = reader.next() => next?,
-            error = pipeline.failed() => return Err(error),
-        };
-        match next {
-            Next::Batch(batch) => {
-                let origin = Origin::Stream { start: batch.start, end: batch.end, db: batch.db };
-                pipeline.send(Load { bytes: batch.bytes, commands: batch.commands, origin }).await?;
-            }
-            Next::End(closed) => {
-                pipeline.drain().await?;
-                return Ok(closed);
-            }
-        }
-    }
+pub(crate) struct Ends {
+    pub(crate) source: Option<String>,
+    pub(crate) target: Option<String>,
+    pub(crate) counts: SnapshotCounts,
+    pub(crate) journal: Option<String>,
+    pub(crate) notes: Vec<String>,
 }

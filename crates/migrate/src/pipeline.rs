@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -38,7 +38,15 @@ pub(crate) enum Origin {
     /// Keys of the snapshot: so many are done, and the snapshot is applied up to this byte.
     Snapshot { keys: u64, end: u64 },
     /// Commands of the stream between two offsets.
-    Stream { start: u64, end: u64, db: Option<u64> },
+    Stream {
+        start: u64,
+        end: u64,
+        db: Option<u64>,
+        /// It ends between `MULTI` and `EXEC`: what it holds is not done when it has been answered.
+        in_transaction: bool,
+        /// Which spool file it was read from.
+        file: Option<u64>,
+    },
 }
 
 /// The pipeline to one target server.
@@ -65,7 +73,13 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Answered parts of a transaction whose `EXEC` has not been answered.
+    open: Vec<Load>,
     in_flight: VecDeque<Load>,
+    /// Waits for room in the window.
+    waiting: Option<Load>,
+    /// Since when the target has owed a reply; renewed by every reply.
+    owed_since: Option<Instant>,
     /// Replies that the first load has had.
     answered: u32,
     failure: Option<Error>,
@@ -97,12 +111,19 @@ impl Pipeline {
             return Ok(());
         }
         let permits = permits(load.bytes.len());
+        let bytes = load.bytes.clone();
+        // Kept where it is found again should this future be dropped.
+        self.shared.lock().waiting = Some(load);
         let Ok(permit) = self.shared.window.acquire_many(permits).await else { return Err(self.failure()) };
         permit.forget();
         self.shared.meter.in_flight.fetch_add(u64::from(permits), Ordering::Relaxed);
-        let bytes = load.bytes.clone();
-        self.shared.lock().in_flight.push_back(load);
-        if let Err(e) = self.sender.write_all(&bytes).await {
+        self.shared.lock().go();
+        let mut written = self.sender.write_all(&bytes).await;
+        if written.is_ok() {
+            // TLS holds bytes back until it is told.
+            written = self.sender.flush().await;
+        }
+        if let Err(e) = written {
             // The target may have said why before it closed: its words are worth more than a broken pipe.
             tokio::time::timeout(Duration::from_millis(500), self.shared.closed()).await.ok();
             self.shared.fail(Error::Target(e));
@@ -112,9 +133,13 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Takes what has been sent and not been answered.
+    /// Takes what has been sent, or was about to be, and is not done; oldest first.
     pub(crate) fn take_unconfirmed(&self) -> Vec<Load> {
-        self.shared.lock().in_flight.drain(..).collect()
+        let mut state = self.shared.lock();
+        let mut loads = std::mem::take(&mut state.open);
+        loads.extend(std::mem::take(&mut state.in_flight));
+        loads.extend(state.waiting.take());
+        loads
     }
 
     /// Waits until everything sent has been answered.
@@ -146,9 +171,19 @@ impl Drop for Pipeline {
     }
 }
 
-/// A load larger than the window goes out alone.
+/// What a load takes of the window. One larger than the window goes out alone.
 fn permits(len: usize) -> u32 {
-    u32::try_from(len.min(WINDOW)).unwrap_or(u32::MAX)
+    u32::try_from((len + size_of::<Load>()).min(WINDOW)).unwrap_or(u32::MAX)
+}
+
+impl State {
+    /// The waiting load is on its way.
+    fn go(&mut self) {
+        if let Some(load) = self.waiting.take() {
+            self.owed_since.get_or_insert_with(Instant::now);
+            self.in_flight.push_back(load);
+        }
+    }
 }
 
 impl Shared {
@@ -189,8 +224,14 @@ impl Shared {
             state.answered = 0;
             freed += permits(load.bytes.len());
             self.done(load);
-            state.in_flight.pop_front();
+            if let Some(load) = state.in_flight.pop_front() {
+                match load.origin {
+                    Origin::Stream { in_transaction: true, .. } => state.open.push(load),
+                    _ => state.open.clear(),
+                }
+            }
         }
+        state.owed_since = (!state.in_flight.is_empty()).then(Instant::now);
         drop(guard);
         self.meter.in_flight.fetch_sub(u64::from(freed), Ordering::Relaxed);
         self.window.add_permits(freed as usize);
@@ -201,7 +242,7 @@ impl Shared {
     fn pass(&self, load: Load) {
         let mut state = self.lock();
         match (state.in_flight.back_mut().map(|last| &mut last.origin), load.origin) {
-            (Some(Origin::Stream { end, .. }), Origin::Stream { end: passed, .. }) => *end = passed,
+            (Some(Origin::Stream { end, .. }), Origin::Stream { end: passed, .. }) => *end = passed.max(*end),
             _ => self.done(&load),
         }
     }
@@ -212,9 +253,11 @@ impl Shared {
                 self.meter.keys_applied.fetch_add(keys, Ordering::Relaxed);
                 self.meter.snapshot_applied.fetch_max(end, Ordering::Relaxed);
             }
-            Origin::Stream { end, .. } => {
+            Origin::Stream { end, in_transaction, .. } => {
                 self.meter.commands_applied.fetch_add(u64::from(load.commands), Ordering::Relaxed);
-                self.meter.applied_offset.fetch_max(end, Ordering::Relaxed);
+                if !in_transaction {
+                    self.meter.applied_offset.fetch_max(end, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -288,11 +331,15 @@ async fn read_replies(shared: Arc<Shared>, mut receiver: Receiver, silence: Dura
     let mut buf = BytesMut::with_capacity(64 * 1024);
     let error = loop {
         buf.clear();
-        match tokio::time::timeout(silence, receiver.read_some(&mut buf)).await {
+        match tokio::time::timeout(silence / 4, receiver.read_some(&mut buf)).await {
             Ok(Ok(_)) => {}
             Ok(Err(e)) => break Error::Target(e),
-            Err(_) if shared.lock().in_flight.is_empty() => continue,
-            Err(_) => break Error::TargetSilent { address: shared.address.clone(), after: silence },
+            Err(_) => {
+                if shared.lock().owed_since.is_some_and(|since| since.elapsed() >= silence) {
+                    break Error::TargetSilent { address: shared.address.clone(), after: silence };
+                }
+                continue;
+            }
         }
         let mut rest = &buf[..];
         let mut end = None;

@@ -3,11 +3,12 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use keyferry_replication::ReplicationId;
 use serde::Serialize;
 
 /// Which part of its work a migration is at.
@@ -83,6 +84,9 @@ pub(crate) struct Meter(Arc<Counters>);
 pub(crate) struct Counters {
     phase: AtomicU8,
     started: Instant,
+    /// All of the snapshot has come.
+    pub(crate) snapshot_complete: AtomicBool,
+    history: Mutex<Option<ReplicationId>>,
     trouble: Mutex<Option<String>>,
     /// When each phase began, by its number.
     began: Mutex<[Option<Duration>; 6]>,
@@ -156,6 +160,8 @@ impl Default for Meter {
         Meter(Arc::new(Counters {
             phase: AtomicU8::new(0),
             started: Instant::now(),
+            snapshot_complete: AtomicBool::new(false),
+            history: Mutex::new(None),
             trouble: Mutex::new(None),
             began: Mutex::new(began),
             snapshot_received: AtomicU64::new(0),
@@ -234,6 +240,20 @@ impl Meter {
         let receiving = self.phase() == Phase::Snapshot
             && self.snapshot_received.load(Ordering::Relaxed) != self.snapshot_total.load(Ordering::Relaxed);
         receiving || self.in_flight.load(Ordering::Relaxed) >= BULK
+    }
+
+    /// The replication id that offsets belong to, once known.
+    pub(crate) fn history(&self) -> Option<ReplicationId> {
+        *self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_history(&self, id: ReplicationId) {
+        *self.history.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+    }
+
+    /// True while the link to the source is lost.
+    pub(crate) fn is_in_trouble(&self) -> bool {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// The link to the source was lost, or made anew.

@@ -28,7 +28,8 @@ pub enum Outcome {
     },
 }
 
-/// What a migration did. Serializes to JSON; holds no secrets and no values.
+/// What a migration did. Serializes to JSON. It holds no secrets; of values it holds only what a refused command has in its
+/// first arguments, shortened.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Report {

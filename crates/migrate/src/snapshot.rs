@@ -46,6 +46,7 @@ struct State {
     templates: Templates,
     selected: Option<u64>,
     large: Option<Large>,
+    temporaries: Vec<Temporary>,
     counts: SnapshotCounts,
     announced: u64,
 }
@@ -54,7 +55,7 @@ struct State {
 #[derive(Debug)]
 enum Large {
     /// Rebuilt under a temporary name.
-    Native { rebuild: Box<Rebuild>, temporary: Vec<u8>, key: Vec<u8>, expiry: Option<i64> },
+    Native { rebuild: Box<Rebuild>, temporary: Vec<u8>, key: Vec<u8>, expiry: Option<i64>, guarded: bool },
     /// Collected, since it has no native form.
     Whole {
         key: Vec<u8>,
@@ -91,6 +92,8 @@ pub struct SnapshotCounts {
     pub with_expiry: u64,
     /// Keys above the size limit, built in parts.
     pub large: u64,
+    /// The database in which the command stream goes on, as the snapshot says (`repl-stream-db`).
+    pub stream_db: u64,
     /// Function libraries.
     pub functions: u64,
     /// Cached scripts of servers before 7.0.
@@ -162,6 +165,7 @@ impl SnapshotEncoder {
             templates: Templates::new(),
             selected: None,
             large: None,
+            temporaries: Vec::new(),
             counts: SnapshotCounts::default(),
             announced: 0,
         };
@@ -207,13 +211,30 @@ impl SnapshotEncoder {
         &self.state.counts
     }
 
-    /// The temporary key that is being built, with its database, if there is one.
-    pub(crate) fn unfinished(&self) -> Option<(u64, &[u8])> {
-        match &self.state.large {
-            Some(Large::Native { temporary, .. }) => Some((self.state.selected.unwrap_or(0), temporary)),
-            _ => None,
+    /// Temporary keys that may be on the target, when it has confirmed the snapshot up to `applied`.
+    pub(crate) fn half_built(&self, applied: u64) -> Vec<Temporary> {
+        self.state.temporaries.iter().filter(|t| t.end.is_none_or(|end| end > applied)).cloned().collect()
+    }
+
+    /// Forgets temporary keys whose renaming has been confirmed.
+    pub(crate) fn forget_built(&mut self, applied: u64) {
+        self.state.temporaries.retain(|t| t.end.is_none_or(|end| end > applied));
+        let offset = self.parser.offset();
+        for temporary in self.state.temporaries.iter_mut().filter(|t| t.end.is_none() && t.renamed) {
+            temporary.end = Some(offset);
         }
     }
+}
+
+/// A key under construction.
+#[derive(Clone, Debug)]
+pub(crate) struct Temporary {
+    pub(crate) db: u64,
+    pub(crate) key: Vec<u8>,
+    /// The command that renames it has been encoded.
+    renamed: bool,
+    /// A byte of the snapshot with which that command is confirmed, too.
+    end: Option<u64>,
 }
 
 impl State {
@@ -239,6 +260,10 @@ impl State {
                 self.function(&code, out)
             }
             Event::Aux { name, value } => {
+                if name.eq_ignore_ascii_case(b"repl-stream-db") {
+                    let db = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+                    self.counts.stream_db = db.unwrap_or(0);
+                }
                 if name.eq_ignore_ascii_case(b"lua") {
                     out.command(&[b"SCRIPT", b"LOAD", value]);
                     self.counts.scripts += 1;
@@ -398,8 +423,18 @@ impl State {
             }
         } else {
             let temporary = keyferry_routing::sibling_key(head.key, TEMPORARY_PREFIX);
+            self.temporaries.push(Temporary {
+                db: head.db,
+                key: temporary.clone(),
+                renamed: false,
+                end: None,
+            });
             // What a run that was killed may have left.
             out.command(&[b"DEL", &temporary]);
+            if may_vanish(head.ty) {
+                // Fields that expire meanwhile must not take the key with them.
+                out.command(&[b"HSET", &temporary, &guard_field(&temporary), b""]);
+            }
             let mut options = NativeOptions::default();
             options.features = Some(self.abilities.native);
             options.templates = self.templates.clone();
@@ -409,6 +444,7 @@ impl State {
                 temporary,
                 key: head.key.to_vec(),
                 expiry: head.expiry,
+                guarded: may_vanish(head.ty),
             }
         };
         self.large = Some(large);
@@ -435,7 +471,10 @@ impl State {
     fn end_large(&mut self, out: &mut Output) -> Result<(), Error> {
         let mut digits = itoa::Buffer::new();
         match self.large.take() {
-            Some(Large::Native { mut rebuild, temporary, key, expiry }) => {
+            Some(Large::Native { mut rebuild, temporary, key, expiry, guarded }) => {
+                if let Some(last) = self.temporaries.last_mut() {
+                    last.renamed = true;
+                }
                 rebuild.finish(out)?;
                 if self.note_losses(&key, out)? {
                     out.keys += 1;
@@ -444,6 +483,9 @@ impl State {
                 // Seen by others only whole, and with its expiry.
                 out.command(&[b"MULTI"]);
                 out.command(&[b"RENAME", &temporary, &key]);
+                if guarded {
+                    out.command(&[b"HDEL", &key, &guard_field(&temporary)]);
+                }
                 if let Some(at) = expiry {
                     out.command(&[b"PEXPIREAT", &key, digits.format(at).as_bytes()]);
                 }
@@ -492,6 +534,16 @@ impl State {
     fn unsupported(&self, what: String, why: &str) -> Error {
         Error::Unsupported { what, address: self.address.clone(), why: why.to_owned() }
     }
+}
+
+/// True for types whose elements expire by themselves.
+fn may_vanish(ty: ValueType) -> bool {
+    ty.kind() == Kind::Hash && ty.since() >= 12
+}
+
+/// A field that is in no hash of anybody's.
+fn guard_field(temporary: &[u8]) -> Vec<u8> {
+    [temporary, b"\0guard"].concat()
 }
 
 /// `SET key value [PXAT ms]`

@@ -134,11 +134,6 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    /// True after [`SnapshotWriter::complete`].
-    pub(crate) fn is_complete(&self) -> bool {
-        self.shared.lock().complete
-    }
-
     /// Says that nothing more will come.
     pub(crate) fn end(&mut self) {
         self.shared.lock().over = true;

@@ -5,7 +5,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
 };
 
-use keyferry_replication::{Batch, Position};
+use bytes::Bytes;
+use keyferry_replication::{Batch, Position, ReplicationId};
 use tokio::sync::Notify;
 
 use crate::{
@@ -16,6 +17,14 @@ use crate::{
 
 /// Bytes kept in memory before the journal is used.
 const MEMORY: usize = 8 * 1024 * 1024;
+
+/// Batches below this size are copied out of the buffer that they came in.
+const SMALL: usize = 64 * 1024;
+
+/// What a batch costs in memory.
+fn cost(batch: &Batch) -> usize {
+    batch.bytes.len() + size_of::<Batch>()
+}
 
 /// A queue of command batches whose writing end never waits for its reading end.
 ///
@@ -55,33 +64,37 @@ struct State {
     appending: bool,
     /// Bytes of the file that are complete batches.
     file_len: u64,
-    /// Offset at which the file begins.
-    file_start: u64,
+    /// How often the file has been begun anew.
+    generation: u64,
     /// The writing end is gone: this is why.
     closed: Option<Closed>,
 }
 
 /// How the writing end ended.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closed {
     /// On request.
     Stopped,
-    /// The source was lost.
-    Failed(Error),
+    /// By an error, which the intake reports.
+    Failed,
 }
 
 /// What a reading end had not given out: memory first, then the file, if there is anything in it.
 #[derive(Debug)]
 pub(crate) struct Left {
     pub(crate) memory: VecDeque<Batch>,
-    /// Offset at which the file begins.
-    pub(crate) file_start: Option<u64>,
+    /// Which file holds the rest, if one does; see [`Next::Batch`].
+    pub(crate) file: Option<u64>,
 }
 
 /// What the reading end gets.
 #[derive(Debug)]
 pub(crate) enum Next {
-    Batch(Batch),
+    Batch {
+        batch: Batch,
+        /// Which file it was read from, if it was: the file begun for the so-manieth time.
+        file: Option<u64>,
+    },
     /// Nothing more will come, and everything has been given out.
     End(Closed),
 }
@@ -101,7 +114,7 @@ impl Spool {
             spilling: true,
             appending: false,
             file_len: file.len(),
-            file_start: position.offset,
+            generation: 0,
             closed: None,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new(), meter });
@@ -114,27 +127,32 @@ impl Spool {
     }
 
     /// Adds a batch.
-    pub(crate) async fn push(&mut self, batch: Batch) -> Result<(), Error> {
+    pub(crate) async fn push(&mut self, mut batch: Batch) -> Result<(), Error> {
         let len = batch.bytes.len();
+        if len < SMALL {
+            // A slice keeps all of the buffer alive that it was cut from.
+            batch.bytes = Bytes::copy_from_slice(&batch.bytes);
+        }
+        // Files and memory meet between transactions only: a server that loads the files takes no less.
+        let between = !std::mem::replace(&mut self.position.in_transaction, batch.in_transaction);
         self.position.offset = batch.start;
         self.position.db = batch.db;
         let emptied = {
             let mut state = self.shared.lock();
-            if !state.spilling && state.memory_bytes + len > MEMORY && !state.memory.is_empty() {
+            if between && !state.spilling && state.memory_bytes + len > MEMORY && !state.memory.is_empty() {
                 state.spilling = true;
             }
             if !state.spilling {
-                state.memory_bytes += len;
+                state.memory_bytes += cost(&batch);
                 state.memory.push_back(batch);
                 drop(state);
                 self.shared.changed.notify_one();
                 return Ok(());
             }
             state.appending = true;
-            if state.file_len == 0 {
-                state.file_start = batch.start;
-            }
-            state.file_len == 0
+            let emptied = state.file_len == 0;
+            state.generation += u64::from(emptied);
+            emptied
         };
         let result = self.append(&batch, emptied).await;
         let mut state = self.shared.lock();
@@ -152,6 +170,11 @@ impl Spool {
             self.file.append(&incr_head(&self.position))?;
         }
         self.file.append_async(vec![journal_form(batch)]).await
+    }
+
+    /// The history goes on under another id.
+    pub(crate) fn set_id(&mut self, id: ReplicationId) {
+        self.position.id = id;
     }
 
     /// Says that nothing more will come.
@@ -192,14 +215,14 @@ impl SpoolReader {
     fn step(&mut self) -> Result<Step, Error> {
         let mut state = self.shared.lock();
         if let Some(batch) = state.memory.pop_front() {
-            state.memory_bytes -= batch.bytes.len();
-            return Ok(Step::Give(Next::Batch(batch)));
+            state.memory_bytes -= cost(&batch);
+            return Ok(Step::Give(Next::Batch { batch, file: None }));
         }
         if state.spilling {
-            let (end, appending) = (state.file_len, state.appending);
+            let (end, appending, file) = (state.file_len, state.appending, Some(state.generation));
             drop(state);
             return match self.reader.next_buffered(&self.file)? {
-                Some(batch) => Ok(Step::Give(Next::Batch(batch))),
+                Some(batch) => Ok(Step::Give(Next::Batch { batch, file })),
                 None if self.reader.at() < end => Ok(Step::Fill { end }),
                 None if appending => Ok(Step::Wait),
                 None => Ok(self.leave_file()),
@@ -227,8 +250,8 @@ impl SpoolReader {
     /// What has not been given out.
     pub(crate) fn into_left(self) -> Left {
         let mut state = self.shared.lock();
-        let file_start = state.spilling.then_some(state.file_start);
-        Left { memory: std::mem::take(&mut state.memory), file_start }
+        let file = state.spilling.then_some(state.generation);
+        Left { memory: std::mem::take(&mut state.memory), file }
     }
 
     /// Reads more of the file, away from the async threads: a disk may take its time.
@@ -317,9 +340,9 @@ mod tests {
         let mut seen = Seen::default();
         loop {
             match reader.next().await.unwrap() {
-                Next::Batch(batch) => seen.add(&batch),
+                Next::Batch { batch, .. } => seen.add(&batch),
                 Next::End(why) => {
-                    assert!(matches!(why, Closed::Stopped));
+                    assert_eq!(why, Closed::Stopped);
                     break;
                 }
             }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use keyferry_client::{ConnectOptions, Connection, ReadHalf, ServerInfo, Transport, Vendor};
 use keyferry_resp::Protocol;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
 
 use crate::{
     ack::{AckPolicy, AckTask, Acks},
@@ -67,6 +70,8 @@ pub struct Link {
     reader: ReadHalf,
     buf: BytesMut,
     silence: Duration,
+    /// When the server last sent anything. Not the time of the last call: callers drop these futures.
+    heard: Instant,
     reply: SyncReply,
     framing: Option<SnapshotFraming>,
     transfer: Option<Transfer>,
@@ -126,6 +131,7 @@ impl Link {
             reader,
             buf,
             silence: options.silence,
+            heard: Instant::now(),
             reply,
             framing,
             transfer: None,
@@ -238,7 +244,7 @@ impl Link {
                     self.acks.send_now();
                     let position = self.scanner.position();
                     // The offset moved: the caller has to know, or it would wait for it for ever.
-                    return Ok(Batch::new(Bytes::new(), 0, offset, position.offset));
+                    return Ok(Batch::moved(offset, position));
                 }
                 Ok(None) => {
                     self.acks.received(self.scanner.position().offset);
@@ -255,10 +261,13 @@ impl Link {
 
     async fn read(&mut self, doing: Doing) -> Result<(), Error> {
         self.buf.reserve(READ_SIZE);
-        match tokio::time::timeout(self.silence, self.reader.read_buf(&mut self.buf)).await {
+        match tokio::time::timeout_at(self.heard + self.silence, self.reader.read_buf(&mut self.buf)).await {
             Err(_) => Err(Error::Silent { address: self.address.clone(), doing, after: self.silence }),
             Ok(Ok(0)) => Err(Error::Closed { address: self.address.clone(), doing }),
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => {
+                self.heard = Instant::now();
+                Ok(())
+            }
             Ok(Err(source)) => {
                 let offset = self.scanner.position().offset;
                 Err(Error::Io { address: self.address.clone(), offset, source })

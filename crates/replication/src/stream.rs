@@ -38,6 +38,13 @@ impl Batch {
     pub fn new(bytes: Bytes, commands: u32, start: u64, end: u64) -> Self {
         Batch { bytes, commands, start, end, db: None, in_transaction: false }
     }
+
+    /// No commands: only the offset moved, from `start` to `position`.
+    #[must_use]
+    pub fn moved(start: u64, position: &Position) -> Self {
+        let (db, in_transaction) = (position.db, position.in_transaction);
+        Batch { bytes: Bytes::new(), commands: 0, start, end: position.offset, db, in_transaction }
+    }
 }
 
 /// What the front of the stream holds.

@@ -27,6 +27,8 @@ fn scripted_source(snapshot: &[u8]) -> Script {
         .send(&info)
         .answer_until("INFO", "-ERR unknown command\r\n")
         .send(&info)
+        .answer_until("INFO", "-ERR unknown command\r\n")
+        .send(&info)
         .accept()
         .answer_until("INFO", "-ERR unknown command\r\n")
         .send(&info)
@@ -269,6 +271,8 @@ async fn a_target_that_lies_in_its_replies_is_refused() {
             .send(&info)
             .answer_until("INFO", "-ERR unknown command\r\n")
             .send(&info)
+            .answer_until("INFO", "-ERR unknown command\r\n")
+            .send(&info)
             .expect_name("SELECT")
             .send(lie.repeat(50))
             .await_close()
@@ -282,4 +286,67 @@ async fn a_target_that_lies_in_its_replies_is_refused() {
         );
         assert!(text.contains(&peer.addr().to_string()), "{lie:?}: {text}");
     }
+}
+
+/// A replica hands on what its primary sends, without selecting a database anew: the snapshot says which it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_as_source_keeps_the_database_of_its_stream() {
+    let (primary, replica, target) = (any(), any(), any());
+    let mut client = primary.client().unwrap();
+    client.call(&["SELECT", "7"]).unwrap();
+    client.call(&["SET", "last database of the snapshot", "1"]).unwrap();
+    let (host, port) = (primary.addr().ip().to_string(), primary.port().to_string());
+    let mut at_replica = replica.client().unwrap();
+    at_replica.call(&["REPLICAOF", &host, &port]).unwrap();
+    let up = |c: &mut keyferry_testkit::Client| {
+        Ok(c.info("replication", "master_link_status")?.as_deref() == Some("up"))
+    };
+    assert!(at_replica.wait_until(Duration::from_secs(20), up).unwrap());
+    client.call(&["SELECT", "3"]).unwrap();
+    client.call(&["INCR", "n"]).unwrap();
+    let mut running = Running::start(&replica.url(), &target.url(), |_| {});
+    running.until_phase(Phase::Following).await;
+    for _ in 0..10 {
+        client.call(&["INCR", "n"]).unwrap();
+    }
+    let offset = crate::support::offset_of(&mut client);
+    running.until_applied(offset).await;
+    running.stopper.stop();
+    running.end().await.result.unwrap();
+    let mut at_target = target.client().unwrap();
+    at_target.call(&["SELECT", "3"]).unwrap();
+    assert_eq!(at_target.text(&["GET", "n"]).unwrap(), "11");
+    at_target.call(&["SELECT", "7"]).unwrap();
+    assert_eq!(at_target.int(&["DBSIZE"]).unwrap(), 1);
+}
+
+/// Every write to the target would come back by the source.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_of_the_target_is_no_source() {
+    let (target, source) = (any(), any());
+    target.client().unwrap().call(&["SET", "a", "1"]).unwrap();
+    let (host, port) = (target.addr().ip().to_string(), target.port().to_string());
+    let mut client = source.client().unwrap();
+    client.call(&["REPLICAOF", &host, &port]).unwrap();
+    let up = |c: &mut keyferry_testkit::Client| {
+        Ok(c.info("replication", "master_link_status")?.as_deref() == Some("up"))
+    };
+    assert!(client.wait_until(Duration::from_secs(20), up).unwrap());
+    let (error, _) = failed(run(&source.url(), &target.url(), |_| {}).await);
+    assert!(matches!(error, Error::SameHistory { .. }), "{error}");
+}
+
+/// A source that stands still is not "caught up", and its link ends after the silence limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_hangs_is_noticed() {
+    let (source, target) = (any(), any());
+    data::tiny_keys(&mut source.client().unwrap(), 1, 100).unwrap();
+    let mut running = Running::start(&source.url(), &target.url(), |o| {
+        o.link.silence = Duration::from_secs(2);
+        o.reconnect_window = Duration::from_secs(1);
+    });
+    running.until_phase(Phase::Following).await;
+    source.pause().unwrap();
+    running.until("trouble", |p| p.figures().trouble.is_some()).await;
+    source.resume().unwrap();
 }

@@ -227,3 +227,70 @@ async fn a_journal_that_is_kept_loads_in_a_server() {
     let loaded = Server::builder(binary).dir(&journal).append_only("no").start().unwrap();
     assert_equal(&source, &loaded, "the journal");
 }
+
+/// Stopped in the middle of a transaction: what counts as applied is whole transactions only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_does_not_cut_a_transaction() {
+    let (source, target) = (any(), any());
+    source.client().unwrap().call(&["SET", "a", "1"]).unwrap();
+    for round in 0..5 {
+        let target = if round == 0 { &target } else { &any() };
+        let mut running = Running::start(&source.url(), &target.url(), |_| {});
+        running.until_phase(Phase::Following).await;
+        let mut client = source.client().unwrap();
+        let writing = std::thread::spawn(move || {
+            for n in 0..300 {
+                client.queue(&["MULTI"]).unwrap();
+                for part in ["x", "y", "z"] {
+                    client.queue(&["SET", part, &n.to_string()]).unwrap();
+                }
+                client.queue(&["EXEC"]).unwrap();
+                client.flush().unwrap();
+                client.replies(5).unwrap();
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(10 + 3 * round)).await;
+        running.stopper.stop();
+        let report = running.end().await.report;
+        assert_eq!(report.outcome, Outcome::Stopped { everything_applied: true });
+        writing.join().unwrap();
+        let mut at_target = target.client().unwrap();
+        let values: Vec<_> = ["x", "y", "z"].iter().map(|k| at_target.bytes(&["GET", k]).unwrap()).collect();
+        assert!(values.windows(2).all(|pair| pair[0] == pair[1]), "{values:?}");
+    }
+}
+
+/// A target that stands still while commands stream: everything read is in the journal, to the last command, once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_of_the_stream_has_no_hole() {
+    let Some(binary) = binaries().iter().find(|b| b.version.at_least(7, 0)) else { return };
+    let (source, target) = (start(binary), start(binary));
+    let proxy = Proxy::start(target.addr()).unwrap();
+    source.client().unwrap().call(&["SET", "a", "1"]).unwrap();
+    let mut running = Running::start(&source.url(), &format!("redis://{}", proxy.addr()), |o| {
+        o.target_silence = Duration::from_secs(4);
+    });
+    running.until_phase(Phase::Following).await;
+    proxy.stall(Direction::FromTarget, true);
+    proxy.stall(Direction::ToTarget, true);
+    let mut client = source.client().unwrap();
+    let value = "v".repeat(5000);
+    for n in 0..6000 {
+        client.queue(&["RPUSH", "list", &format!("{n}:{value}")]).unwrap();
+    }
+    client.flush().unwrap();
+    client.replies(6000).unwrap();
+    let offset = offset_of(&mut client);
+    running.until("everything read", |p| p.figures().received_offset >= offset).await;
+    let finished = running.end().await;
+    assert!(finished.result.is_err());
+    let journal = finished.report.journal.expect("a journal");
+    let loaded = Server::builder(binary).dir(journal.as_ref()).append_only("no").start().unwrap();
+    let mut loaded = loaded.client().unwrap();
+    assert_eq!(loaded.int(&["LLEN", "list"]).unwrap(), 6000);
+    for n in [0, 1, 777, 3000, 5998, 5999] {
+        let element = loaded.text(&["LINDEX", "list", &n.to_string()]).unwrap();
+        assert!(element.starts_with(&format!("{n}:")), "{n}: {}", &element[..10]);
+    }
+    std::fs::remove_dir_all(journal).unwrap();
+}

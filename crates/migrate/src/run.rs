@@ -1,0 +1,344 @@
+//! Running a migration: who does what, and in which order it ends.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use bytes::BytesMut;
+use keyferry_client::Connection;
+use keyferry_resp::encode_command;
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    catch_up::CatchUp,
+    error::Error,
+    intake::Intake,
+    journal::{Journal, Unapplied, blocking},
+    migration::{Ends, Migration},
+    pipeline::{Load, Origin, Pipeline},
+    progress::{Meter, Phase},
+    report::Outcome,
+    snapshot::{Output, Pumped, SnapshotEncoder, Temporary},
+    snapshot_spool::SnapshotReader,
+    spool::{Closed, Next, SpoolReader},
+    target::Abilities,
+};
+
+/// Snapshot bytes read at once.
+const READ_SIZE: usize = 512 * 1024;
+
+/// How long a stop waits for the target to take what has been read already.
+const STOP_GRACE: Duration = Duration::from_secs(30);
+
+/// Connections to both sides.
+pub(crate) struct Connected {
+    pub(crate) target: Connection,
+    /// For questions beside the replication link; none where the source does not answer them.
+    pub(crate) source: Option<Connection>,
+}
+
+/// Runs to the end, and cleans up after itself.
+pub(crate) async fn run(
+    migration: &Migration,
+    connected: Connected,
+    journal: Journal,
+    ends: &mut Ends,
+) -> Result<Outcome, Error> {
+    let Connected { target, source } = connected;
+    let meter = &migration.meter;
+    let connection_id = target.server().connection_id;
+    let encoder = SnapshotEncoder::new(
+        Abilities::of(target.server()),
+        target.address().to_string(),
+        migration.options.value_limit,
+    );
+    let mut run = Run {
+        migration,
+        pipeline: Pipeline::new(target, migration.options.target_silence, meter.clone()),
+        encoder: Some(encoder),
+        reader: None,
+    };
+    let result = run.execute(&journal, source).await;
+    let everything_applied = match &result {
+        Ok(Outcome::CaughtUp { .. }) => true,
+        Ok(Outcome::Stopped { everything_applied }) => *everything_applied,
+        _ => false,
+    };
+    let in_flight = run.pipeline.take_unconfirmed();
+    // Closes the connection: what is behind it is not to run on while it is cleaned up.
+    drop(run.pipeline);
+    if let Some(encoder) = &run.encoder {
+        ends.counts = encoder.counts().clone();
+        let half_built = encoder.half_built(meter.snapshot_applied.load(Ordering::Relaxed));
+        if !half_built.is_empty() {
+            remove_temporaries(migration, connection_id, &half_built, ends).await;
+        }
+    }
+    if everything_applied {
+        journal.remove()?;
+    } else {
+        ends.journal = journal.keep(Unapplied {
+            id: meter.history(),
+            snapshot_complete: meter.snapshot_complete.load(Ordering::Relaxed),
+            in_flight,
+            reader: run.reader,
+        })?;
+    }
+    result
+}
+
+struct Run<'m> {
+    migration: &'m Migration,
+    pipeline: Pipeline,
+    /// Away while its thread uses it.
+    encoder: Option<SnapshotEncoder>,
+    /// What is left in it when the run ends early is kept.
+    reader: Option<SpoolReader>,
+}
+
+impl Run<'_> {
+    async fn execute(&mut self, journal: &Journal, source: Option<Connection>) -> Result<Outcome, Error> {
+        let Migration { source: from, options, meter, stop, .. } = self.migration;
+        meter.enter(Phase::Preparing);
+        // Ends the intake: cancelled when the run is stopped, or when it is done.
+        let end = stop.child_token();
+        let intake = Intake::start(
+            from.clone(),
+            options.link.clone(),
+            options.reconnect_window,
+            journal,
+            meter.clone(),
+            end.clone(),
+        )?;
+        let _end = end.clone().drop_guard();
+
+        // Where the stream begins; an error of the link before that ends the run.
+        let started = tokio::select! {
+            started = intake.started => started,
+            error = self.pipeline.failed() => return Err(error),
+        };
+        let Ok((position, reader)) = started else { return intake_ended(intake.task).await };
+        self.reader = Some(reader);
+        let catch_up = CatchUp::new(options.until.clone(), meter.clone(), source, from.clone().with_db(0));
+        let mut catch_up = std::pin::pin!(catch_up.wait());
+        let complete = tokio::select! {
+            complete = self.apply_snapshot(intake.snapshot) => complete?,
+            // Never done before the snapshot is.
+            _ = &mut catch_up => return Err(Error::Internal("caught up without a snapshot".into())),
+        };
+        if !complete {
+            return intake_ended(intake.task).await;
+        }
+        meter.applied_offset.fetch_max(position.offset, Ordering::Relaxed);
+        journal.drop_base()?;
+        meter.enter(Phase::CatchingUp);
+
+        let Some(reader) = self.reader.as_mut() else { return Err(Error::Internal("no reader".into())) };
+        let mut apply = std::pin::pin!(apply_stream(&mut self.pipeline, reader));
+        let (closed, caught_up) = tokio::select! {
+            closed = &mut apply => (Some(closed?), None),
+            source_was_writing = &mut catch_up => {
+                end.cancel();
+                (Some(apply.await?), Some(source_was_writing))
+            }
+            () = stop.cancelled() => (tokio::time::timeout(STOP_GRACE, apply).await.ok().transpose()?, None),
+        };
+        match (closed, caught_up) {
+            (None, _) => Ok(Outcome::Stopped { everything_applied: false }),
+            (Some(Closed::Failed), _) => intake_ended(intake.task).await,
+            (Some(Closed::Stopped), Some(source_was_writing)) => Ok(Outcome::CaughtUp { source_was_writing }),
+            // A transaction that was cut short is gone with the connection.
+            (Some(Closed::Stopped), None) => {
+                let applied = meter.applied_offset.load(Ordering::Relaxed);
+                let everything_applied = applied >= meter.received_offset.load(Ordering::Relaxed);
+                Ok(Outcome::Stopped { everything_applied })
+            }
+        }
+    }
+
+    /// Applies the snapshot as it comes, and waits until the target has confirmed it. False when it will never be
+    /// complete, or when the run is stopped.
+    async fn apply_snapshot(&mut self, snapshot: SnapshotReader) -> Result<bool, Error> {
+        let Some(mut encoder) = self.encoder.take() else { return Err(Error::Internal("no encoder".into())) };
+        // Encoding keeps a core busy: it has a thread of its own, two loads ahead of the socket.
+        let (loads, mut waiting) = mpsc::channel::<Load>(2);
+        let abandon = self.migration.stop.child_token();
+        let thread = SnapshotThread {
+            file: snapshot,
+            loads,
+            meter: self.migration.meter.clone(),
+            abandon: abandon.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        let work = tokio::spawn(blocking(move || {
+            let result = thread.encode(&mut encoder);
+            Ok((encoder, result))
+        }));
+        let sent = tokio::select! {
+            sent = send_all(&mut self.pipeline, &mut waiting) => sent,
+            // A target that takes nothing must not hold up the end.
+            () = abandon.cancelled() => Ok(()),
+        };
+        // Wakes the thread, should it wait for room or for bytes.
+        drop(waiting);
+        if sent.is_err() {
+            abandon.cancel();
+        }
+        let (encoder, result) = work
+            .await
+            .map_err(|e| Error::Internal(format!("the thread that reads the snapshot ended: {e}")))??;
+        let stream_db = encoder.counts().stream_db;
+        self.encoder = Some(encoder);
+        sent?;
+        if !result? || abandon.is_cancelled() {
+            return Ok(false);
+        }
+        // The stream goes on in this database until it selects another. A primary selects one before anything else;
+        // a replica hands on what it gets.
+        let mut select = BytesMut::new();
+        encode_command(&mut select, ["SELECT", &stream_db.to_string()]);
+        let origin = Origin::Snapshot { keys: 0, end: 0 };
+        let last = async {
+            self.pipeline.send(Load { bytes: select.freeze(), commands: 1, origin }).await?;
+            self.pipeline.drain().await
+        };
+        tokio::select! {
+            done = last => done.map(|()| true),
+            () = abandon.cancelled() => Ok(false),
+        }
+    }
+}
+
+/// How the task that reads the source ended.
+async fn intake_ended(task: JoinHandle<Result<(), Error>>) -> Result<Outcome, Error> {
+    match task.await {
+        Ok(Ok(())) => Ok(Outcome::Stopped { everything_applied: false }),
+        Ok(Err(error)) => Err(error),
+        Err(e) => Err(Error::Internal(format!("the task that reads the source ended: {e}"))),
+    }
+}
+
+async fn send_all(pipeline: &mut Pipeline, loads: &mut mpsc::Receiver<Load>) -> Result<(), Error> {
+    loop {
+        tokio::select! {
+            load = loads.recv() => match load {
+                Some(load) => pipeline.send(load).await?,
+                None => return Ok(()),
+            },
+            error = pipeline.failed() => return Err(error),
+        }
+    }
+}
+
+/// Forwards commands until the spool is closed and empty and every command has been answered.
+async fn apply_stream(pipeline: &mut Pipeline, reader: &mut SpoolReader) -> Result<Closed, Error> {
+    loop {
+        let next = tokio::select! {
+            next = reader.next() => next?,
+            error = pipeline.failed() => return Err(error),
+        };
+        match next {
+            Next::Batch { batch, file } => {
+                let origin = Origin::Stream {
+                    start: batch.start,
+                    end: batch.end,
+                    db: batch.db,
+                    in_transaction: batch.in_transaction,
+                    file,
+                };
+                pipeline.send(Load { bytes: batch.bytes, commands: batch.commands, origin }).await?;
+            }
+            Next::End(closed) => {
+                pipeline.drain().await?;
+                return Ok(closed);
+            }
+        }
+    }
+}
+
+/// The thread that encodes the snapshot while it comes.
+struct SnapshotThread {
+    file: SnapshotReader,
+    loads: mpsc::Sender<Load>,
+    meter: Meter,
+    abandon: CancellationToken,
+    runtime: tokio::runtime::Handle,
+}
+
+impl SnapshotThread {
+    /// True when the snapshot was complete.
+    fn encode(mut self, encoder: &mut SnapshotEncoder) -> Result<bool, Error> {
+        let mut out = Output::default();
+        let mut hungry = true;
+        while !self.abandon.is_cancelled() {
+            if hungry {
+                let space = encoder.space(READ_SIZE);
+                let Some(n) = self.file.read_into(space, &self.runtime, &self.abandon)? else {
+                    // The source sends no more of it. Only a whole snapshot may end here.
+                    if self.file.is_complete() {
+                        encoder.end_of_input()?;
+                    }
+                    return Ok(false);
+                };
+                encoder.filled(n);
+            }
+            let pumped = encoder.pump(&mut out)?;
+            self.meter.keys_announced.store(encoder.announced(), Ordering::Relaxed);
+            self.meter.large_keys.store(encoder.counts().large, Ordering::Relaxed);
+            encoder.forget_built(self.meter.snapshot_applied.load(Ordering::Relaxed));
+            if out.commands > 0 && (pumped != Pumped::Hungry || self.file.is_drained()) {
+                let keys = std::mem::take(&mut out.keys);
+                let load = Load {
+                    bytes: out.bytes.split().freeze(),
+                    commands: std::mem::take(&mut out.commands),
+                    origin: Origin::Snapshot { keys, end: encoder.offset() },
+                };
+                if self.loads.blocking_send(load).is_err() {
+                    return Ok(false);
+                }
+            }
+            if pumped == Pumped::Finished {
+                return self.framing_ends();
+            }
+            hungry = pumped == Pumped::Hungry;
+        }
+        Ok(false)
+    }
+
+    /// The RDB is over; the source has to say so too, in its framing. True when it did.
+    fn framing_ends(&mut self) -> Result<bool, Error> {
+        let mut behind = [0; 1024];
+        while self.file.read_into(&mut behind, &self.runtime, &self.abandon)?.is_some() {}
+        Ok(self.file.is_complete())
+    }
+}
+
+/// Removes half-built keys of a run that ended early, over a connection of its own.
+async fn remove_temporaries(
+    migration: &Migration,
+    connection_id: Option<i64>,
+    temporaries: &[Temporary],
+    ends: &mut Ends,
+) {
+    let removed = async {
+        let mut connection = Connection::connect(&migration.target.clone().with_db(0)).await?;
+        // The target may still have commands of the closed connection before it: they must not build the key again.
+        if let Some(id) = connection_id {
+            let id = id.to_string();
+            connection.call_frame(["CLIENT", "KILL", "ID", &id]).await?;
+        }
+        for temporary in temporaries {
+            connection.call(["SELECT", &temporary.db.to_string()]).await?;
+            connection.call([b"DEL", &temporary.key[..]]).await?;
+        }
+        Ok::<(), keyferry_client::Error>(())
+    };
+    if let Err(e) = removed.await {
+        for Temporary { db, key, .. } in temporaries {
+            ends.notes.push(format!(
+                "the half-built key {} in database {db} of the target could not be removed ({e}): delete it, or \
+                 migrate again, which replaces it",
+                key.escape_ascii()
+            ));
+        }
+    }
+}

@@ -112,13 +112,40 @@ pub enum Error {
         /// Why not.
         why: &'static str,
     },
+
+    /// A writer was asked for something that its target does not know. Convert the entry first, see
+    /// [`convert`](crate::convert).
+    #[error("a server of RDB version {version} does not accept {what}{}", InKey(.key))]
+    NotAccepted {
+        /// What it does not accept: the name of a value type or of another record.
+        what: &'static str,
+        /// The version of the target.
+        version: u16,
+        /// The key it belongs to, when there is one.
+        key: Option<Quoted>,
+    },
+
+    /// The system refused to read or write.
+    #[error("{doing} failed: {detail}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The kind of failure.
+        kind: std::io::ErrorKind,
+        /// What the system says, with the file's name where there is one.
+        detail: Box<str>,
+    },
 }
 
 impl Error {
-    /// Byte offset of the fault; 0 for [`Error::NotRdb`].
+    pub(crate) fn io(doing: &'static str, error: &std::io::Error) -> Self {
+        Self::Io { doing, kind: error.kind(), detail: error.to_string().into() }
+    }
+
+    /// Byte offset of the fault; 0 for [`Error::NotRdb`], [`Error::NotAccepted`] and [`Error::Io`].
     pub fn offset(&self) -> u64 {
         match self {
-            Self::NotRdb { .. } => 0,
+            Self::NotRdb { .. } | Self::NotAccepted { .. } | Self::Io { .. } => 0,
             Self::Truncated { offset, .. }
             | Self::Corrupt { offset, .. }
             | Self::UnknownType { offset, .. }
@@ -135,6 +162,7 @@ impl Error {
     pub fn with_key(mut self, name: &[u8]) -> Self {
         if let Self::Corrupt { key, .. }
         | Self::LimitExceeded { key, .. }
+        | Self::NotAccepted { key, .. }
         | Self::UnknownTemplate { key, .. } = &mut self
         {
             *key = Some(Quoted::new(name));

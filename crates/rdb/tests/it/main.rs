@@ -6,6 +6,7 @@
 mod corpus;
 mod damage;
 mod elements;
+mod encode;
 mod generate;
 mod naive;
 mod native;

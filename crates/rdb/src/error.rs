@@ -125,6 +125,31 @@ pub enum Error {
         key: Option<Quoted>,
     },
 
+    /// The manifest of an append-only file breaks a rule.
+    #[error("line {line} of the manifest is refused: {what}")]
+    Manifest {
+        /// The line, from 1; 0 when there is none to name.
+        line: u64,
+        /// The rule.
+        what: &'static str,
+    },
+
+    /// A transaction is open where none may be. Write its `EXEC` first.
+    #[error("a transaction is open at {doing}: its EXEC must be written first")]
+    OpenTransaction {
+        /// What was being done.
+        doing: &'static str,
+    },
+
+    /// An error in one of several files.
+    #[error("{}: {error}", .file.display())]
+    InFile {
+        /// The file.
+        file: Box<std::path::Path>,
+        /// What is wrong in it.
+        error: Box<Error>,
+    },
+
     /// The system refused to read or write.
     #[error("{doing} failed: {detail}")]
     Io {
@@ -142,10 +167,23 @@ impl Error {
         Self::Io { doing, kind: error.kind(), detail: error.to_string().into() }
     }
 
-    /// Byte offset of the fault; 0 for [`Error::NotRdb`], [`Error::NotAccepted`] and [`Error::Io`].
+    /// The same error, said to be in this file, unless it says so already.
+    pub(crate) fn in_file(self, file: &std::path::Path) -> Self {
+        match self {
+            Self::InFile { .. } => self,
+            error => Self::InFile { file: file.into(), error: Box::new(error) },
+        }
+    }
+
+    /// Byte offset of the fault; 0 for errors that are not about bytes that were read, and [`Error::NotRdb`].
     pub fn offset(&self) -> u64 {
         match self {
-            Self::NotRdb { .. } | Self::NotAccepted { .. } | Self::Io { .. } => 0,
+            Self::NotRdb { .. }
+            | Self::NotAccepted { .. }
+            | Self::Manifest { .. }
+            | Self::OpenTransaction { .. }
+            | Self::Io { .. } => 0,
+            Self::InFile { error, .. } => error.offset(),
             Self::Truncated { offset, .. }
             | Self::Corrupt { offset, .. }
             | Self::UnknownType { offset, .. }

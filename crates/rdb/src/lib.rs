@@ -1,11 +1,11 @@
-//! Reader and writer of RDB files and DUMP payloads of Redis, Valkey and their relatives: fast, bounded in memory, and careful with
-//! what it reads.
+//! Reader and writer of RDB files, DUMP payloads and append-only files of Redis, Valkey and their relatives: fast, bounded
+//! in memory, and careful with what it reads.
 //!
 //! # What it takes
 //!
 //! Snapshots (RDB files, the first part of a replication stream, the preamble of an append-only file) of every
 //! version: `REDIS0001` of Redis 1 to `REDIS0015` of Redis 8.10, and `VALKEY080` of Valkey 9. Also those of KeyDB and
-//! Redis Enterprise. Bytes are pushed in as they come; readers do no I/O.
+//! Redis Enterprise. Bytes are pushed in as they come; but for [`aof`], readers do no I/O.
 //!
 //! # What it gives
 //!
@@ -17,6 +17,7 @@
 //! - [`Value`]: a value with all its elements, owned and comparable.
 //! - [`encode`], [`RdbWriter`]: values and whole files in the form that a chosen server version reads.
 //! - [`convert`]: values made fit for another version or vendor, by the cheapest way, with losses named.
+//! - [`aof`]: append-only files, read and written.
 //! - [`native`]: any value as ordinary commands, in bounded batches, with whatever these cannot carry reported.
 //! - [`crc64`]: the checksum of it all.
 //!
@@ -112,6 +113,7 @@ mod walk;
 mod wire;
 mod writer;
 
+pub mod aof;
 pub mod convert;
 pub mod dump;
 pub mod elements;

@@ -388,6 +388,34 @@ mod tests {
     }
 
     #[test]
+    fn templates_and_module_data_are_copied() {
+        let template = HashTemplate { id: 70_000, len: 2, fields: b"\x01a\x01b" };
+        let aux = b"\xF7\x05\x02\x01\x02\x07\x00";
+        let mut writer = RdbWriter::new(Vec::new(), TargetFormat::redis(8, 10)).unwrap();
+        writer.module_aux(aux).unwrap();
+        writer.hash_template(&template).unwrap();
+        let head = EntryHead::new(0, b"h", ValueType::HashTemplateArrayRef).with_meta(Some(b"\0"));
+        let bytes = b"\x80\x00\x01\x11\x70\x01x\x01y";
+        writer.raw(&head, RawValue::new(head.ty, bytes)).unwrap();
+        let file = writer.finish().unwrap();
+        let mut parser = Parser::new();
+        parser.feed(&file);
+        let mut seen = 0;
+        while let Some(event) = parser.next_event().unwrap() {
+            match event {
+                Event::ModuleAux(found) => assert_eq!(found.record, aux),
+                Event::HashTemplate(found) => assert_eq!(found, template),
+                Event::Entry(found) => assert_eq!((found.head, found.value.bytes()), (head, &bytes[..])),
+                _ => continue,
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, 3);
+        let mut older = RdbWriter::new(Vec::new(), TargetFormat::redis(4, 0)).unwrap();
+        assert!(older.hash_template(&template).is_err() && older.module_aux(aux).is_err());
+    }
+
+    #[test]
     fn what_the_target_does_not_know_is_refused() {
         let mut writer = RdbWriter::new(Vec::new(), TargetFormat::redis(6, 2)).unwrap();
         let head = EntryHead::new(0, b"k", ValueType::SetListpack);

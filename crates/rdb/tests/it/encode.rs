@@ -405,3 +405,36 @@ fn dialects_keep_to_themselves() {
         assert_eq!(target.dialect() == Dialect::Valkey, target.version() >= 80);
     }
 }
+
+/// Hostile values end in a verdict for every target, and what is written of them reads back.
+#[test]
+fn corrupt_payloads_are_converted_or_refused() {
+    let mut verdicts = [0, 0];
+    for sample in samples().iter().filter(|sample| sample.kind.contains("dump")) {
+        let Some(body) = sample.bytes.len().checked_sub(10).and_then(|end| sample.bytes.get(1..end)) else {
+            continue;
+        };
+        let Some(ty) = ValueType::from_byte(sample.bytes[0], Dialect::Redis) else { continue };
+        for target in targets() {
+            let (limits, templates) = (Limits::default(), Templates::new());
+            let mut out = Vec::new();
+            let written =
+                Encoder::new(target).reencode(RawValue::new(ty, body), &limits, &templates, &mut out);
+            match written.map(|encoded| encoded.ty) {
+                // Copied as they are.
+                Ok(Some(ValueType::Module | ValueType::ModulePreGa | ValueType::String)) => {}
+                Ok(Some(ty)) => {
+                    let mut elements = RawValue::new(ty, &out).elements(&limits);
+                    while elements.next().unwrap().is_some() {}
+                    verdicts[0] += 1;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    assert!(!error.to_string().is_empty());
+                    verdicts[1] += 1;
+                }
+            }
+        }
+    }
+    assert!(verdicts.iter().all(|count| *count > 20) || corpus_dir().is_none(), "{verdicts:?}");
+}

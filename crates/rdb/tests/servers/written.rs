@@ -8,7 +8,8 @@ use keyferry_rdb::convert::{Converted, Converter};
 use keyferry_rdb::encode::Encoder;
 use keyferry_rdb::native::Loss;
 use keyferry_rdb::{
-    EntryHead, Event, Kind, Limits, Parser, RawValue, RdbWriter, TargetFormat, Value, ValueType, dump,
+    EntryHead, Event, HashField, Kind, Limits, Parser, RawValue, RdbWriter, TargetFormat, Value, ValueType,
+    dump,
 };
 use keyferry_testkit::{Client, CompareOptions, Server, ServerBinary, compare_with};
 
@@ -296,6 +297,79 @@ fn real_files_come_out_the_same() {
         }
         println!("{binary:?}: {loaded} files, {values} values");
         assert!(loaded >= 10, "{loaded}");
+    }
+}
+
+/// Values on both sides of every bound, and at the ends of every number.
+fn values_at_bounds() -> Vec<Value> {
+    let name = |n: usize, len: usize| format!("{n:0>len$}x").into_bytes();
+    let names = |count: usize, len: usize| (0..count).map(|n| name(n, len)).collect::<Vec<_>>();
+    let mut values = Vec::new();
+    for count in [1, 127, 128, 129, 511, 512, 513, 5000] {
+        for len in [3, 63, 64] {
+            values.push(Value::List(names(count, len)));
+            values.push(Value::Set(names(count, len)));
+            let scored = names(count, len).into_iter().enumerate();
+            values.push(Value::SortedSet(scored.map(|(n, member)| (member, n as f64 / 3.0)).collect()));
+            let fields = names(count, len).into_iter();
+            values.push(Value::Hash(fields.map(|field| HashField::new(field.clone(), field)).collect()));
+        }
+        let wide = (0..count as i64).map(|n| i64::MAX - n).map(|n| n.to_string().into_bytes());
+        values.push(Value::Set(wide.collect()));
+    }
+    for bits in [3, 6, 7, 8, 12, 13, 15, 16, 23, 24, 31, 32, 53, 63] {
+        let edge = (1i128 << bits) - 2;
+        let numbers: BTreeSet<_> =
+            (edge..edge + 4).flat_map(|n| [n, -n]).map(|n| n.to_string().into_bytes()).collect();
+        let numbers: Vec<_> = numbers.into_iter().collect();
+        values.extend(numbers.iter().map(|n| Value::String(n.clone())));
+        values.push(Value::List(numbers.clone()));
+        values.push(Value::Set(numbers.clone()));
+        let score = |n: &Vec<u8>| String::from_utf8_lossy(n).parse().unwrap();
+        values.push(Value::SortedSet(numbers.iter().map(|n| (n.clone(), score(n))).collect()));
+    }
+    // Strings at the ends of length encodings, those that compress and those that do not.
+    let mut noise = 1u64;
+    for len in [0, 20, 21, 62, 63, 64, 253, 254, 4095, 4096, 8191, 8192, 8193, 16383, 16384, 70_000] {
+        let random = (0..len).map(|_| {
+            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (noise >> 56) as u8
+        });
+        for text in [vec![b'a'; len], random.collect()] {
+            values.push(Value::List(vec![b"small".to_vec(), text.clone(), b"7".to_vec()]));
+            values.push(Value::Hash(vec![HashField::new(b"f", text.clone())]));
+            values.push(Value::String(text));
+        }
+    }
+    let scores = [0.1, 0.1 + 0.2, 5e-324, f64::MAX, f64::MIN, f64::INFINITY, f64::NEG_INFINITY, 1e17, 9.5e15];
+    values.push(Value::SortedSet(
+        scores.into_iter().enumerate().map(|(n, score)| (name(n, 1), score)).collect(),
+    ));
+    values
+}
+
+#[test]
+fn values_at_bounds_come_back_from_servers() {
+    let values = values_at_bounds();
+    for binary in servers() {
+        let server = Server::builder(binary).config("sanitize-dump-payload", "yes");
+        let server = if target(binary).version() > 9 { server } else { Server::builder(binary) };
+        let server = server.start().unwrap();
+        let mut client = server.client().unwrap();
+        let mut encoder = Encoder::new(target(binary));
+        let mut bytes = Vec::new();
+        for (number, value) in values.iter().enumerate() {
+            bytes.clear();
+            let ty = encoder.encode(value, &mut bytes).unwrap().ty.unwrap();
+            let mut payload = BytesMut::new();
+            dump::append_payload(&mut payload, RawValue::new(ty, &bytes), target(binary).version());
+            let key = number.to_string();
+            client.call(&[&b"RESTORE"[..], key.as_bytes(), b"0", &payload]).unwrap();
+            let dumped = client.bytes(&["DUMP", &key]).unwrap().unwrap();
+            let back = dump::Payload::parse(&dumped).unwrap().value;
+            assert!(back.to_value(&Limits::default()).unwrap() == *value, "{binary:?}: {ty}, value {number}");
+            assert_eq!(back.ty(), ty, "{binary:?}: value {number} of {} bytes", bytes.len());
+        }
     }
 }
 

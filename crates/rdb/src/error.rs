@@ -112,13 +112,78 @@ pub enum Error {
         /// Why not.
         why: &'static str,
     },
+
+    /// A writer was asked for something that its target does not know. Convert the entry first, see
+    /// [`convert`](crate::convert).
+    #[error("a server of RDB version {version} does not accept {what}{}", InKey(.key))]
+    NotAccepted {
+        /// What it does not accept: the name of a value type or of another record.
+        what: &'static str,
+        /// The version of the target.
+        version: u16,
+        /// The key it belongs to, when there is one.
+        key: Option<Quoted>,
+    },
+
+    /// The manifest of an append-only file breaks a rule.
+    #[error("line {line} of the manifest is refused: {what}")]
+    Manifest {
+        /// The line, from 1; 0 when there is none to name.
+        line: u64,
+        /// The rule.
+        what: &'static str,
+    },
+
+    /// A transaction is open where none may be. Write its `EXEC` first.
+    #[error("a transaction is open at {doing}: its EXEC must be written first")]
+    OpenTransaction {
+        /// What was being done.
+        doing: &'static str,
+    },
+
+    /// An error in one of several files.
+    #[error("{}: {error}", .file.display())]
+    InFile {
+        /// The file.
+        file: Box<std::path::Path>,
+        /// What is wrong in it.
+        error: Box<Error>,
+    },
+
+    /// The system refused to read or write.
+    #[error("{doing} failed: {detail}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The kind of failure.
+        kind: std::io::ErrorKind,
+        /// What the system says, with the file's name where there is one.
+        detail: Box<str>,
+    },
 }
 
 impl Error {
-    /// Byte offset of the fault; 0 for [`Error::NotRdb`].
+    pub(crate) fn io(doing: &'static str, error: &std::io::Error) -> Self {
+        Self::Io { doing, kind: error.kind(), detail: error.to_string().into() }
+    }
+
+    /// The same error, said to be in this file, unless it says so already.
+    pub(crate) fn in_file(self, file: &std::path::Path) -> Self {
+        match self {
+            Self::InFile { .. } => self,
+            error => Self::InFile { file: file.into(), error: Box::new(error) },
+        }
+    }
+
+    /// Byte offset of the fault; 0 for errors that are not about bytes that were read, and [`Error::NotRdb`].
     pub fn offset(&self) -> u64 {
         match self {
-            Self::NotRdb { .. } => 0,
+            Self::NotRdb { .. }
+            | Self::NotAccepted { .. }
+            | Self::Manifest { .. }
+            | Self::OpenTransaction { .. }
+            | Self::Io { .. } => 0,
+            Self::InFile { error, .. } => error.offset(),
             Self::Truncated { offset, .. }
             | Self::Corrupt { offset, .. }
             | Self::UnknownType { offset, .. }
@@ -135,6 +200,7 @@ impl Error {
     pub fn with_key(mut self, name: &[u8]) -> Self {
         if let Self::Corrupt { key, .. }
         | Self::LimitExceeded { key, .. }
+        | Self::NotAccepted { key, .. }
         | Self::UnknownTemplate { key, .. } = &mut self
         {
             *key = Some(Quoted::new(name));

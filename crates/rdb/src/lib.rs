@@ -1,11 +1,11 @@
-//! Reader of RDB files and DUMP payloads of Redis, Valkey and their relatives: fast, bounded in memory, and careful with
-//! what it reads.
+//! Reader and writer of RDB files, DUMP payloads and append-only files of Redis, Valkey and their relatives: fast, bounded
+//! in memory, and careful with what it reads.
 //!
 //! # What it takes
 //!
 //! Snapshots (RDB files, the first part of a replication stream, the preamble of an append-only file) of every
 //! version: `REDIS0001` of Redis 1 to `REDIS0015` of Redis 8.10, and `VALKEY080` of Valkey 9. Also those of KeyDB and
-//! Redis Enterprise. Bytes are pushed in as they come; nothing here does I/O.
+//! Redis Enterprise. Bytes are pushed in as they come; but for [`aof`], readers do no I/O.
 //!
 //! # What it gives
 //!
@@ -14,6 +14,10 @@
 //! - [`dump`]: a raw value becomes a payload for `RESTORE` without being decoded, and a payload is taken apart.
 //! - [`elements`]: the items, members, scores, fields, stream entries, groups and pending entries of any value, one at a time,
 //!   from whole values or from parts.
+//! - [`Value`]: a value with all its elements, owned and comparable.
+//! - [`encode`], [`RdbWriter`]: values and whole files in the form that a chosen server version reads.
+//! - [`convert`]: values made fit for another version or vendor, by the cheapest way, with losses named.
+//! - [`aof`]: append-only files, read and written.
 //! - [`native`]: any value as ordinary commands, in bounded batches, with whatever these cannot carry reported.
 //! - [`crc64`]: the checksum of it all.
 //!
@@ -101,13 +105,19 @@ mod event;
 mod limits;
 mod lzf;
 mod parser;
+mod target;
 mod text;
 mod types;
+mod value;
 mod walk;
 mod wire;
+mod writer;
 
+pub mod aof;
+pub mod convert;
 pub mod dump;
 pub mod elements;
+pub mod encode;
 pub mod native;
 
 pub use crc::{Crc64, crc64};
@@ -118,4 +128,10 @@ pub use event::{
 };
 pub use limits::Limits;
 pub use parser::Parser;
+pub use target::{CompactLimits, TargetFormat};
 pub use types::{Dialect, Kind, ModuleId, ValueType};
+pub use value::{
+    Array, HashField, Idempotency, PendingEntry, Producer, Stream, StreamConsumer, StreamGroup, StreamItem,
+    Value,
+};
+pub use writer::RdbWriter;

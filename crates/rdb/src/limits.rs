@@ -34,6 +34,8 @@ pub struct Limits {
     pub element: usize,
     /// An element decoder gives string values in chunks of about this many bytes. Default 256 KiB; at least 64 is used.
     pub chunk: usize,
+    /// Longest command of an append-only file in bytes. Default 1 GiB.
+    pub command: usize,
     /// Entries in the pending list of one consumer group, which an element decoder must hold together to tell each
     /// one's owner; 40 bytes each. Default 8,388,608.
     pub pending: usize,
@@ -49,6 +51,7 @@ impl Default for Limits {
             templates: 1 << 20,
             element: 512 << 20,
             chunk: 256 << 10,
+            command: 1 << 30,
             pending: 8 << 20,
         }
     }

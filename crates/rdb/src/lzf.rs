@@ -1,4 +1,4 @@
-//! LZF, bounded: what the `lzf` crate leaves to its caller is checked here.
+//! LZF, both ways. Reading is bounded: what the `lzf` crate leaves to its caller is checked here.
 //!
 //! A stream is a row of tokens. A control byte `c` below 32 is followed by `c + 1` literal bytes. Any other is a
 //! back reference of `(c >> 5) + 2` bytes, where 7 in the top bits means that a byte to be added follows, starting
@@ -133,6 +133,89 @@ impl Inflater {
     }
 }
 
+/// Compresses strings, one after the other.
+///
+/// The table of positions is kept from one string to the next and is not cleared between them: a string's positions count
+/// from a base above all earlier ones, so older entries tell themselves apart.
+#[derive(Clone, Debug)]
+pub(crate) struct Deflater {
+    table: Vec<u32>,
+    base: u32,
+    out: Vec<u8>,
+}
+
+const HASH_BITS: u32 = 14;
+const MAX_LITERALS: usize = 32;
+const MIN_MATCH: usize = 3;
+
+impl Deflater {
+    pub(crate) const fn new() -> Self {
+        Self { table: Vec::new(), base: 1, out: Vec::new() }
+    }
+
+    /// The compressed form of `input`, when it has at most `limit` bytes.
+    pub(crate) fn deflate(&mut self, input: &[u8], limit: usize) -> Option<&[u8]> {
+        let size = u32::try_from(input.len()).ok().filter(|size| *size < u32::MAX / 2)?;
+        if self.table.is_empty() || self.base > u32::MAX / 2 {
+            self.table.clear();
+            self.table.resize(1 << HASH_BITS, 0);
+            self.base = 1;
+        }
+        let base = self.base;
+        self.base += size;
+        self.out.clear();
+        let (mut at, mut literals) = (0, 0);
+        while let Some(&[a, b, c]) = input.get(at..).and_then(|rest| rest.first_chunk::<MIN_MATCH>()) {
+            let slot = slot(a, b, c);
+            let seen = self.table[slot].checked_sub(base).map(|seen| seen as usize);
+            self.table[slot] = base + at as u32;
+            let back = seen.filter(|seen| at - seen <= WINDOW && input[*seen..].starts_with(&[a, b, c]));
+            let Some(from) = back else {
+                at += 1;
+                continue;
+            };
+            let most = (input.len() - at).min(MAX_TOKEN_OUTPUT);
+            let same =
+                input[from..].iter().zip(&input[at..at + most]).skip(MIN_MATCH).take_while(|(x, y)| x == y);
+            let len = MIN_MATCH + same.count();
+            self.literals(&input[literals..at]);
+            let (offset, code) = (at - from - 1, len - 2);
+            if code < 7 {
+                self.out.push((code << 5 | offset >> 8) as u8);
+            } else {
+                self.out.extend_from_slice(&[(7 << 5 | offset >> 8) as u8, (code - 7) as u8]);
+            }
+            self.out.push(offset as u8);
+            if self.out.len() > limit {
+                return None;
+            }
+            // Of what was passed, the last two positions are remembered.
+            at += len;
+            for near in [at - 2, at - 1] {
+                if let Some(&[a, b, c]) = input[near..].first_chunk() {
+                    self.table[self::slot(a, b, c)] = base + near as u32;
+                }
+            }
+            literals = at;
+        }
+        self.literals(&input[literals..]);
+        (self.out.len() <= limit).then_some(&self.out)
+    }
+
+    fn literals(&mut self, bytes: &[u8]) {
+        for run in bytes.chunks(MAX_LITERALS) {
+            self.out.push((run.len() - 1) as u8);
+            self.out.extend_from_slice(run);
+        }
+    }
+}
+
+/// Where the table remembers these three bytes.
+fn slot(a: u8, b: u8, c: u8) -> usize {
+    let word = u32::from_le_bytes([a, b, c, 0]);
+    (word.wrapping_mul(0x9E37_79B1) >> (32 - HASH_BITS)) as usize
+}
+
 enum Token {
     /// The input ends inside the token.
     Cut,
@@ -175,6 +258,20 @@ mod tests {
     }
 
     #[test]
+    fn compresses_what_repeats() {
+        let mut deflater = Deflater::new();
+        let text = b"0123456789".repeat(100);
+        assert!(deflater.deflate(&text, usize::MAX).unwrap().len() < 30);
+        // Positions of earlier strings are not taken for those of this one.
+        assert_eq!(deflater.deflate(b"0123456789", usize::MAX).unwrap().len(), 11);
+        assert_eq!(deflater.deflate(&text, 10), None);
+        // The position counter wraps around in time.
+        deflater.base = u32::MAX / 2 + 1;
+        assert!(deflater.deflate(&text, usize::MAX).is_some());
+        assert!(deflater.base < 2000);
+    }
+
+    #[test]
     fn claims_are_bounded_and_checked() {
         assert_eq!(inflate(&[0, b'a'], u64::MAX), Err(IMPOSSIBLE));
         assert_eq!(inflate(&[0, b'a'], 2), Err(WRONG_SIZE));
@@ -189,6 +286,32 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_compressed_comes_back(
+            texts in prop::collection::vec(
+                prop_oneof![
+                    prop::collection::vec(prop::sample::select(vec!["alpha", "beta", "x", "", "0123456789"]), 0..2500)
+                        .prop_map(|words| words.concat().into_bytes()),
+                    prop::collection::vec(any::<u8>(), 0..300),
+                    (any::<u8>(), 0usize..40_000).prop_map(|(byte, n)| vec![byte; n]),
+                ],
+                1..6,
+            ),
+        ) {
+            let mut deflater = Deflater::new();
+            for text in texts {
+                if let Some(limit) = text.len().checked_sub(4)
+                    && let Some(deflated) = deflater.deflate(&text, limit)
+                {
+                    prop_assert!(deflated.len() + 4 <= text.len());
+                    let whole = inflate(deflated, text.len() as u64);
+                    prop_assert_eq!(whole.as_deref(), Ok(text.as_slice()));
+                    let streamed = stream(deflated, text.len() as u64, 100, 64);
+                    prop_assert_eq!(streamed.as_deref(), Ok(text.as_slice()));
+                }
+            }
+        }
+
         #[test]
         fn streaming_equals_whole(
             words in prop::collection::vec(prop::sample::select(vec!["alpha", "beta", "xx", "0123456789"]), 1..3000),

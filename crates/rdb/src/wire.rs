@@ -100,6 +100,61 @@ pub(crate) fn u64_le(b: &[u8]) -> Option<u64> {
     b.first_chunk().map(|b| u64::from_le_bytes(*b))
 }
 
+/// Appends a length in its shortest form.
+pub(crate) fn put_len(out: &mut Vec<u8>, n: u64) {
+    match n {
+        0..0x40 => out.push(n as u8),
+        0x40..0x4000 => out.extend_from_slice(&(0x4000 | n as u16).to_be_bytes()),
+        0x4000..=0xFFFF_FFFF => {
+            out.push(0x80);
+            out.extend_from_slice(&(n as u32).to_be_bytes());
+        }
+        _ => {
+            out.push(0x81);
+            out.extend_from_slice(&n.to_be_bytes());
+        }
+    }
+}
+
+/// Appends a string as it is, neither as an integer nor compressed.
+pub(crate) fn put_plain_str(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_len(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Appends an integer-encoded string in its shortest form.
+pub(crate) fn put_int_str(out: &mut Vec<u8>, n: i32) {
+    if let Ok(n) = i8::try_from(n) {
+        out.extend_from_slice(&[0xC0, n as u8]);
+    } else if let Ok(n) = i16::try_from(n) {
+        out.push(0xC1);
+        out.extend_from_slice(&n.to_le_bytes());
+    } else {
+        out.push(0xC2);
+        out.extend_from_slice(&n.to_le_bytes());
+    }
+}
+
+/// The integer of which `text` is the one decimal text: no leading zeros, no plus sign, no minus zero.
+pub(crate) fn canonical_int(text: &[u8]) -> Option<i64> {
+    let (digits, negative) = match text {
+        [b'-', digits @ ..] => (digits, true),
+        digits => (digits, false),
+    };
+    match digits {
+        [b'0'] if !negative => return Some(0),
+        [b'1'..=b'9', ..] if digits.len() <= 19 => {}
+        _ => return None,
+    }
+    let mut n = 0i64;
+    for digit in digits {
+        let digit = digit.checked_sub(b'0').filter(|d| *d <= 9)?;
+        // Counting downwards reaches the smallest number, too.
+        n = n.checked_mul(10)?.checked_sub(i64::from(digit))?;
+    }
+    if negative { Some(n) } else { n.checked_neg() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,5 +183,39 @@ mod tests {
         assert!(matches!(str_head(&[0xC3, 3, 0x41, 9]), Err(Stop::Bad(_))));
         assert_eq!(str_head(&[0xC4]), Err(Stop::Bad(BAD_STR)));
         assert_eq!(str_head(&[0x80, 0, 0]), Err(Stop::Need));
+    }
+
+    #[test]
+    fn written_lengths_are_shortest_and_read_back() {
+        for (n, size) in
+            [(0, 1), (63, 1), (64, 2), (16383, 2), (16384, 5), (u64::from(u32::MAX), 5), (1 << 32, 9)]
+        {
+            let mut out = Vec::new();
+            put_len(&mut out, n);
+            assert_eq!(len(&out), Ok((n, size)));
+            assert_eq!(out.len(), size);
+        }
+    }
+
+    #[test]
+    fn only_canonical_integers() {
+        for n in [0, 1, -1, 9, 10, i64::MAX, i64::MIN, -128] {
+            assert_eq!(canonical_int(n.to_string().as_bytes()), Some(n));
+        }
+        for text in [
+            "",
+            "-",
+            "-0",
+            "01",
+            "+1",
+            " 1",
+            "1 ",
+            "1a",
+            "9223372036854775808",
+            "-9223372036854775809",
+            "1e3",
+        ] {
+            assert_eq!(canonical_int(text.as_bytes()), None, "{text}");
+        }
     }
 }

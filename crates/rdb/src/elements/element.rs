@@ -84,6 +84,11 @@ pub struct Score<'a> {
 }
 
 impl<'a> Score<'a> {
+    /// A score that is stored as a number.
+    pub(crate) const fn new(value: f64) -> Self {
+        Self { value, text: None }
+    }
+
     /// The score: never NaN.
     pub const fn value(self) -> f64 {
         self.value
@@ -223,6 +228,13 @@ pub struct StreamCounters {
     pub max_deleted_id: StreamId,
     /// Number of entries ever added.
     pub entries_added: u64,
+}
+
+impl StreamCounters {
+    /// Counters of these values.
+    pub const fn new(first_id: StreamId, max_deleted_id: StreamId, entries_added: u64) -> Self {
+        Self { first_id, max_deleted_id, entries_added }
+    }
 }
 
 /// A consumer group.

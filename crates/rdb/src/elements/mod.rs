@@ -136,6 +136,11 @@ impl Elements<'_> {
         self
     }
 
+    /// Where in its value it stands.
+    pub(crate) fn offset(&self) -> u64 {
+        self.machine.position()
+    }
+
     /// The next element, or `None` after the last.
     ///
     /// # Errors

@@ -1,15 +1,21 @@
-//! What commands cannot carry over.
+//! What commands or another encoding cannot carry over.
 
 use std::fmt;
 
 use crate::types::ValueType;
 
-/// Part of a value that the commands do not rebuild, and why. Reported to the [`CommandSink`](super::CommandSink).
+/// Part of a value that does not reach the target, and why. Reported to the [`CommandSink`](super::CommandSink) of a
+/// rebuilding, and by encoders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Loss {
     /// The whole value: its type has no commands, on this target or at all. No command was given.
     NoNativeForm {
+        /// The type.
+        ty: ValueType,
+    },
+    /// The whole value: the target knows no type that could hold it.
+    NotAccepted {
         /// The type.
         ty: ValueType,
     },
@@ -42,6 +48,14 @@ pub enum Loss {
         /// Number of consumers.
         consumers: u64,
     },
+    /// When consumers were last active, as opposed to seen (Redis 7.2): the target has no place for it and takes it to
+    /// be the same.
+    ActiveTimes {
+        /// Number of consumers.
+        consumers: u64,
+    },
+    /// Data that modules attached to the key (Redis 8.6): the target has no place for it.
+    KeyMetadata,
     /// Number of entries added and read, and the largest deleted id (Redis 7.0): the target has no place for them.
     StreamCounters,
     /// Idempotency ids of producers, their bounds where these are not the usual ones, and their counts (Redis 8.6): the
@@ -64,11 +78,14 @@ impl Loss {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::NoNativeForm { .. } => "no native form",
+            Self::NotAccepted { .. } => "not accepted",
             Self::EmptyContainer { .. } => "empty container",
             Self::FieldExpiry { .. } => "field expiry",
             Self::PendingOfDeletedEntries { .. } => "pending entries of deleted stream entries",
             Self::ReleasedEntries { .. } => "released pending entries",
             Self::ConsumerTimes { .. } => "consumer times",
+            Self::ActiveTimes { .. } => "active times",
+            Self::KeyMetadata => "key metadata",
             Self::StreamCounters => "stream counters",
             Self::IdempotentProducers { .. } => "idempotent producers",
             Self::IdempotencyOfDeletedEntries { .. } => "idempotency ids of deleted stream entries",
@@ -81,6 +98,7 @@ impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoNativeForm { ty } => write!(f, "no commands rebuild a value of type {ty} on this target"),
+            Self::NotAccepted { ty } => write!(f, "a value of type {ty}: the target knows no type for it"),
             Self::EmptyContainer { ty } => {
                 write!(f, "a value of type {ty} has no elements, so it makes no key")
             }
@@ -99,6 +117,12 @@ impl fmt::Display for Loss {
             ),
             Self::ConsumerTimes { consumers } => {
                 write!(f, "the seen and active times of {consumers} consumers, which no command sets")
+            }
+            Self::ActiveTimes { consumers } => {
+                write!(f, "the active times of {consumers} consumers: the target has no place for them")
+            }
+            Self::KeyMetadata => {
+                f.write_str("data that modules attached to the key: the target has no place for it")
             }
             Self::StreamCounters => f.write_str("a stream's counters: the target has no place for them"),
             Self::IdempotentProducers { records } => {

@@ -224,6 +224,11 @@ impl Machine {
         &self.limits
     }
 
+    /// Where the input is consumed to.
+    pub(super) fn position(&self) -> u64 {
+        self.offset + self.consumed
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Done
     }

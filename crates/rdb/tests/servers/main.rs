@@ -4,33 +4,17 @@
 // Helpers of tests may fail the test, and tell what they leave out.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+mod logs;
+mod support;
+mod written;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BytesMut;
 use keyferry_rdb::native::{CommandSink, Features, Loss, NativeOptions, Rebuild};
 use keyferry_rdb::{Dialect, EntryHead, Event, Eviction, Kind, Limits, Parser, RawValue, dump};
-use keyferry_testkit::{Client, CompareOptions, Server, ServerBinary, Vendor, all, compare_with, data};
-
-/// The servers to test with, oldest first; none is no failure, since not every machine has one.
-fn servers() -> Vec<&'static ServerBinary> {
-    match all() {
-        Ok(binaries) => binaries.iter().collect(),
-        Err(error) => {
-            println!("note: {error}");
-            Vec::new()
-        }
-    }
-}
-
-/// A server with every type in it, and its snapshot.
-fn filled(binary: &ServerBinary) -> (Server, Vec<u8>) {
-    let server = Server::builder(binary).start().unwrap();
-    let mut client = server.client().unwrap();
-    data::small(&mut client, 7, 2).unwrap();
-    client.call(&["SAVE"]).unwrap();
-    let snapshot = std::fs::read(server.dir().join("dump.rdb")).unwrap();
-    (server, snapshot)
-}
+use keyferry_testkit::{Client, CompareOptions, Server, Vendor, compare_with};
+use support::{Digests, differing, digests, filled, servers};
 
 /// Commands in the order they were given, and the keys that lost something.
 #[derive(Default)]
@@ -163,35 +147,6 @@ fn finish(
     if !out.losses.is_empty() {
         lost.insert((db, key.to_vec()), std::mem::take(&mut out.losses));
     }
-}
-
-type Digests = BTreeMap<(u64, Vec<u8>), String>;
-
-/// The keys whose digests differ, readable.
-fn differing(want: &Digests, found: &Digests) -> Vec<String> {
-    let keys: BTreeSet<_> = want.keys().chain(found.keys()).collect();
-    let differing = keys.into_iter().filter(|key| want.get(*key) != found.get(*key));
-    differing
-        .map(|key| {
-            let name: String = key.1.escape_ascii().to_string().chars().take(60).collect();
-            format!("db {} {name}: {:?} became {:?}", key.0, want.get(key), found.get(key))
-        })
-        .collect()
-}
-
-/// `DEBUG DIGEST-VALUE` of every key of both databases.
-fn digests(client: &mut Client) -> Digests {
-    let mut all = BTreeMap::new();
-    for db in 0..2u64 {
-        client.call(&["SELECT", &db.to_string()]).unwrap();
-        for key in client.list(&["KEYS", "*"]).unwrap() {
-            let key = key.as_bytes().unwrap().to_vec();
-            let digest = client.call(&[&b"DEBUG"[..], b"DIGEST-VALUE", &key]).unwrap();
-            all.insert((db, key), format!("{digest:?}"));
-        }
-    }
-    client.call(&["SELECT", "0"]).unwrap();
-    all
 }
 
 #[test]

@@ -1,0 +1,142 @@
+//! Where the elements to be written come from.
+
+use crate::elements::{Element, Score, Templates};
+use crate::error::Error;
+use crate::event::RawValue;
+use crate::limits::Limits;
+use crate::types::{Kind, ValueType};
+use crate::value::Value;
+use crate::wire::canonical_int;
+
+/// A value whose elements can be gone through more than once.
+pub(super) enum Source<'a> {
+    Value(&'a Value),
+    Raw { value: RawValue<'a>, limits: &'a Limits, templates: &'a Templates },
+}
+
+/// What must be known of the elements before they are written.
+#[derive(Clone, Debug)]
+pub(super) struct Survey {
+    pub(super) count: u64,
+    /// Length of the longest item, member, field name or field value.
+    pub(super) longest: usize,
+    /// Whether all members are texts of integers.
+    pub(super) integers: bool,
+    /// The earliest expiry of a field.
+    pub(super) min_expiry: Option<i64>,
+    /// Number of fields that expire.
+    pub(super) expiring: u64,
+    pub(super) cursor: Option<u64>,
+}
+
+impl Survey {
+    /// Whether a compact encoding may hold it, by these bounds.
+    pub(super) fn is_within(&self, entries: usize, bytes: usize) -> bool {
+        self.count <= entries as u64 && self.longest <= bytes
+    }
+}
+
+pub(super) type Visitor<'v> = dyn FnMut(&Element<'_>) -> Result<(), Error> + 'v;
+
+impl Source<'_> {
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Value(value) => value.kind(),
+            Self::Raw { value, .. } => value.ty().kind(),
+        }
+    }
+
+    /// The type as it is, or, of a value, the plainest of its kind.
+    pub(super) fn ty(&self) -> ValueType {
+        match self {
+            Self::Raw { value, .. } => value.ty(),
+            Self::Value(value) => match value.kind() {
+                Kind::List => ValueType::List,
+                Kind::Set => ValueType::Set,
+                Kind::SortedSet => ValueType::Zset,
+                Kind::Hash => ValueType::Hash,
+                Kind::Stream => ValueType::Stream,
+                Kind::Array => ValueType::Array,
+                Kind::RateLimiter => ValueType::RateLimiter,
+                _ => ValueType::String,
+            },
+        }
+    }
+
+    /// Shows every element.
+    pub(super) fn visit(&self, see: &mut Visitor<'_>) -> Result<(), Error> {
+        match self {
+            Self::Raw { value, limits, templates } => {
+                let mut elements = value.elements(limits).with_templates((*templates).clone());
+                while let Some(element) = elements.next()? {
+                    see(&element)?;
+                }
+                Ok(())
+            }
+            Self::Value(value) => match value {
+                Value::String(bytes) => see(&Element::Chunk(bytes)),
+                Value::List(items) => items.iter().try_for_each(|item| see(&Element::Item(item))),
+                Value::Set(members) => members.iter().try_for_each(|member| see(&Element::Member(member))),
+                Value::SortedSet(members) => members.iter().try_for_each(|(member, score)| {
+                    see(&Element::Scored { member, score: Score::new(*score) })
+                }),
+                Value::Hash(fields) => fields.iter().try_for_each(|field| {
+                    see(&Element::Field {
+                        name: &field.name,
+                        value: &field.value,
+                        expires_at: field.expires_at,
+                    })
+                }),
+                Value::Array(array) => {
+                    array.cursor.iter().try_for_each(|cursor| see(&Element::ArrayCursor(*cursor)))?;
+                    array
+                        .items
+                        .iter()
+                        .try_for_each(|(index, value)| see(&Element::ArrayItem { index: *index, value }))
+                }
+                Value::RateLimiter(time) => see(&Element::RateLimit(*time)),
+                // These are written in other ways.
+                Value::Stream(_) | Value::Opaque { .. } => Ok(()),
+            },
+        }
+    }
+
+    pub(super) fn survey(&self) -> Result<Survey, Error> {
+        let mut survey =
+            Survey { count: 0, longest: 0, integers: true, min_expiry: None, expiring: 0, cursor: None };
+        if self.kind() == Kind::String {
+            return Ok(survey);
+        }
+        self.visit(&mut |element| {
+            let longest = match element {
+                Element::Item(bytes) | Element::ArrayItem { value: bytes, .. } => bytes.len(),
+                Element::Member(bytes) => {
+                    survey.integers = survey.integers && canonical_int(bytes).is_some();
+                    bytes.len()
+                }
+                Element::Scored { member, score } => {
+                    if score.value().is_nan() {
+                        return Err(Error::Corrupt { offset: 0, what: "a score is not a number", key: None });
+                    }
+                    member.len()
+                }
+                Element::Field { name, value, expires_at } => {
+                    if let Some(at) = expires_at {
+                        survey.expiring += 1;
+                        survey.min_expiry = Some(survey.min_expiry.map_or(*at, |min| min.min(*at)));
+                    }
+                    name.len().max(value.len())
+                }
+                Element::ArrayCursor(cursor) => {
+                    survey.cursor = Some(*cursor);
+                    return Ok(());
+                }
+                _ => 0,
+            };
+            survey.count += 1;
+            survey.longest = survey.longest.max(longest);
+            Ok(())
+        })?;
+        Ok(survey)
+    }
+}

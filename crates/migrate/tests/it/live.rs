@@ -282,7 +282,7 @@ async fn a_journal_of_the_stream_has_no_hole() {
     client.replies(6000).unwrap();
     let offset = offset_of(&mut client);
     running.until("everything read", |p| p.figures().received_offset >= offset).await;
-    let finished = running.end().await;
+    let finished = running.end_keeping_journal().await;
     assert!(finished.result.is_err());
     let journal = finished.report.journal.expect("a journal");
     let loaded = Server::builder(binary).dir(journal.as_ref()).append_only("no").start().unwrap();

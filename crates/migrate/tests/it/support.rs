@@ -52,6 +52,15 @@ impl Running {
     }
 
     pub(crate) async fn end(self) -> Finished {
+        let finished = self.end_keeping_journal().await;
+        // Nobody asked for it.
+        if let Some(journal) = finished.report.journal.as_ref().filter(|j| j.contains("keyferry-journal-")) {
+            std::fs::remove_dir_all(journal).unwrap();
+        }
+        finished
+    }
+
+    pub(crate) async fn end_keeping_journal(self) -> Finished {
         tokio::time::timeout(PATIENCE, self.task).await.expect("an end in time").unwrap()
     }
 }

@@ -254,7 +254,7 @@ fn commands_carry_values_to_older_servers() {
     }
 }
 
-fn features_of(binary: &ServerBinary) -> Features {
+fn features_of(binary: &keyferry_testkit::ServerBinary) -> Features {
     let (major, minor) = (binary.version.major as u16, binary.version.minor as u16);
     match binary.vendor {
         Vendor::Valkey => Features::valkey(major, minor),

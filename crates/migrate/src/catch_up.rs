@@ -8,7 +8,7 @@ use std::{
 use keyferry_client::{ConnectOptions, Connection};
 
 use crate::{
-    migration::Until,
+    options::Until,
     progress::{Meter, Phase},
 };
 

@@ -16,24 +16,20 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use keyferry_replication::{
-    Batch, Position, ReplicationId, StreamFault,
+    Batch, Position, StreamFault,
     stream::{Item, StreamScanner},
 };
 use keyferry_resp::encode_command;
 
-use crate::{
-    error::Error,
-    pipeline::{Load, Origin},
-    spool::SpoolReader,
-};
+use crate::error::Error;
 
 const SUBDIR: &str = "appendonlydir";
-const BASE: &str = "appendonly.aof.1.base.rdb";
+pub(crate) const BASE: &str = "appendonly.aof.1.base.rdb";
 /// What the stream was spooled to.
-const INCR: &str = "appendonly.aof.2.incr.aof";
+pub(crate) const INCR: &str = "appendonly.aof.2.incr.aof";
 /// What came before that and had not been confirmed when a run ended early.
-const UNCONFIRMED: &str = "appendonly.aof.1.incr.aof";
-const MANIFEST: &str = "appendonly.aof.manifest";
+pub(crate) const UNCONFIRMED: &str = "appendonly.aof.1.incr.aof";
+pub(crate) const MANIFEST: &str = "appendonly.aof.manifest";
 
 /// How much is read back at once.
 const READ_SIZE: usize = 256 * 1024;
@@ -41,9 +37,9 @@ const READ_SIZE: usize = 256 * 1024;
 /// A journal directory of one run.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Removes a directory that nobody asked for.
-    temporary: Option<tempfile::TempDir>,
+    pub(crate) temporary: Option<tempfile::TempDir>,
 }
 
 impl Journal {
@@ -100,78 +96,11 @@ impl Journal {
         fs::remove_dir_all(&self.dir).map_err(|e| failed(&self.dir, "removing the applied journal", e))
     }
 
-    /// Completes the journal of a run that ends early, so that everything read from the source and not confirmed
-    /// by the target is in it, and gives its directory. `None` when there is nothing that would be of use.
-    pub(crate) fn keep(self, state: Unapplied) -> Result<Option<String>, Error> {
-        let base = self.dir.join(BASE);
-        // Without the whole snapshot the rest is of no use: the next run starts from a new one.
-        let usable = !base.exists() || (self.is_named() && state.snapshot_complete);
-        let (Some(id), Some(reader), true) = (state.id, state.reader, usable) else {
-            self.remove()?;
-            return Ok(None);
-        };
-        let left = reader.into_left();
-        let mut waiting: Vec<(u64, u64, Option<u64>, Bytes)> = state
-            .in_flight
-            .into_iter()
-            .filter_map(|load| match load.origin {
-                // What was read from the file is in it still.
-                Origin::Stream { file, .. } if file.is_some() && file == left.file => None,
-                Origin::Stream { start, end, db, .. } => Some((start, end, db, load.bytes)),
-                Origin::Snapshot { .. } => None,
-            })
-            .collect();
-        waiting.extend(left.memory.into_iter().map(|batch| (batch.start, batch.end, batch.db, batch.bytes)));
-        if waiting.iter().all(|(.., bytes)| bytes.is_empty()) && left.file.is_none() && !base.exists() {
-            self.remove()?;
-            return Ok(None);
-        }
-        let mut manifest = String::new();
-        if base.exists() {
-            manifest += &format!("file {BASE} seq 1 type b\n");
-        }
-        if let Some(&(start, _, db, _)) = waiting.first() {
-            let mut file = JournalFile::create(self.dir.join(UNCONFIRMED))?;
-            file.append(&incr_head(&Position { db, ..Position::after_snapshot(id, start) }))?;
-            for (start, end, _, bytes) in waiting {
-                file.append(&bytes)?;
-                if start + bytes.len() as u64 != end {
-                    file.append(format!("#OFFSET:{end}\r\n").as_bytes())?;
-                }
-            }
-            manifest += &format!("file {UNCONFIRMED} seq 1 type i\n");
-        }
-        if left.file.is_some() {
-            manifest += &format!("file {INCR} seq 2 type i\n");
-        }
-        let (path, temporary) = (self.dir.join(MANIFEST), self.dir.join(format!("temp-{MANIFEST}")));
-        fs::write(&temporary, manifest)
-            .and_then(|()| fs::rename(&temporary, &path))
-            .map_err(|e| failed(&path, "writing the manifest", e))?;
-        let root = match self.temporary {
-            Some(temporary) => temporary.keep(),
-            None => self.dir.parent().unwrap_or(&self.dir).to_owned(),
-        };
-        Ok(Some(root.display().to_string()))
-    }
-
     /// Removes the snapshot, which has been applied.
     pub(crate) fn drop_base(&self) -> Result<(), Error> {
         let base = self.dir.join(BASE);
         fs::remove_file(&base).map_err(|e| failed(&base, "removing the applied snapshot", e))
     }
-}
-
-/// What a run that ends early has read and not applied.
-#[derive(Debug)]
-pub(crate) struct Unapplied {
-    /// The history, if there is one.
-    pub(crate) id: Option<ReplicationId>,
-    /// All of the snapshot has come.
-    pub(crate) snapshot_complete: bool,
-    /// Sent and not confirmed, or about to be sent; oldest first.
-    pub(crate) in_flight: Vec<Load>,
-    pub(crate) reader: Option<SpoolReader>,
 }
 
 /// A file that is written at its end and read from anywhere. Cheap to clone.
@@ -183,7 +112,7 @@ pub(crate) struct JournalFile {
 }
 
 impl JournalFile {
-    fn create(path: PathBuf) -> Result<Self, Error> {
+    pub(crate) fn create(path: PathBuf) -> Result<Self, Error> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -325,7 +254,7 @@ pub(crate) fn journal_form(batch: &Batch) -> Bytes {
     out.freeze()
 }
 
-fn failed(path: &Path, doing: &'static str, source: io::Error) -> Error {
+pub(crate) fn failed(path: &Path, doing: &'static str, source: io::Error) -> Error {
     Error::Journal { path: path.to_owned(), doing, source }
 }
 

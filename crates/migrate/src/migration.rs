@@ -1,79 +1,17 @@
 //! A migration: what it is told, what is checked before it runs, and what it tells at the end.
 
-use std::{path::PathBuf, time::Duration};
-
 use keyferry_client::{ConnectOptions, Connection, Mode, Role};
-use keyferry_replication::{AckPolicy, LinkOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::Error,
     journal::Journal,
     mover,
+    options::Options,
     progress::{Meter, Phase, Progress},
-    report::{Endpoint, Outcome, Report},
+    report::{Endpoint, Ends, Outcome, Report},
     run::{Connected, run},
-    snapshot::SnapshotCounts,
 };
-
-/// When a migration is done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Until {
-    /// When the target holds everything that the source holds.
-    CaughtUp {
-        /// The source must not have written for so long, so that both sides are equal at the end …
-        quiet: Duration,
-        /// … but while it goes on writing, wait for that no longer than this.
-        linger: Duration,
-    },
-    /// When it is stopped.
-    Forever,
-}
-
-impl Until {
-    /// [`Until::CaughtUp`] with one second of quiet, waited for for at most ten.
-    #[must_use]
-    pub fn caught_up() -> Self {
-        Until::CaughtUp { quiet: Duration::from_secs(1), linger: Duration::from_secs(10) }
-    }
-}
-
-/// How a migration behaves.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Options {
-    /// When it is done. Default: [`Until::Forever`].
-    pub until: Until,
-    /// Directory of the journal: empty or not there yet. It then holds all that has been read and not been applied,
-    /// from the whole snapshot on, and needs room for that. Default: a temporary one, used only for what the target
-    /// is behind.
-    pub journal: Option<PathBuf>,
-    /// Size in bytes of a value's raw form above which it is built in parts. Default 1 MiB. Memory is bounded by
-    /// a few times this.
-    pub value_limit: usize,
-    /// How long a lost link to the source is tried again. Default 60 s.
-    pub reconnect_window: Duration,
-    /// How long the target may owe a reply. Default 60 s.
-    pub target_silence: Duration,
-    /// How the source is spoken to.
-    pub link: LinkOptions,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        let mut link = LinkOptions::default();
-        link.acks = AckPolicy::Applied;
-        Options {
-            until: Until::Forever,
-            journal: None,
-            value_limit: 1 << 20,
-            reconnect_window: Duration::from_secs(60),
-            target_silence: Duration::from_secs(60),
-            link,
-        }
-    }
-}
 
 /// A migration that has not begun.
 #[derive(Debug)]
@@ -246,14 +184,4 @@ fn finish(
         notes: ends.notes,
     };
     Finished { report, result }
-}
-
-/// What the report needs and only the run learns.
-#[derive(Debug, Default)]
-pub(crate) struct Ends {
-    pub(crate) source: Option<String>,
-    pub(crate) target: Option<String>,
-    pub(crate) counts: SnapshotCounts,
-    pub(crate) journal: Option<String>,
-    pub(crate) notes: Vec<String>,
 }

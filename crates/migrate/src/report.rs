@@ -63,3 +63,13 @@ pub struct Endpoint {
     /// Vendor, version, mode and role, once connected.
     pub server: Option<String>,
 }
+
+/// What the report needs and only the run learns.
+#[derive(Debug, Default)]
+pub(crate) struct Ends {
+    pub(crate) source: Option<String>,
+    pub(crate) target: Option<String>,
+    pub(crate) counts: SnapshotCounts,
+    pub(crate) journal: Option<String>,
+    pub(crate) notes: Vec<String>,
+}

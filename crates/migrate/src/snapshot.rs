@@ -308,7 +308,7 @@ impl State {
             && head.meta.is_none()
             && (head.expiry.is_none() || self.abilities.set_pxat);
         match value.verbatim_string() {
-            // Cheaper for the target than a payload: no checksum, no decoding.
+            // No more for the target than a payload, and no checksum on either side.
             Some(string) if plain => set(head, string, out),
             _ => {
                 let key =

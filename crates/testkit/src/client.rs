@@ -296,7 +296,7 @@ pub(crate) fn unexpected<A: AsRef<[u8]>>(args: &[A], expected: &'static str, got
 }
 
 /// The start of a command, fit for an error: printable and short.
-fn shown_command<A: AsRef<[u8]>>(args: &[A]) -> String {
+pub(crate) fn shown_command<A: AsRef<[u8]>>(args: &[A]) -> String {
     let mut text = String::new();
     for arg in args {
         if text.len() > SHOWN {

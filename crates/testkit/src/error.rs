@@ -99,6 +99,15 @@ pub enum Error {
         message: String,
     },
 
+    /// A cluster, or a group of sentinels, is not in the state that was waited for, or cannot do what was asked.
+    #[error("cluster of {name}: {what}")]
+    Cluster {
+        /// Name of the binary that its nodes run.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
+
     /// The connection to a server failed.
     #[error("{address}: {what}")]
     Connection {

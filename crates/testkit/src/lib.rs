@@ -5,7 +5,8 @@
 //!
 //! - [`binaries`], [`all`], [`any`], [`named`]: the server programs on this machine, each a [`ServerBinary`].
 //! - [`Server`]: one of them running on a free loopback port with its own directory, killed when the value is dropped.
-//! - [`Client`]: a small blocking client.
+//! - [`Cluster`]: several of them as one cluster, with replicas, moving slots and failovers.
+//! - [`Client`]: a small blocking client, and [`ClusterClient`], which finds the right node.
 //! - [`Proxy`]: a network that cuts, stalls, delays and fragments. [`Script`] and [`Peer`]: a server that misbehaves step by
 //!   step.
 //! - [`Certs`]: certificates for TLS tests.
@@ -31,6 +32,7 @@
 mod binaries;
 mod certs;
 mod client;
+mod cluster;
 mod compare;
 pub mod data;
 mod error;
@@ -43,6 +45,7 @@ mod server;
 pub use binaries::{ServerBinary, Vendor, Version, all, any, binaries, find_binaries, named, servers_dir};
 pub use certs::{CertFiles, Certs};
 pub use client::Client;
+pub use cluster::{Cluster, ClusterBuilder, ClusterClient, Failover, MoveStep};
 pub use compare::{CompareOptions, Comparison, Difference, DifferenceKind, compare, compare_with, digest};
 pub use error::{Error, Result};
 pub use peer::{Peer, Script};

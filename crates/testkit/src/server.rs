@@ -13,6 +13,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use keyferry_resp::Frame;
@@ -23,9 +24,13 @@ use crate::certs::{CertFiles, Certs};
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::process;
+use crate::rng::Rng;
 
 /// How often a start is tried again with another port when somebody took the one that was free a moment ago.
 const PORT_ATTEMPTS: usize = 10;
+
+/// How far above its port a cluster node's bus listens.
+const BUS_OFFSET: u16 = 10_000;
 
 /// How much of its log an error about a server shows.
 const LOG_TAIL: usize = 2000;
@@ -346,6 +351,12 @@ impl Builder {
         }
     }
 
+    /// Lines of the configuration file that come before those of [`Builder::config`], which win over them.
+    pub(crate) fn first_lines(mut self, lines: &[(&str, &str)]) -> Builder {
+        self.lines.splice(0..0, lines.iter().map(|(name, value)| format!("{name} {value}")));
+        self
+    }
+
     fn line(mut self, line: String) -> Builder {
         self.lines.push(line);
         self
@@ -513,18 +524,30 @@ fn free_port(with_bus: bool) -> Result<u16> {
     let bind = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
     let mut last = std::io::Error::from(std::io::ErrorKind::AddrInUse);
     for _ in 0..100 {
-        match bind(0).and_then(|listener| listener.local_addr()) {
-            // A cluster node's bus listens 10000 above.
-            Ok(addr) if with_bus => match addr.port().checked_add(10_000).map(bind) {
-                Some(Ok(_)) => return Ok(addr.port()),
-                Some(Err(error)) => last = error,
-                None => {}
-            },
-            Ok(addr) => return Ok(addr.port()),
-            Err(error) => last = error,
+        if with_bus {
+            let port = low_port();
+            match bind(port).and_then(|_held| bind(port + BUS_OFFSET)) {
+                Ok(_) => return Ok(port),
+                Err(error) => last = error,
+            }
+        } else {
+            match bind(0).and_then(|listener| listener.local_addr()) {
+                Ok(addr) => return Ok(addr.port()),
+                Err(error) => last = error,
+            }
         }
     }
     Err(Error::Port { source: last })
+}
+
+/// A port that together with its bus port is below those that systems give to outgoing connections (from 32768), so that
+/// none of these takes it while the node is restarted. Different in each process, and each time.
+fn low_port() -> u16 {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let mut rng = Rng::new((u64::from(std::process::id()) << 32) + count);
+    // The sum stays below 22600 + 10000.
+    10_100 + rng.below(12_500) as u16
 }
 
 fn port_taken(error: &Error) -> bool {

@@ -1,4 +1,8 @@
-//! What the example programs share: how progress is shown to a person or written to a log.
+//! What the example programs share: how progress is shown to a person or written to a log, and options.
+
+mod selection;
+
+pub use selection::SelectionArgs;
 
 use std::{
     io::IsTerminal,

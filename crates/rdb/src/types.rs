@@ -47,6 +47,25 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: &'static [Self] = &[
+        Self::String,
+        Self::List,
+        Self::Set,
+        Self::SortedSet,
+        Self::Hash,
+        Self::Stream,
+        Self::Array,
+        Self::Module,
+        Self::RateLimiter,
+        Self::CronJob,
+    ];
+
+    /// The kind of this [`name`](Self::name).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
     /// The word that the servers' `TYPE` command uses, or a name of ours where a server has none.
     pub const fn name(self) -> &'static str {
         match self {
@@ -282,6 +301,14 @@ impl fmt::Debug for ModuleId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_kinds_have_names() {
+        for ty in ValueType::ALL {
+            assert_eq!(Kind::from_name(ty.kind().name()), Some(ty.kind()));
+        }
+        assert_eq!(Kind::from_name("ZSET"), None);
+    }
 
     #[test]
     fn bytes_round_trip_in_their_dialect() {

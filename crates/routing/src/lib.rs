@@ -1,9 +1,9 @@
-//! Key slots and hash tags of Redis and Valkey clusters.
+//! Key slots, hash tags and key patterns of Redis and Valkey.
 //!
 //! A cluster divides its keys into 16384 slots by a checksum of the key, or of the part of it between braces. This
 //! crate **takes** key names, which may be any bytes, and **gives** their slots, the part that is hashed, and names
-//! for further keys that live in the same slot. It is plain data: no connection, no allocation but for new names, nothing
-//! that can fail.
+//! for further keys that live in the same slot. It matches keys with the patterns of `KEYS` and `SCAN`, and holds sets
+//! of slots. It is plain data: no connection.
 //!
 //! ```
 //! use keyferry_routing::{hash_tag, sibling_key, slot};
@@ -18,14 +18,20 @@
 //! assert_eq!(slot(&temporary), slot(b"user:{42}:name"));
 //! ```
 //!
+//! Keys can be chosen by pattern, too, as in `KEYS` and `SCAN … MATCH`: see [`KeyPattern`].
+//!
 //! The rules are those of Redis 3.0 and later and of all Valkey versions.
 
 mod crc16;
+mod glob;
 mod sibling;
 mod slot;
+mod slot_set;
 
+pub use glob::KeyPattern;
 pub use sibling::{sibling_key, tag_for_slot};
 pub use slot::{SLOTS, hash_tag, slot};
+pub use slot_set::{SlotSet, SlotSetError};
 
 /// The examples of the README run as tests.
 #[cfg(doctest)]

@@ -1,6 +1,8 @@
-//! Slots as real servers compute them.
+//! Slots and matches of patterns as real servers compute them.
 
-use keyferry_routing::{sibling_key, slot};
+use std::collections::BTreeSet;
+
+use keyferry_routing::{KeyPattern, sibling_key, slot};
 use keyferry_testkit::{Rng, Server, all};
 
 const KEYS: usize = 20_000;
@@ -47,5 +49,77 @@ fn slots_equal_cluster_keyslot() -> keyferry_testkit::Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// A byte that is negative where `char` is signed. Servers on other machines see ranges that end at it differently.
+const HIGH: &[u8] = if cfg!(target_arch = "x86_64") { b"\xff" } else { b"d" };
+
+/// Patterns of special and plain bytes, whole or cut anywhere.
+fn patterns(seed: u64, count: usize) -> Vec<Vec<u8>> {
+    let mut rng = Rng::new(seed);
+    let parts: [&[u8]; 22] = [
+        b"*",
+        b"*",
+        b"**",
+        b"?",
+        b"[",
+        b"]",
+        b"[^",
+        b"^",
+        b"-",
+        b"\\",
+        b"a",
+        b"b",
+        b"c",
+        HIGH,
+        b"\0",
+        b"[a-b]",
+        b"[^c]",
+        b"[b-a]",
+        b"[\\]]",
+        b"[a-]",
+        b"[\x80-\xff]",
+        b"{a}",
+    ];
+    (0..count)
+        .map(|_| (0..rng.below(9)).flat_map(|_| parts[rng.below(22) as usize].iter().copied()).collect())
+        .collect()
+}
+
+/// Short keys of few bytes, so that patterns match often; some of them empty or of one byte.
+fn pattern_keys(seed: u64, count: usize) -> Vec<Vec<u8>> {
+    let mut rng = Rng::new(seed);
+    (0..count)
+        .map(|_| (0..rng.below(8)).map(|_| b"aabbc-^]\\*?\xff\0{}["[rng.below(16) as usize]).collect())
+        .collect()
+}
+
+#[test]
+fn patterns_match_as_in_servers() -> keyferry_testkit::Result<()> {
+    let mut matched = 0;
+    for (number, binary) in all()?.iter().enumerate() {
+        let server = Server::builder(binary).start()?;
+        let mut client = server.client()?;
+        let seed = 77 + number as u64;
+        let keys: BTreeSet<Vec<u8>> = pattern_keys(seed, 600).into_iter().collect();
+        let sets: Vec<[&[u8]; 3]> = keys.iter().map(|key| [b"SET".as_slice(), key, b"1"]).collect();
+        client.pipe(&sets)?;
+        for pattern in patterns(seed, 2500) {
+            let ours: BTreeSet<&[u8]> = {
+                let pattern = KeyPattern::new(&pattern);
+                keys.iter().map(Vec::as_slice).filter(|key| pattern.matches(key)).collect()
+            };
+            let reply = client.list(&[b"KEYS".as_slice(), &pattern])?;
+            let theirs: BTreeSet<&[u8]> =
+                reply.iter().filter_map(|key| key.as_bytes()).map(|key| &key[..]).collect();
+            assert_eq!(ours, theirs, "{}: {}", binary.name, pattern.escape_ascii());
+            matched += ours.len();
+        }
+        let scanned = client.list(&[&b"SCAN"[..], b"0", b"COUNT", b"10000", b"MATCH", b"*[a-]?"])?;
+        let ours = keys.iter().filter(|key| KeyPattern::new(b"*[a-]?").matches(key)).count();
+        assert_eq!(scanned[1].as_array().map(<[_]>::len), Some(ours), "{}", binary.name);
+    }
+    assert!(matched > 10_000, "{matched} matches");
     Ok(())
 }

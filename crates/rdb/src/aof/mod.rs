@@ -35,5 +35,5 @@ mod writer;
 
 pub use manifest::{Manifest, ManifestFile};
 pub use parser::{AofCommand, AofEvent, AofParser};
-pub use read::{Damage, DamageKind, ReadOptions, Summary, Tail, read};
+pub use read::{Damage, DamageKind, ReadOptions, Summary, Tail, files, read};
 pub use writer::{AofWriter, append_command};

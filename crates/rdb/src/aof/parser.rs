@@ -130,6 +130,14 @@ impl AofParser {
         }
     }
 
+    /// Says that reading begins at this byte of the file, behind the snapshot where there is one: for offsets, and
+    /// because no snapshot can follow.
+    #[must_use]
+    pub const fn at_offset(mut self, offset: u64) -> Self {
+        self.offset = offset;
+        self
+    }
+
     /// Copies in the next bytes of the file.
     pub fn feed(&mut self, bytes: &[u8]) {
         let first = self.offset == 0 && self.start == self.buf.len() && self.snapshot.is_none();

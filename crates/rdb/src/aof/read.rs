@@ -158,6 +158,27 @@ pub fn read(
     Ok(summary)
 }
 
+/// The files of a log, in the order in which they are to be read: `path` itself, or what a manifest names, which is
+/// `path` or the one in the directory `path`.
+///
+/// # Errors
+///
+/// [`Error::Io`] and [`Error::Manifest`], with the file.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let manifest = if path.is_dir() {
+        manifest_in(path)?
+    } else if path.extension().is_some_and(|extension| extension == "manifest") {
+        path.to_owned()
+    } else {
+        return Ok(vec![path.to_owned()]);
+    };
+    let mut text = Vec::new();
+    let file = File::open(&manifest).map_err(|error| io(&manifest, &error))?;
+    file.take(MAX_MANIFEST).read_to_end(&mut text).map_err(|error| io(&manifest, &error))?;
+    let parsed = Manifest::parse(&text).map_err(|error| error.in_file(&manifest))?;
+    Ok(parsed.files().map(|file| manifest.with_file_name(&file.name)).collect())
+}
+
 /// One file, up to a limit.
 struct Walk<'a> {
     path: &'a Path,
@@ -215,22 +236,6 @@ impl Walk<'_> {
     fn damage(&self, kind: DamageKind, parser: &AofParser) -> Damage {
         Damage { file: self.path.to_owned(), kind, good_offset: parser.good_offset(), size: self.size }
     }
-}
-
-/// The files of a log, in order.
-fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
-    let manifest = if path.is_dir() {
-        manifest_in(path)?
-    } else if path.extension().is_some_and(|extension| extension == "manifest") {
-        path.to_owned()
-    } else {
-        return Ok(vec![path.to_owned()]);
-    };
-    let mut text = Vec::new();
-    let file = File::open(&manifest).map_err(|error| io(&manifest, &error))?;
-    file.take(MAX_MANIFEST).read_to_end(&mut text).map_err(|error| io(&manifest, &error))?;
-    let parsed = Manifest::parse(&text).map_err(|error| error.in_file(&manifest))?;
-    Ok(parsed.files().map(|file| manifest.with_file_name(&file.name)).collect())
 }
 
 /// The one manifest of a directory; one that is being written does not count.

@@ -197,13 +197,30 @@ impl Parser {
     /// Whatever is wrong with the bytes, with its offset. The parser stays at the error.
     #[inline]
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>, Error> {
+        Ok(self.next_event_at()?.map(|(event, _)| event))
+    }
+
+    /// The same with a place, counted from the start of the snapshot: where the value of an [`Event::Entry`] or
+    /// [`Event::ValueStart`] starts, where an [`Event::ValuePart`] starts, and where anything else ends.
+    ///
+    /// # Errors
+    ///
+    /// As [`next_event`](Self::next_event).
+    #[inline]
+    pub fn next_event_at(&mut self) -> Result<Option<(Event<'_>, u64)>, Error> {
         match self.find() {
             Ok(Some(found)) => {
                 self.reported = self.base + self.pos as u64;
+                let place = match found {
+                    Found::Entry { value } => self.base + value as u64,
+                    Found::ValueStart => self.base + self.keep as u64,
+                    Found::ValuePart => self.base + self.lent as u64,
+                    _ => self.reported,
+                };
                 if self.pos - self.summed >= SUM_RUN {
                     self.sum();
                 }
-                Ok(Some(self.event(found)))
+                Ok(Some((self.event(found), place)))
             }
             Ok(None) => {
                 self.sum();

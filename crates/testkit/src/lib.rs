@@ -6,6 +6,7 @@
 //! - [`binaries`], [`all`], [`any`], [`named`]: the server programs on this machine, each a [`ServerBinary`].
 //! - [`Server`]: one of them running on a free loopback port with its own directory, killed when the value is dropped.
 //! - [`Cluster`]: several of them as one cluster, with replicas, moving slots and failovers.
+//! - [`Sentinels`]: a primary with replicas, and sentinels that watch them.
 //! - [`Client`]: a small blocking client, and [`ClusterClient`], which finds the right node.
 //! - [`Proxy`]: a network that cuts, stalls, delays and fragments. [`Script`] and [`Peer`]: a server that misbehaves step by
 //!   step.
@@ -40,6 +41,7 @@ mod peer;
 pub mod process;
 mod proxy;
 mod rng;
+mod sentinel;
 mod server;
 
 pub use binaries::{ServerBinary, Vendor, Version, all, any, binaries, find_binaries, named, servers_dir};
@@ -51,4 +53,5 @@ pub use error::{Error, Result};
 pub use peer::{Peer, Script};
 pub use proxy::{Direction, Proxy};
 pub use rng::Rng;
+pub use sentinel::{Sentinels, SentinelsBuilder};
 pub use server::{Builder, Server, unused_port};

@@ -67,6 +67,7 @@ impl Server {
             tls_client_certs: false,
             unix_socket: false,
             cluster: false,
+            sentinel: false,
             lines: Vec::new(),
             dir: None,
             timeout: Duration::from_secs(30),
@@ -246,6 +247,7 @@ pub struct Builder {
     tls_client_certs: bool,
     unix_socket: bool,
     cluster: bool,
+    sentinel: bool,
     lines: Vec<String>,
     dir: Option<PathBuf>,
     timeout: Duration,
@@ -296,6 +298,12 @@ impl Builder {
     /// Runs as a cluster node (`cluster-enabled yes`), with a node timeout of two seconds.
     pub fn cluster(mut self) -> Builder {
         self.cluster = true;
+        self
+    }
+
+    /// Runs as a sentinel (`--sentinel`). What it watches is told by lines `sentinel …` of [`Builder::config`].
+    pub(crate) fn sentinel(mut self) -> Builder {
+        self.sentinel = true;
         self
     }
 
@@ -370,11 +378,12 @@ impl Builder {
             format!("dir {}", quoted(&data.display().to_string())),
             format!("logfile {}", quoted(&home.join("server.log").display().to_string())),
             "daemonize no".to_owned(),
-            "save \"\"".to_owned(),
-            "repl-diskless-sync-delay 0".to_owned(),
         ];
+        if !self.sentinel {
+            lines.extend(["save \"\"".to_owned(), "repl-diskless-sync-delay 0".to_owned()]);
+        }
         // Since 7.0 DEBUG has to be allowed; KeyDB branched off before.
-        if self.binary.vendor != Vendor::KeyDb && self.binary.version.at_least(7, 0) {
+        if !self.sentinel && self.binary.vendor != Vendor::KeyDb && self.binary.version.at_least(7, 0) {
             lines.push("enable-debug-command local".to_owned());
         }
         if let Some(password) = &self.password {
@@ -424,6 +433,7 @@ impl Running {
         let program = &setup.binary.server;
         let child = Command::new(program)
             .arg(&config)
+            .args(setup.sentinel.then_some("--sentinel"))
             .stdin(Stdio::null())
             .stdout(file.0)
             .stderr(file.1)
@@ -555,7 +565,7 @@ fn port_taken(error: &Error) -> bool {
 }
 
 /// A value as the servers' configuration files quote it.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 

@@ -128,7 +128,7 @@ pub use event::{
 };
 pub use limits::Limits;
 pub use parser::Parser;
-pub use target::{CompactLimits, TargetFormat};
+pub use target::{CompactLimits, TargetFormat, UnknownServer};
 pub use types::{Dialect, Kind, ModuleId, ValueType};
 pub use value::{
     Array, HashField, Idempotency, PendingEntry, Producer, Stream, StreamConsumer, StreamGroup, StreamItem,

@@ -1,5 +1,7 @@
 //! What a server accepts, and what it would write.
 
+use std::str::FromStr;
+
 use crate::native::Features;
 use crate::types::{Dialect, ValueType};
 
@@ -195,6 +197,49 @@ impl TargetFormat {
     }
 }
 
+/// The name of a server and its release: `redis-6.0`, `valkey-8.1`, `redict-7.3`, `keydb-6.3`.
+///
+/// ```
+/// use keyferry_rdb::TargetFormat;
+///
+/// assert_eq!("valkey-9.0".parse(), Ok(TargetFormat::valkey(9, 0)));
+/// assert!("redis-six".parse::<TargetFormat>().is_err());
+/// ```
+impl FromStr for TargetFormat {
+    type Err = UnknownServer;
+
+    fn from_str(text: &str) -> Result<Self, UnknownServer> {
+        let unknown = || UnknownServer { name: text.into() };
+        let (vendor, release) = text.split_once('-').ok_or_else(unknown)?;
+        // A patch level changes no format.
+        let mut numbers = release.splitn(3, '.').map(|number| number.parse::<u16>().ok());
+        let major = numbers.next().flatten().ok_or_else(unknown)?;
+        let minor = match numbers.next() {
+            Some(minor) => minor.ok_or_else(unknown)?,
+            None => 0,
+        };
+        if numbers.next().is_some_and(|patch| patch.is_none()) {
+            return Err(unknown());
+        }
+        match &*vendor.to_ascii_lowercase() {
+            // Redict forked at 7.2 and numbers on from there; KeyDB 6 is 6.2 with types of its own.
+            "redis" | "redict" => Ok(Self::redis(major, minor)),
+            "keydb" => Ok(Self::redis(6, 2)),
+            "valkey" => Ok(Self::valkey(major, minor)),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+/// A text that names no server and release.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "\"{name}\" names no server and release; give one like redis-7.2, valkey-8.1, redict-7.3 or keydb-6.3"
+)]
+pub struct UnknownServer {
+    name: Box<str>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,6 +260,22 @@ mod tests {
                 assert_eq!(target.dialect(), dialect);
                 assert!(dialect == Dialect::Valkey || target.version() <= version.max(6));
             }
+        }
+    }
+
+    #[test]
+    fn servers_are_told_by_name() {
+        let parse = |text: &str| text.parse::<TargetFormat>();
+        assert_eq!(parse("redis-7.2"), Ok(TargetFormat::redis(7, 2)));
+        assert_eq!(parse("Redis-7.2.4"), Ok(TargetFormat::redis(7, 2)));
+        assert_eq!(parse("redis-8"), Ok(TargetFormat::redis(8, 0)));
+        assert_eq!(parse("redict-7.3.6"), Ok(TargetFormat::redis(7, 2)));
+        assert_eq!(parse("keydb-6.3"), Ok(TargetFormat::redis(6, 2)));
+        for wrong in
+            ["", "redis", "7.2", "redis-", "redis-7.x", "redis-7.2.x", "dragonfly-1.0", "redis-7.2-rc1"]
+        {
+            let error = parse(wrong).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("\"{wrong}\" names no server")), "{error}");
         }
     }
 

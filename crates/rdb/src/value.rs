@@ -313,7 +313,8 @@ fn add(value: &mut Value, element: &Element<'_>, ty: ValueType) {
     }
 }
 
-fn add_to_stream(stream: &mut Stream, element: &Element<'_>, ty: ValueType) {
+/// Adds an element of a stream of type `ty`.
+pub(crate) fn add_to_stream(stream: &mut Stream, element: &Element<'_>, ty: ValueType) {
     match element {
         Element::StreamEntry(entry) => {
             let fields = entry.fields().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();

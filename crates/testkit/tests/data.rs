@@ -96,7 +96,7 @@ fn small_data_has_every_type_and_encoding() -> Result {
 
 #[test]
 fn every_planted_difference_is_found() -> Result {
-    use DifferenceKind::{Expiry, Function, MissingInA, MissingInB, Type, Value};
+    use DifferenceKind::{Counters, Expiry, FieldExpiry, Function, MissingInA, MissingInB, Type, Value};
     let (a, b) = pair()?;
     let (mut a, mut b) = (a.client()?, b.client()?);
     // Small values whole, large ones in parts.
@@ -166,12 +166,12 @@ fn every_planted_difference_is_found() -> Result {
         case(Value, "s", "XGROUP CREATECONSUMER s g idle");
     }
     if features.is_redis(7, 0) {
-        case(Value, "s", "XGROUP SETID s g 0 ENTRIESREAD 1");
+        case(Counters, "s", "XGROUP SETID s g 0 ENTRIESREAD 1");
         case(Function, "keyferry_first", "FUNCTION DELETE keyferry_first");
     }
     if features.has("hpexpire") {
-        case(Value, "hash:field-ttl", "HPERSIST hash:field-ttl FIELDS 1 goes");
-        case(Value, "big:hash", "HEXPIRE big:hash 1000 FIELDS 1 field:00000000024999");
+        case(FieldExpiry, "hash:field-ttl", "HPERSIST hash:field-ttl FIELDS 1 goes");
+        case(FieldExpiry, "big:hash", "HEXPIRE big:hash 1000 FIELDS 1 field:00000000024999");
     }
     for (kind, key, command) in &cases {
         let key = if *key == "only in b" { "only_in_b" } else { key };
@@ -179,9 +179,10 @@ fn every_planted_difference_is_found() -> Result {
             if matches!(kind, Function) { b.bytes(&["FUNCTION", "DUMP"])? } else { b.bytes(&["DUMP", key])? };
         b.call(command)?;
         let comparison = compare_with(&mut a, &mut b, &options)?;
-        let found: Vec<_> = comparison.differences.iter().map(|d| (d.kind, d.key.clone())).collect();
+        // An entry more or less is one in the counters, too.
+        let mut found: Vec<_> = comparison.differences.iter().map(|d| (d.kind, d.key.clone())).collect();
+        found.retain(|(found, _)| *kind == Counters || !command[0].starts_with('X') || *found != Counters);
         assert_eq!(found, [(*kind, key.as_bytes().to_vec())], "{command:?}: {comparison}");
-        assert_eq!(comparison.total_differences, 1);
         let shown = &comparison.differences[0];
         assert_ne!(shown.a, shown.b, "{command:?}");
         // Put it back.

@@ -1,19 +1,18 @@
 //! Lists, sets, sorted sets, hashes and arrays.
 
+use super::plain::{Plain, first_expiry, kept_expiry, lost_expiries, plain_type};
 use super::source::{Source, Survey};
 use super::{Encoder, blobs};
 use crate::elements::{Element, Score};
 use crate::error::Error;
 use crate::native::Loss;
-use crate::types::ValueType;
+use crate::types::{Kind, ValueType};
 use crate::wire::{canonical_int, put_len};
 
 /// A quicklist node that is one item.
 const PLAIN_NODE: u64 = 1;
 /// A quicklist node that is a listpack of items.
 const PACKED_NODE: u64 = 2;
-/// Servers refuse field expiries beyond this.
-const MAX_FIELD_EXPIRY: i64 = (1 << 48) - 1;
 /// What an entry of a ziplist or listpack takes besides its bytes, at most.
 const ENTRY_OVERHEAD: usize = 11;
 /// Strings of an array up to this length have a tag of their own.
@@ -29,14 +28,7 @@ impl Encoder {
         let compact = self.target.compact;
         if self.target.version() < 7 {
             if !survey.is_within(compact.list_entries, compact.list_value) {
-                put_len(out, survey.count);
-                source.visit(&mut |element| {
-                    if let Element::Item(item) = element {
-                        self.strings.put(item, out);
-                    }
-                    Ok(())
-                })?;
-                return Ok(ValueType::List);
+                return self.plain(source, survey, ValueType::List, out);
             }
             self.ziplist.clear();
             source.visit(&mut |element| {
@@ -134,14 +126,7 @@ impl Encoder {
             self.put_listpack(out);
             return Ok(ValueType::SetListpack);
         }
-        put_len(out, survey.count);
-        source.visit(&mut |element| {
-            if let Element::Member(member) = element {
-                self.strings.put(member, out);
-            }
-            Ok(())
-        })?;
-        Ok(ValueType::Set)
+        self.plain(source, survey, ValueType::Set, out)
     }
 
     pub(super) fn sorted_set(
@@ -181,20 +166,24 @@ impl Encoder {
             self.put_ziplist(out);
             return Ok(ValueType::ZsetZiplist);
         }
-        let binary = self.target.accepts(ValueType::Zset);
-        put_len(out, survey.count);
+        let ty = plain_type(&self.target, Kind::SortedSet, survey).unwrap_or(ValueType::ZsetText);
+        self.plain(source, survey, ty, out)
+    }
+
+    /// Writes elements one after the other, behind their number.
+    fn plain(
+        &mut self,
+        source: &Source<'_>,
+        survey: &Survey,
+        ty: ValueType,
+        out: &mut Vec<u8>,
+    ) -> Result<ValueType, Error> {
+        let plain = Plain::begin(ty, survey, out);
         source.visit(&mut |element| {
-            if let Element::Scored { member, score } = element {
-                self.strings.put(member, out);
-                if binary {
-                    out.extend_from_slice(&score.value().to_le_bytes());
-                } else {
-                    put_text_score(*score, out);
-                }
-            }
+            plain.put(element, &mut self.strings, out);
             Ok(())
         })?;
-        Ok(if binary { ValueType::Zset } else { ValueType::ZsetText })
+        Ok(ty)
     }
 
     pub(super) fn hash(
@@ -206,36 +195,12 @@ impl Encoder {
     ) -> Result<ValueType, Error> {
         let compact = self.target.compact;
         let is_small = survey.is_within(compact.hash_entries, compact.hash_value);
-        if survey.expiring > 0 && self.target.accepts(ValueType::HashValkey) {
-            put_len(out, survey.count);
-            source.visit(&mut |element| {
-                if let Element::Field { name, value, expires_at } = element {
-                    self.strings.put(name, out);
-                    self.strings.put(value, out);
-                    out.extend_from_slice(&expires_at.map_or(-1, |at| at.max(0)).to_le_bytes());
-                }
-                Ok(())
-            })?;
-            return Ok(ValueType::HashValkey);
-        }
-        if let Some(min) = survey.min_expiry
-            && self.target.accepts(ValueType::HashTtl)
-        {
-            return self.hash_with_expiries(source, survey, min, is_small, losses, out);
-        }
-        if survey.expiring > 0 {
-            losses.push(Loss::FieldExpiry { fields: survey.expiring });
-        }
-        if !is_small {
-            put_len(out, survey.count);
-            source.visit(&mut |element| {
-                if let Element::Field { name, value, .. } = element {
-                    self.strings.put(name, out);
-                    self.strings.put(value, out);
-                }
-                Ok(())
-            })?;
-            return Ok(ValueType::Hash);
+        let ty = plain_type(&self.target, Kind::Hash, survey).unwrap_or(ValueType::Hash);
+        losses.extend(lost_expiries(ty, survey));
+        match ty {
+            ValueType::HashTtl if is_small => return self.hash_with_expiries(source, survey, out),
+            ValueType::Hash if is_small => {}
+            ty => return self.plain(source, survey, ty, out),
         }
         let packed = self.target.listpacks();
         self.listpack.clear();
@@ -260,59 +225,30 @@ impl Encoder {
         Ok(ValueType::HashZiplist)
     }
 
-    /// Redis' way: one expiry for all to count from, and, in the compact form, fields in the order of expiry.
+    /// Redis' compact way: fields in the order of expiry.
     fn hash_with_expiries(
         &mut self,
         source: &Source<'_>,
         survey: &Survey,
-        min: i64,
-        is_small: bool,
-        losses: &mut Vec<Loss>,
         out: &mut Vec<u8>,
     ) -> Result<ValueType, Error> {
-        // Zero stands for no expiry, and what is past is past; expiries too far away are as good as none.
-        let min = min.clamp(1, MAX_FIELD_EXPIRY);
-        let mut beyond = 0;
-        let mut expiry = |at: Option<i64>| {
-            let far = at.is_some_and(|at| at > MAX_FIELD_EXPIRY);
-            beyond += u64::from(far);
-            at.filter(|_| !far).map(|at| at.max(1))
-        };
-        out.extend_from_slice(&min.to_le_bytes());
-        let ty = if is_small {
-            let mut fields = Vec::new();
-            source.visit(&mut |element| {
-                if let Element::Field { name, value, expires_at } = element {
-                    fields.push((expiry(*expires_at), name.to_vec(), value.to_vec()));
-                }
-                Ok(())
-            })?;
-            fields.sort_by_key(|(at, ..)| at.unwrap_or(i64::MAX));
-            self.listpack.clear();
-            for (at, name, value) in &fields {
-                self.listpack.push(name);
-                self.listpack.push(value);
-                self.listpack.push_int(at.unwrap_or(0));
+        out.extend_from_slice(&first_expiry(survey).to_le_bytes());
+        let mut fields = Vec::new();
+        source.visit(&mut |element| {
+            if let Element::Field { name, value, expires_at } = element {
+                fields.push((kept_expiry(*expires_at), name.to_vec(), value.to_vec()));
             }
-            self.put_listpack(out);
-            ValueType::HashListpackTtl
-        } else {
-            put_len(out, survey.count);
-            source.visit(&mut |element| {
-                if let Element::Field { name, value, expires_at } = element {
-                    let after = expiry(*expires_at).map_or(0, |at| (at - min + 1).unsigned_abs());
-                    put_len(out, after);
-                    self.strings.put(name, out);
-                    self.strings.put(value, out);
-                }
-                Ok(())
-            })?;
-            ValueType::HashTtl
-        };
-        if beyond > 0 {
-            losses.push(Loss::FieldExpiry { fields: beyond });
+            Ok(())
+        })?;
+        fields.sort_by_key(|(at, ..)| at.unwrap_or(i64::MAX));
+        self.listpack.clear();
+        for (at, name, value) in &fields {
+            self.listpack.push(name);
+            self.listpack.push(value);
+            self.listpack.push_int(at.unwrap_or(0));
         }
-        Ok(ty)
+        self.put_listpack(out);
+        Ok(ValueType::HashListpackTtl)
     }
 
     pub(super) fn array(
@@ -355,17 +291,5 @@ impl Encoder {
         self.blob.clear();
         self.ziplist.finish(&mut self.blob);
         self.strings.put_bytes(&self.blob, out);
-    }
-}
-
-/// A score as text, of which the shortest that reads back is at most 24 bytes.
-fn put_text_score(score: Score<'_>, out: &mut Vec<u8>) {
-    let value = score.value();
-    if value.is_infinite() {
-        out.push(if value > 0.0 { 254 } else { 255 });
-    } else {
-        let text = score.to_string();
-        out.push(text.len() as u8);
-        out.extend_from_slice(text.as_bytes());
     }
 }

@@ -22,6 +22,8 @@
 
 mod blobs;
 mod collections;
+mod parts;
+mod plain;
 mod source;
 mod stream;
 
@@ -35,6 +37,7 @@ use crate::target::TargetFormat;
 use crate::types::{Kind, ValueType};
 use crate::value::Value;
 use crate::wire::{self, canonical_int};
+pub use parts::{PartsEncoder, PartsPlan, PartsSurvey};
 use source::Source;
 
 /// Strings up to this length are not compressed.

@@ -26,10 +26,56 @@ pub(super) struct Survey {
     pub(super) min_expiry: Option<i64>,
     /// Number of fields that expire.
     pub(super) expiring: u64,
+    /// Number of fields that expire later than Redis can tell.
+    pub(super) beyond: u64,
     pub(super) cursor: Option<u64>,
 }
 
+/// Redis refuses field expiries beyond this.
+pub(super) const MAX_FIELD_EXPIRY: i64 = (1 << 48) - 1;
+
 impl Survey {
+    pub(super) const fn new() -> Self {
+        Self { count: 0, longest: 0, integers: true, min_expiry: None, expiring: 0, beyond: 0, cursor: None }
+    }
+
+    /// Takes account of an element.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] for a score that is NaN.
+    pub(super) fn see(&mut self, element: &Element<'_>) -> Result<(), Error> {
+        let longest = match element {
+            Element::Item(bytes) | Element::ArrayItem { value: bytes, .. } => bytes.len(),
+            Element::Member(bytes) => {
+                self.integers = self.integers && canonical_int(bytes).is_some();
+                bytes.len()
+            }
+            Element::Scored { member, score } => {
+                if score.value().is_nan() {
+                    return Err(Error::Corrupt { offset: 0, what: "a score is not a number", key: None });
+                }
+                member.len()
+            }
+            Element::Field { name, value, expires_at } => {
+                if let Some(at) = expires_at {
+                    self.expiring += 1;
+                    self.beyond += u64::from(*at > MAX_FIELD_EXPIRY);
+                    self.min_expiry = Some(self.min_expiry.map_or(*at, |min| min.min(*at)));
+                }
+                name.len().max(value.len())
+            }
+            Element::ArrayCursor(cursor) => {
+                self.cursor = Some(*cursor);
+                return Ok(());
+            }
+            _ => 0,
+        };
+        self.count += 1;
+        self.longest = self.longest.max(longest);
+        Ok(())
+    }
+
     /// Whether a compact encoding may hold it, by these bounds.
     pub(super) fn is_within(&self, entries: usize, bytes: usize) -> bool {
         self.count <= entries as u64 && self.longest <= bytes
@@ -102,41 +148,10 @@ impl Source<'_> {
     }
 
     pub(super) fn survey(&self) -> Result<Survey, Error> {
-        let mut survey =
-            Survey { count: 0, longest: 0, integers: true, min_expiry: None, expiring: 0, cursor: None };
-        if self.kind() == Kind::String {
-            return Ok(survey);
+        let mut survey = Survey::new();
+        if self.kind() != Kind::String {
+            self.visit(&mut |element| survey.see(element))?;
         }
-        self.visit(&mut |element| {
-            let longest = match element {
-                Element::Item(bytes) | Element::ArrayItem { value: bytes, .. } => bytes.len(),
-                Element::Member(bytes) => {
-                    survey.integers = survey.integers && canonical_int(bytes).is_some();
-                    bytes.len()
-                }
-                Element::Scored { member, score } => {
-                    if score.value().is_nan() {
-                        return Err(Error::Corrupt { offset: 0, what: "a score is not a number", key: None });
-                    }
-                    member.len()
-                }
-                Element::Field { name, value, expires_at } => {
-                    if let Some(at) = expires_at {
-                        survey.expiring += 1;
-                        survey.min_expiry = Some(survey.min_expiry.map_or(*at, |min| min.min(*at)));
-                    }
-                    name.len().max(value.len())
-                }
-                Element::ArrayCursor(cursor) => {
-                    survey.cursor = Some(*cursor);
-                    return Ok(());
-                }
-                _ => 0,
-            };
-            survey.count += 1;
-            survey.longest = survey.longest.max(longest);
-            Ok(())
-        })?;
         Ok(survey)
     }
 }

@@ -1,10 +1,11 @@
 //! Streams.
 
-use super::{Encoded, Encoder, blobs::Listpack};
+use super::{Encoded, Encoder, Strings, blobs::Listpack};
 use crate::elements::StreamId;
 use crate::native::Loss;
+use crate::target::{CompactLimits, TargetFormat};
 use crate::types::ValueType;
-use crate::value::{Idempotency, PendingEntry, Stream, StreamGroup, StreamItem};
+use crate::value::{Idempotency, PendingEntry, Stream, StreamGroup};
 use crate::wire::{put_len, put_plain_str};
 
 /// The entry has the fields of the node's master entry.
@@ -12,26 +13,61 @@ const SAME_FIELDS: i64 = 2;
 /// Seconds and entries by which streams remember idempotent producers where nobody set them otherwise (Redis 8.6).
 const USUAL_LIMITS: (u64, u64) = (100, 100);
 
+/// What must be known of a stream's entries to write the rest of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Extent {
+    count: u64,
+    first: StreamId,
+    last: StreamId,
+}
+
+impl Extent {
+    /// Takes account of an entry, in ascending order of ids.
+    pub(super) fn add(&mut self, id: StreamId) {
+        if self.count == 0 {
+            self.first = id;
+        }
+        self.last = id;
+        self.count += 1;
+    }
+}
+
 impl Encoder {
     /// Writes a stream in the oldest form that holds all it has, as far as the target has such a form.
     pub(super) fn stream(&mut self, stream: &Stream, out: &mut Vec<u8>) -> Encoded {
-        let Some(most) = self.target.stream_type() else {
-            return Encoded { ty: None, losses: vec![Loss::NotAccepted { ty: ValueType::Stream }] };
-        };
-        let ty = needed(stream, most);
-        let losses = losses(stream, ty);
-        let since = |first: ValueType| ty.byte() >= first.byte();
+        let mut extent = Extent::default();
+        stream.entries.iter().for_each(|entry| extent.add(entry.id));
+        let (ty, losses) = stream_form(&self.target, stream, &extent);
+        let Some(ty) = ty else { return Encoded { ty, losses } };
+        let mut nodes = Nodes::new(&self.target.compact);
+        let (mut bytes, mut count) = (Vec::new(), 0u64);
+        for entry in &stream.entries {
+            if nodes.is_full() {
+                nodes.end(&mut self.strings, &mut bytes);
+                count += 1;
+            }
+            let fields: Vec<_> = entry.fields.iter().map(|(name, value)| (&**name, &**value)).collect();
+            nodes.push(entry.id, &fields);
+        }
+        if !nodes.is_empty() {
+            nodes.end(&mut self.strings, &mut bytes);
+            count += 1;
+        }
+        put_len(out, count);
+        out.extend_from_slice(&bytes);
+        self.stream_tail(stream, &extent, ty, out);
+        Encoded { ty: Some(ty), losses }
+    }
 
-        self.nodes(&stream.entries, out);
-        put_len(out, stream.entries.len() as u64);
+    /// Writes what comes after the entries.
+    pub(super) fn stream_tail(&mut self, stream: &Stream, extent: &Extent, ty: ValueType, out: &mut Vec<u8>) {
+        let since = |first: ValueType| ty.byte() >= first.byte();
+        put_len(out, extent.count);
         // A stream never gave an id below its last entry's.
-        let last_id = stream.entries.last().map_or(stream.last_id, |entry| stream.last_id.max(entry.id));
-        put_id(out, last_id);
+        put_id(out, stream.last_id.max(extent.last));
         if since(ValueType::Stream2) {
-            let first = stream.entries.first().map(|entry| entry.id).unwrap_or_default();
-            let (first_id, max_deleted_id, added) = stream
-                .counters
-                .map_or((first, StreamId::default(), stream.entries.len() as u64), |counters| {
+            let (first_id, max_deleted_id, added) =
+                stream.counters.map_or((extent.first, StreamId::default(), extent.count), |counters| {
                     (counters.first_id, counters.max_deleted_id, counters.entries_added)
                 });
             put_id(out, first_id);
@@ -50,44 +86,6 @@ impl Encoder {
             };
             self.idempotency(stream.idempotency.as_ref().unwrap_or(&usual), out);
         }
-        Encoded { ty: Some(ty), losses }
-    }
-
-    fn nodes(&mut self, entries: &[StreamItem], out: &mut Vec<u8>) {
-        let compact = self.target.compact;
-        let mut nodes = Vec::new();
-        let mut count = 0u64;
-        let mut rest = entries;
-        let mut head = Listpack::default();
-        while let Some(first) = rest.first() {
-            let mut body = std::mem::take(&mut self.listpack);
-            body.clear();
-            let mut len = 0;
-            for entry in rest {
-                if len > 0 && (len >= compact.stream_node_entries || body.size() >= compact.stream_node_bytes)
-                {
-                    break;
-                }
-                push_entry(&mut body, first, entry);
-                len += 1;
-            }
-            rest = &rest[len..];
-            head.clear();
-            head.push_int(len as i64);
-            head.push_int(0);
-            head.push_int(first.fields.len() as i64);
-            first.fields.iter().for_each(|(name, _)| head.push(name));
-            head.push_int(0);
-            head.extend(&body);
-            put_plain_str(&mut nodes, &raw_id(first.id));
-            self.blob.clear();
-            head.finish(&mut self.blob);
-            self.strings.put_bytes(&self.blob, &mut nodes);
-            self.listpack = body;
-            count += 1;
-        }
-        put_len(out, count);
-        out.extend_from_slice(&nodes);
     }
 
     fn group(&mut self, group: &StreamGroup, ty: ValueType, out: &mut Vec<u8>) {
@@ -138,6 +136,108 @@ impl Encoder {
     }
 }
 
+/// The type in which a target takes a stream, whose entries do not matter, and what it has no place for.
+pub(super) fn stream_form(
+    target: &TargetFormat,
+    stream: &Stream,
+    extent: &Extent,
+) -> (Option<ValueType>, Vec<Loss>) {
+    match target.stream_type() {
+        Some(most) => {
+            let ty = needed(stream, most);
+            (Some(ty), losses(stream, extent, ty))
+        }
+        None => (None, vec![Loss::NotAccepted { ty: ValueType::Stream }]),
+    }
+}
+
+/// Gathers entries into nodes.
+#[derive(Clone, Debug)]
+pub(super) struct Nodes {
+    max_entries: usize,
+    max_bytes: usize,
+    /// Id and field names of the first entry of the node.
+    master: (StreamId, Vec<Vec<u8>>),
+    len: usize,
+    body: Listpack,
+    head: Listpack,
+    blob: Vec<u8>,
+}
+
+impl Nodes {
+    pub(super) fn new(compact: &CompactLimits) -> Self {
+        Self {
+            max_entries: compact.stream_node_entries,
+            max_bytes: compact.stream_node_bytes,
+            master: (StreamId::default(), Vec::new()),
+            len: 0,
+            body: Listpack::default(),
+            head: Listpack::default(),
+            blob: Vec::new(),
+        }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether the next entry begins another node, so that this one has to be ended before.
+    pub(super) fn is_full(&self) -> bool {
+        self.len > 0 && (self.len >= self.max_entries || self.body.size() >= self.max_bytes)
+    }
+
+    /// Adds an entry.
+    pub(super) fn push(&mut self, id: StreamId, fields: &[(&[u8], &[u8])]) {
+        if self.len == 0 {
+            self.master.0 = id;
+            self.master.1.clear();
+            self.master.1.extend(fields.iter().map(|(name, _)| name.to_vec()));
+        }
+        self.len += 1;
+        let (master, names) = &self.master;
+        let node = &mut self.body;
+        let same = fields.iter().map(|(name, _)| *name).eq(names.iter().map(|name| &**name));
+        node.push_int(if same { SAME_FIELDS } else { 0 });
+        // Differences are stored as signed numbers of the same 64 bits.
+        node.push_int(id.ms.wrapping_sub(master.ms) as i64);
+        node.push_int(id.seq.wrapping_sub(master.seq) as i64);
+        let count = fields.len() as i64;
+        if !same {
+            node.push_int(count);
+        }
+        for (name, value) in fields {
+            if !same {
+                node.push(name);
+            }
+            node.push(value);
+        }
+        node.push_int(if same { count + 3 } else { 2 * count + 4 });
+    }
+
+    /// Drops the node at hand and begins the next.
+    pub(super) fn skip(&mut self) {
+        self.body.clear();
+        self.len = 0;
+    }
+
+    /// Appends the node at hand and begins the next.
+    pub(super) fn end(&mut self, strings: &mut Strings, out: &mut Vec<u8>) {
+        let (master, names) = &self.master;
+        self.head.clear();
+        self.head.push_int(self.len as i64);
+        self.head.push_int(0);
+        self.head.push_int(names.len() as i64);
+        names.iter().for_each(|name| self.head.push(name));
+        self.head.push_int(0);
+        self.head.extend(&self.body);
+        put_plain_str(out, &raw_id(*master));
+        self.blob.clear();
+        self.head.finish(&mut self.blob);
+        strings.put_bytes(&self.blob, out);
+        self.skip();
+    }
+}
+
 /// The oldest type up to `most` that holds all of a stream that `most` holds. Servers derive what older types lack, as
 /// this crate did when it read one.
 fn needed(stream: &Stream, most: ValueType) -> ValueType {
@@ -166,15 +266,14 @@ fn has_counters(stream: &Stream) -> bool {
 }
 
 /// What a stream has that type `ty` has no place for.
-fn losses(stream: &Stream, ty: ValueType) -> Vec<Loss> {
+fn losses(stream: &Stream, extent: &Extent, ty: ValueType) -> Vec<Loss> {
     let before = |first: ValueType| ty.byte() < first.byte();
     let mut losses = Vec::new();
     if before(ValueType::Stream2) && has_counters(stream) {
         // Counters that a server derives from the entries are no loss.
-        let first = stream.entries.first().map(|entry| entry.id).unwrap_or_default();
         let derived = stream.counters.is_none_or(|counters| {
             (counters.first_id, counters.max_deleted_id, counters.entries_added)
-                == (first, StreamId::default(), stream.entries.len() as u64)
+                == (extent.first, StreamId::default(), extent.count)
         });
         if !derived || stream.groups.iter().any(|group| group.entries_read.is_some()) {
             losses.push(Loss::StreamCounters);
@@ -203,27 +302,6 @@ fn losses(stream: &Stream, ty: ValueType) -> Vec<Loss> {
         }
     }
     losses
-}
-
-/// Adds an entry to the node whose master entry is `master`.
-fn push_entry(node: &mut Listpack, master: &StreamItem, entry: &StreamItem) {
-    let same = entry.fields.len() == master.fields.len()
-        && entry.fields.iter().zip(&master.fields).all(|((a, _), (b, _))| a == b);
-    node.push_int(if same { SAME_FIELDS } else { 0 });
-    // Differences are stored as signed numbers of the same 64 bits.
-    node.push_int(entry.id.ms.wrapping_sub(master.id.ms) as i64);
-    node.push_int(entry.id.seq.wrapping_sub(master.id.seq) as i64);
-    let fields = entry.fields.len() as i64;
-    if !same {
-        node.push_int(fields);
-    }
-    for (name, value) in &entry.fields {
-        if !same {
-            node.push(name);
-        }
-        node.push(value);
-    }
-    node.push_int(if same { fields + 3 } else { 2 * fields + 4 });
 }
 
 fn put_id(out: &mut Vec<u8>, id: StreamId) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use keyferry_rdb::convert::{Converted, Converter, Way};
 use keyferry_rdb::elements::{StreamCounters, StreamId, Templates};
-use keyferry_rdb::encode::Encoder;
+use keyferry_rdb::encode::{Encoder, PartsSurvey};
 use keyferry_rdb::native::Loss;
 use keyferry_rdb::{
     Array, Dialect, EntryHead, Event, HashField, Idempotency, Limits, Parser, PendingEntry, Producer,
@@ -224,7 +224,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
-    fn what_is_encoded_decodes_to_the_same(value in value(), other in prop::sample::select(targets())) {
+    fn what_is_encoded_decodes_to_the_same(
+        value in value(),
+        other in prop::sample::select(targets()),
+        part in 1usize..5000,
+    ) {
         for target in targets() {
             let mut out = Vec::new();
             let encoded = Encoder::new(target).encode(&value, &mut out).unwrap();
@@ -259,8 +263,39 @@ proptest! {
                 let read = |bytes: &[u8]| RawValue::new(ty, bytes).to_value(&limits);
                 prop_assert_eq!(read(&converted), read(&direct));
             }
+            // And in parts.
+            if matches!(value, Value::String(_) | Value::Array(_)) {
+                continue;
+            }
+            let (in_parts, losses) = in_parts(ty, &out, part, other);
+            prop_assert_eq!(&losses, &again.losses);
+            let read = |ty, bytes: &[u8]| RawValue::new(ty, bytes).to_value(&limits);
+            prop_assert_eq!(in_parts.is_some(), want.ty.is_some());
+            if let (Some((plain, bytes)), Some(ty)) = (in_parts, want.ty) {
+                prop_assert!(other.accepts(plain), "{} for {:?}", plain, other);
+                prop_assert_eq!(read(plain, &bytes), read(ty, &direct));
+            }
         }
     }
+}
+
+/// The value encoded anew for another target from parts of so many bytes, and what is lost.
+fn in_parts(
+    ty: ValueType,
+    bytes: &[u8],
+    part: usize,
+    target: TargetFormat,
+) -> (Option<(ValueType, Vec<u8>)>, Vec<Loss>) {
+    let mut survey = PartsSurvey::new(ty, target, &Limits::default(), &Templates::new());
+    bytes.chunks(part).for_each(|part| survey.feed(part).unwrap());
+    let plan = survey.finish().unwrap();
+    let losses = plan.losses().to_vec();
+    let Some(ty) = plan.ty() else { return (None, losses) };
+    let mut out = Vec::new();
+    let mut encoder = plan.encoder(&mut out);
+    bytes.chunks(part).for_each(|part| encoder.feed(part, &mut out).unwrap());
+    encoder.finish(&mut out).unwrap();
+    (Some((ty, out)), losses)
 }
 
 fn value_of(ty: ValueType, bytes: &[u8], templates: &Templates) -> Value {

@@ -11,7 +11,7 @@ use keyferry_resp::Frame;
 use crate::client::{Client, unexpected};
 use crate::data::Features;
 use crate::error::Result;
-use value::{Kind, Reader, Value};
+use value::{Kind, Reader, Unequal, Value};
 
 /// Keys that are looked at in one round trip.
 const BATCH: usize = 500;
@@ -34,6 +34,9 @@ pub struct CompareOptions {
     pub unreplicated: bool,
     /// Whether function libraries are compared. Default: yes.
     pub functions: bool,
+    /// Whether a number counts that only the first server shows, where the second, being older, would be taken to have
+    /// another: how many entries a stream was given and a group has read, when consumers were active. Default: no.
+    pub one_sided: bool,
 }
 
 impl Default for CompareOptions {
@@ -44,6 +47,7 @@ impl Default for CompareOptions {
             kept: 100,
             unreplicated: false,
             functions: true,
+            one_sided: false,
         }
     }
 }
@@ -64,6 +68,12 @@ impl CompareOptions {
     /// Compares what the servers' own replication does not keep, too: for copies by snapshot alone.
     pub fn unreplicated(mut self) -> CompareOptions {
         self.unreplicated = true;
+        self
+    }
+
+    /// Compares what only the first server shows, too.
+    pub fn one_sided(mut self) -> CompareOptions {
+        self.one_sided = true;
         self
     }
 
@@ -90,13 +100,19 @@ pub enum DifferenceKind {
     Type,
     /// Same type, but the elements differ.
     Value,
-    /// Same elements, but one has a deadline and the other not, or they lie further apart than is tolerated.
+    /// One has a deadline and the other not, or they lie further apart than is tolerated.
     Expiry,
+    /// Deadlines of hash fields that both have.
+    FieldExpiry,
+    /// How many entries a stream was given and lost, and a group has read.
+    Counters,
+    /// When a stream's consumers were last active, as opposed to seen.
+    ActiveTimes,
     /// A function library: missing on a side, or of different code.
     Function,
 }
 
-/// One key that is not the same on both servers.
+/// One key that is not the same on both servers. A key that differs in several ways gives one of each kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Difference {
@@ -294,6 +310,7 @@ impl Run<'_> {
             }
             differences = self.read_and_compare(database, &suspects)?;
             suspects = differences.iter().map(|difference| Bytes::copy_from_slice(&difference.key)).collect();
+            suspects.dedup();
         }
         differences.into_iter().for_each(|difference| self.add(difference));
         Ok(())
@@ -355,23 +372,16 @@ impl Run<'_> {
         reader_b.ask(&whole)?;
         let values_a = reader_a.values(&whole)?;
         let values_b = reader_b.values(&whole)?;
-        let mut unequal: Vec<(Bytes, String, String)> = Vec::new();
+        let mut unequal: Vec<(&Bytes, Unequal)> = Vec::new();
         for (((key, _), a), b) in whole.iter().zip(&values_a).zip(&values_b) {
-            if let Some((a, b)) = Value::difference(a, b, self.options.unreplicated) {
-                unequal.push((key.clone(), a, b));
-            }
+            let found = Value::differences(a, b, self.options);
+            unequal.extend(found.into_iter().map(|found| (key, found)));
         }
         for (key, kind) in &parts {
-            if let Some((a, b)) =
-                value::compare_large(&mut reader_a, &mut reader_b, key, kind, self.options.unreplicated)?
-            {
-                unequal.push((key.clone(), a, b));
-            }
+            let found = value::compare_large(&mut reader_a, &mut reader_b, key, kind, self.options)?;
+            unequal.extend(found.into_iter().map(|found| (key, found)));
         }
-        for (key, a, b) in unequal {
-            // A key whose value and deadline both differ is one difference, named after the value.
-            let kind = DifferenceKind::Value;
-            differences.retain(|difference| difference.key != key);
+        for (key, Unequal { kind, a, b }) in unequal {
             differences.push(Difference { database, key: key.to_vec(), kind, a, b });
         }
         Ok(differences)

@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 use keyferry_resp::Frame;
 
-use super::shorten;
+use super::{CompareOptions, DifferenceKind, shorten};
 use crate::client::{Client, into_list, unexpected};
 use crate::data::Features;
 use crate::error::Result;
@@ -102,6 +102,7 @@ pub(super) enum Value {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Stream {
     numbers: BTreeMap<&'static str, String>,
+    counters: BTreeMap<&'static str, String>,
     entries: Vec<(Bytes, Vec<Bytes>)>,
     groups: BTreeMap<Bytes, Group>,
 }
@@ -112,16 +113,36 @@ struct Group {
     entries_read: BTreeMap<&'static str, String>,
     /// By id: consumer, time and count of delivery.
     pending: BTreeMap<Bytes, String>,
-    consumers: BTreeMap<Bytes, BTreeMap<&'static str, String>>,
+    consumers: BTreeMap<Bytes, Consumer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Consumer {
+    seen: BTreeMap<&'static str, String>,
+    active: BTreeMap<&'static str, String>,
+}
+
+/// One way in which two values differ, in words for each side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unequal {
+    pub(super) kind: DifferenceKind,
+    pub(super) a: String,
+    pub(super) b: String,
+}
+
+impl Unequal {
+    fn new(kind: DifferenceKind, (a, b): (String, String)) -> Unequal {
+        Unequal { kind, a, b }
+    }
 }
 
 impl Value {
-    /// The first difference, in words for each side.
-    pub(super) fn difference(a: &Value, b: &Value, unreplicated: bool) -> Option<(String, String)> {
+    /// What differs: the first difference of each kind.
+    pub(super) fn differences(a: &Value, b: &Value, options: &CompareOptions) -> Vec<Unequal> {
         if a == b {
-            return None;
+            return Vec::new();
         }
-        match (a, b) {
+        let found = match (a, b) {
             (Value::String(a), Value::String(b)) | (Value::Other(a), Value::Other(b)) => {
                 let at = a.iter().zip(b).position(|(a, b)| a != b).unwrap_or(a.len().min(b.len()));
                 let side =
@@ -137,12 +158,33 @@ impl Value {
             (Value::SortedSet(a), Value::SortedSet(b)) => {
                 mapping("member", a, b, |score| format!("score {}", f64::from_bits(*score)))
             }
-            (Value::Hash(a), Value::Hash(b)) => mapping("field", a, b, show_field),
-            (Value::Stream(a), Value::Stream(b)) => Stream::difference(a, b, unreplicated),
+            (Value::Hash(a), Value::Hash(b)) => return hash_differences(a, b),
+            (Value::Stream(a), Value::Stream(b)) => return Stream::differences(a, b, options),
             (Value::VectorSet(a), Value::VectorSet(b)) => mapping("element", a, b, Clone::clone),
             _ => Some((a.to_string(), b.to_string())),
-        }
+        };
+        found.into_iter().map(|sides| Unequal::new(DifferenceKind::Value, sides)).collect()
     }
+}
+
+/// Of two hashes: fields and values, and apart from these the deadlines of fields that both have.
+fn hash_differences(a: &BTreeMap<Bytes, Field>, b: &BTreeMap<Bytes, Field>) -> Vec<Unequal> {
+    let values = |fields: &BTreeMap<Bytes, Field>| -> BTreeMap<Bytes, Bytes> {
+        fields.iter().map(|(name, (value, _))| (name.clone(), value.clone())).collect()
+    };
+    let found = mapping("field", &values(a), &values(b), |value| format!("\"{}\"", shorten(value)));
+    let mut found: Vec<Unequal> =
+        found.into_iter().map(|sides| Unequal::new(DifferenceKind::Value, sides)).collect();
+    let common = |fields: &BTreeMap<Bytes, Field>, others: &BTreeMap<Bytes, Field>| -> BTreeMap<_, _> {
+        let both = fields.iter().filter(|(name, _)| others.contains_key(*name));
+        both.map(|(name, (_, deadline))| (name.clone(), *deadline)).collect()
+    };
+    let deadlines = mapping("field", &common(a, b), &common(b, a), |deadline| match deadline {
+        ..0 => "no deadline".to_owned(),
+        deadline => format!("until {deadline}"),
+    });
+    found.extend(deadlines.map(|sides| Unequal::new(DifferenceKind::FieldExpiry, sides)));
+    found
 }
 
 impl fmt::Display for Value {
@@ -161,7 +203,17 @@ impl fmt::Display for Value {
 }
 
 impl Stream {
-    fn difference(a: &Stream, b: &Stream, unreplicated: bool) -> Option<(String, String)> {
+    fn differences(a: &Stream, b: &Stream, options: &CompareOptions) -> Vec<Unequal> {
+        let found = [
+            (DifferenceKind::Value, Stream::content(a, b, options.unreplicated)),
+            (DifferenceKind::Counters, Stream::counters(a, b, options)),
+            (DifferenceKind::ActiveTimes, Stream::active_times(a, b, options)),
+        ];
+        found.into_iter().filter_map(|(kind, sides)| Some(Unequal::new(kind, sides?))).collect()
+    }
+
+    /// Entries, groups, pending entries and consumers.
+    fn content(a: &Stream, b: &Stream, unreplicated: bool) -> Option<(String, String)> {
         sequence("entry", &a.entries, &b.entries, |(id, fields)| {
             let fields: Vec<String> = fields.iter().map(|field| shorten(field)).collect();
             format!("{} {}", shorten(id), fields.join(" "))
@@ -181,14 +233,49 @@ impl Stream {
                         prefixed(mapping("consumer", &a, &b, |()| "present".to_owned()))
                             .filter(|_| unreplicated)
                     })
-                    .or_else(|| numbers(&of, &a.entries_read, &b.entries_read).filter(|_| unreplicated))
                     .or_else(|| {
                         let consumers = || a.consumers.iter().zip(b.consumers.values());
                         let of = |name| format!("{of}consumer {}: ", shorten(name));
                         consumers()
                             .filter(|_| unreplicated)
-                            .find_map(|((name, a), b)| numbers(&of(name), a, b))
+                            .find_map(|((name, a), b)| numbers(&of(name), &a.seen, &b.seen))
                     })
+            })
+        })
+    }
+
+    /// What is counted besides. A server that is too old to count would, loading the stream into a newer one, give it
+    /// these numbers: as many added as there are entries, nothing deleted, and unknown how many a group has read.
+    fn counters(a: &Stream, b: &Stream, options: &CompareOptions) -> Option<(String, String)> {
+        let length = b.entries.len().to_string();
+        let derived = |name: &str| match name {
+            "entries-added" => length.clone(),
+            _ => "0-0".to_owned(),
+        };
+        let derived: Option<&dyn Fn(&str) -> String> = if options.one_sided { Some(&derived) } else { None };
+        numbers_or("", &a.counters, &b.counters, derived).or_else(|| {
+            let unknown = |_: &str| "null".to_owned();
+            let derived: Option<&dyn Fn(&str) -> String> =
+                if options.one_sided { Some(&unknown) } else { None };
+            let both = a.groups.iter().filter_map(|(name, a)| Some((name, a, b.groups.get(name)?)));
+            both.filter(|_| options.unreplicated).find_map(|(name, a, b)| {
+                let of = format!("group {}: ", shorten(name));
+                numbers_or(&of, &a.entries_read, &b.entries_read, derived)
+            })
+        })
+    }
+
+    /// When consumers were last active. Servers that do not tell take it to be when they were last seen.
+    fn active_times(a: &Stream, b: &Stream, options: &CompareOptions) -> Option<(String, String)> {
+        let both = a.groups.iter().filter_map(|(name, a)| Some((name, a, b.groups.get(name)?)));
+        both.filter(|_| options.unreplicated).find_map(|(group, a, b)| {
+            let both = a.consumers.iter().filter_map(|(name, a)| Some((name, a, b.consumers.get(name)?)));
+            both.into_iter().find_map(|(name, a, b)| {
+                let of = format!("group {}: consumer {}: ", shorten(group), shorten(name));
+                let seen = |_: &str| b.seen.get("seen-time").cloned().unwrap_or_default();
+                let derived: Option<&dyn Fn(&str) -> String> =
+                    if options.one_sided { Some(&seen) } else { None };
+                numbers_or(&of, &a.active, &b.active, derived)
             })
         })
     }
@@ -197,7 +284,8 @@ impl Stream {
     fn read(reply: &Frame) -> Option<Stream> {
         // Deadlines, indexes and the lag of groups are derived from the rest; radix tree sizes depend on history.
         let mut stream = Stream {
-            numbers: named(reply, &["last-generated-id", "max-deleted-entry-id", "entries-added"]),
+            numbers: named(reply, &["last-generated-id"]),
+            counters: named(reply, &["max-deleted-entry-id", "entries-added"]),
             ..Stream::default()
         };
         for entry in reply.get("entries")?.as_array()? {
@@ -219,7 +307,11 @@ impl Stream {
             }
             for consumer in group.get("consumers")?.as_array()? {
                 let name = consumer.get("name")?.as_bytes()?.clone();
-                read.consumers.insert(name, named(consumer, &["seen-time", "active-time"]));
+                let times = Consumer {
+                    seen: named(consumer, &["seen-time"]),
+                    active: named(consumer, &["active-time"]),
+                };
+                read.consumers.insert(name, times);
             }
             stream.groups.insert(group.get("name")?.as_bytes()?.clone(), read);
         }
@@ -240,11 +332,6 @@ fn show(frame: &Frame) -> String {
     }
 }
 
-fn show_field((value, deadline): &Field) -> String {
-    let deadline = if *deadline < 0 { String::new() } else { format!(" until {deadline}") };
-    format!("\"{}\"{deadline}", shorten(value))
-}
-
 fn presence<V>(map: &BTreeMap<Bytes, V>) -> BTreeMap<&Bytes, ()> {
     map.keys().map(|key| (key, ())).collect()
 }
@@ -255,9 +342,22 @@ fn numbers(
     a: &BTreeMap<&'static str, String>,
     b: &BTreeMap<&'static str, String>,
 ) -> Option<(String, String)> {
+    numbers_or(of, a, b, None)
+}
+
+/// The same with what a number of the second side comes to that is not shown.
+fn numbers_or(
+    of: &str,
+    a: &BTreeMap<&'static str, String>,
+    b: &BTreeMap<&'static str, String>,
+    derived: Option<&dyn Fn(&str) -> String>,
+) -> Option<(String, String)> {
     a.iter().find_map(|(name, a)| {
-        let b = b.get(name)?;
-        (a != b).then(|| (format!("{of}{name} {a}"), format!("{of}{name} {b}")))
+        let b = match b.get(name) {
+            Some(b) => b.clone(),
+            None => derived?(name),
+        };
+        (*a != b).then(|| (format!("{of}{name} {a}"), format!("{of}{name} {b}")))
     })
 }
 
@@ -408,11 +508,12 @@ pub(super) fn compare_large(
     b: &mut Reader<'_>,
     key: &Bytes,
     kind: &Kind,
-    unreplicated: bool,
-) -> Result<Option<(String, String)>> {
+    options: &CompareOptions,
+) -> Result<Vec<Unequal>> {
     let (count_a, count_b) = (a.count(key, kind)?, b.count(key, kind)?);
     if count_a != count_b {
-        return Ok(Some((format!("{kind} of {count_a}"), format!("{kind} of {count_b}"))));
+        let sides = (format!("{kind} of {count_a}"), format!("{kind} of {count_b}"));
+        return Ok(vec![Unequal::new(DifferenceKind::Value, sides)]);
     }
     match kind {
         Kind::String | Kind::List | Kind::SortedSet => {
@@ -420,16 +521,21 @@ pub(super) fn compare_large(
             for from in (0..count_a).step_by(part as usize) {
                 let to = (from + part).min(count_a);
                 let (part_a, part_b) = (a.part(key, kind, from, to)?, b.part(key, kind, from, to)?);
-                if let Some((a, b)) = Value::difference(&part_a, &part_b, unreplicated) {
-                    return Ok(Some((format!("from {from}: {a}"), format!("from {from}: {b}"))));
+                let mut found = Value::differences(&part_a, &part_b, options);
+                if !found.is_empty() {
+                    for Unequal { a, b, .. } in &mut found {
+                        (*a, *b) = (format!("from {from}: {a}"), format!("from {from}: {b}"));
+                    }
+                    return Ok(found);
                 }
             }
-            Ok(None)
+            Ok(Vec::new())
         }
         // Same count, and all of one side is in the other: equal.
         _ => {
             let command: &[u8] = if *kind == Kind::Set { b"SSCAN" } else { b"HSCAN" };
             let mut cursor = Bytes::from_static(b"0");
+            let mut all: Vec<Unequal> = Vec::new();
             loop {
                 let args = [command, &key[..], &cursor, b"COUNT", b"5000"];
                 let reply = a.client.call(&args)?;
@@ -440,36 +546,34 @@ pub(super) fn compare_large(
                 };
                 let found =
                     if *kind == Kind::Set { members(b, key, items) } else { fields(a, b, key, items) }?;
-                if found.is_some() {
-                    return Ok(found);
+                for unequal in found {
+                    if all.iter().all(|known: &Unequal| known.kind != unequal.kind) {
+                        all.push(unequal);
+                    }
                 }
                 cursor = next.clone();
-                if cursor == "0" {
-                    return Ok(None);
+                if cursor == "0" || all.iter().any(|unequal| unequal.kind == DifferenceKind::Value) {
+                    return Ok(all);
                 }
             }
         }
     }
 }
 
-fn members(b: &mut Reader<'_>, key: &Bytes, items: &Frame) -> Result<Option<(String, String)>> {
+fn members(b: &mut Reader<'_>, key: &Bytes, items: &Frame) -> Result<Vec<Unequal>> {
     let items: Vec<&Bytes> =
         items.as_array().unwrap_or_default().iter().filter_map(Frame::as_bytes).collect();
     let asked: Vec<[&[u8]; 3]> = items.iter().map(|item| [&b"SISMEMBER"[..], &key[..], &item[..]]).collect();
     let replies = b.client.pipe(&asked)?;
     let missing = items.iter().zip(replies).find(|(_, reply)| reply.as_i64() != Some(1));
-    Ok(missing.map(|(item, _)| {
+    let missing = missing.map(|(item, _)| {
         let what = format!("member \"{}\"", shorten(item));
-        (format!("{what}: present"), format!("{what}: none"))
-    }))
+        Unequal::new(DifferenceKind::Value, (format!("{what}: present"), format!("{what}: none")))
+    });
+    Ok(missing.into_iter().collect())
 }
 
-fn fields(
-    a: &mut Reader<'_>,
-    b: &mut Reader<'_>,
-    key: &Bytes,
-    items: &Frame,
-) -> Result<Option<(String, String)>> {
+fn fields(a: &mut Reader<'_>, b: &mut Reader<'_>, key: &Bytes, items: &Frame) -> Result<Vec<Unequal>> {
     let mut fields_a: BTreeMap<Bytes, Field> = BTreeMap::new();
     for (field, value) in items.as_pairs().into_iter().flatten() {
         if let (Some(field), Some(value)) = (field.as_bytes(), value.as_bytes()) {
@@ -477,7 +581,7 @@ fn fields(
         }
     }
     if fields_a.is_empty() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let mut args: Vec<&[u8]> = vec![b"HMGET", key];
     args.extend(fields_a.keys().map(|field| &field[..]));
@@ -489,7 +593,7 @@ fn fields(
         .collect();
     a.field_deadlines(key, &mut fields_a)?;
     b.field_deadlines(key, &mut fields_b)?;
-    Ok(mapping("field", &fields_a, &fields_b, show_field))
+    Ok(hash_differences(&fields_a, &fields_b))
 }
 
 /// The canonical form of a reply to a command that reads a value, or a part of one.
@@ -552,29 +656,61 @@ mod tests {
         Bytes::from_static(text.as_bytes())
     }
 
+    /// The first difference of the kind that is expected.
+    fn difference(a: &Value, b: &Value, kind: DifferenceKind) -> Option<(String, String)> {
+        let options = CompareOptions::default();
+        let mut found = Value::differences(a, b, &options);
+        assert!(found.iter().all(|unequal| unequal.kind == kind), "{found:?}");
+        found.pop().map(|Unequal { a, b, .. }| (a, b))
+    }
+
     #[test]
     fn the_first_difference_is_named() {
+        use DifferenceKind::{FieldExpiry, Value as Content};
         let list = |items: &[&'static str]| Value::List(items.iter().map(|item| bytes(item)).collect());
-        assert_eq!(Value::difference(&list(&["a", "b"]), &list(&["a", "b"]), false), None);
-        let (a, b) = Value::difference(&list(&["a", "b"]), &list(&["a", "c", "d"]), false).unwrap();
+        assert_eq!(difference(&list(&["a", "b"]), &list(&["a", "b"]), Content), None);
+        let (a, b) = difference(&list(&["a", "b"]), &list(&["a", "c", "d"]), Content).unwrap();
         assert_eq!((&a[..], &b[..]), ("element 1 of 2: b", "element 1 of 3: c"));
         let zset = |score: f64| Value::SortedSet([(bytes("m"), score.to_bits())].into());
-        let (a, b) = Value::difference(&zset(0.0), &zset(-0.0), false).unwrap();
+        let (a, b) = difference(&zset(0.0), &zset(-0.0), Content).unwrap();
         assert_eq!((&a[..], &b[..]), ("member \"m\" (of 1): score 0", "member \"m\" (of 1): score -0"));
         let hash = |deadline| Value::Hash([(bytes("f"), (bytes("v"), deadline))].into());
-        let (a, b) = Value::difference(&hash(-1), &hash(5), false).unwrap();
-        assert!(a.ends_with("\"v\"") && b.ends_with("\"v\" until 5"), "{a} {b}");
+        let (a, b) = difference(&hash(-1), &hash(5), FieldExpiry).unwrap();
+        assert!(a.ends_with("no deadline") && b.ends_with("until 5"), "{a} {b}");
+    }
+
+    fn stream(seen: &str, active: Option<&str>, added: Option<&str>) -> Value {
+        let named = |name, value: &str| [(name, value.to_owned())].into();
+        let times = Consumer {
+            seen: named("seen-time", seen),
+            active: active.map(|active| named("active-time", active)).unwrap_or_default(),
+        };
+        let group = Group { consumers: [(bytes("c"), times)].into(), ..Group::default() };
+        let counters = added.map(|added| named("entries-added", added)).unwrap_or_default();
+        let groups = [(bytes("g"), group)].into();
+        Value::Stream(Box::new(Stream { groups, counters, ..Stream::default() }))
     }
 
     #[test]
     fn seen_times_count_only_on_request() {
-        let stream = |seen: &str| {
-            let consumers = [(bytes("c"), [("seen-time", seen.to_owned())].into())].into();
-            let group = Group { consumers, ..Group::default() };
-            Value::Stream(Box::new(Stream { groups: [(bytes("g"), group)].into(), ..Stream::default() }))
+        let (a, b) = (stream("1", None, None), stream("2", None, None));
+        assert_eq!(Value::differences(&a, &b, &CompareOptions::default()), []);
+        let found = Value::differences(&a, &b, &CompareOptions::default().unreplicated());
+        assert_eq!(found[0].a, "group g: consumer c: seen-time 1");
+    }
+
+    #[test]
+    fn what_one_side_does_not_show_counts_only_on_request() {
+        let options = CompareOptions::default().unreplicated();
+        let (a, b) = (stream("1", Some("3"), Some("2")), stream("1", None, None));
+        assert_eq!(Value::differences(&a, &b, &options), []);
+        let options = options.one_sided();
+        let kinds = |a: &Value, b: &Value| -> Vec<DifferenceKind> {
+            Value::differences(a, b, &options).into_iter().map(|unequal| unequal.kind).collect()
         };
-        assert_eq!(Value::difference(&stream("1"), &stream("2"), false), None);
-        let (a, _) = Value::difference(&stream("1"), &stream("2"), true).unwrap();
-        assert_eq!(a, "group g: consumer c: seen-time 1");
+        assert_eq!(kinds(&a, &b), [DifferenceKind::Counters, DifferenceKind::ActiveTimes]);
+        // What the older side lacks is what it would be taken for.
+        assert_eq!(kinds(&stream("1", Some("1"), Some("0")), &b), []);
+        assert_eq!(kinds(&b, &a), []);
     }
 }

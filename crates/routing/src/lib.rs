@@ -22,16 +22,35 @@
 //!
 //! The rules are those of Redis 3.0 and later and of all Valkey versions.
 
+mod args;
 mod crc16;
+mod error;
 mod glob;
+mod keys;
+mod meaning;
+mod replay;
+mod route;
 mod sibling;
 mod slot;
 mod slot_set;
+mod split;
+mod table;
+mod transaction;
 
+pub use args::Arguments;
+pub use error::KeysError;
 pub use glob::KeyPattern;
+pub use keys::Key;
+pub use replay::Replay;
+pub use route::{Compute, Refusal, Route, with_keys_replaced};
 pub use sibling::{sibling_key, tag_for_slot};
 pub use slot::{SLOTS, hash_tag, slot};
 pub use slot_set::{SlotSet, SlotSetError};
+pub use split::{Merge, Part, Split};
+pub use table::{
+    Access, Begin, CommandFlags, CommandSpec, CommandTable, Find, KeySpec, LearnError, keys_from_reply,
+};
+pub use transaction::Step;
 
 /// The examples of the README run as tests.
 #[cfg(doctest)]

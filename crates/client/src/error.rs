@@ -101,6 +101,27 @@ pub enum Error {
         message: String,
     },
 
+    /// A sentinel where a server that holds data is due.
+    #[error(
+        "{address} is a sentinel: write redis+sentinel://{address}/SERVICE to reach the primary that it knows by the \
+         name SERVICE"
+    )]
+    IsSentinel {
+        /// The sentinel.
+        address: Address,
+    },
+
+    /// No sentinel leads to a primary.
+    #[error("no primary found for the service {service:?}: {reasons}")]
+    NoPrimary {
+        /// The name that the sentinels were asked for.
+        service: String,
+        /// What each of them answered, or why it could not be asked.
+        reasons: String,
+        /// Whether something among that passes by itself: a failover, a sentinel that cannot be reached now.
+        passing: bool,
+    },
+
     /// What arrived is not RESP. The server, or something between, is at fault; the connection is unusable.
     #[error("{address} sent what is not RESP, or too much of it (while {doing})")]
     Protocol {
@@ -213,6 +234,7 @@ impl Error {
             | Self::Io { .. }
             | Self::OutOfStep { .. } => true,
             Self::ConnectionLost { cause, .. } => cause.is_retryable(),
+            Self::NoPrimary { passing, .. } => *passing,
             Self::Server { code, message, .. } => is_passing(code, message),
             _ => false,
         }

@@ -3,7 +3,7 @@
 //! # What it takes
 //!
 //! A URL, or options built by hand ([`ConnectOptions`]): TCP, TLS or Unix socket, user and password, database,
-//! timeouts, protocol. Passwords come from the URL, the environment or a file and are held in a type that cannot
+//! timeouts, protocol. URLs name one server, a cluster, or a primary that sentinels know ([`Endpoint`]). Passwords come from the URL, the environment or a file and are held in a type that cannot
 //! be printed ([`Secret`]).
 //!
 //! # What it gives
@@ -13,6 +13,8 @@
 //! - [`Sender`] and [`Receiver`]: its two halves, for streams of commands without an end and for protocols that leave
 //!   RESP. [`Transport`] is the raw stream underneath.
 //! - [`Client`]: a handle that many tasks share, with a bounded window and with reconnecting.
+//! - [`Endpoint::detect`], [`detect()`]: whether a plain URL leads to a cluster.
+//! - [`sentinel`]: the primary that sentinels name, confirmed by the server itself, also through a failover.
 //! - [`Backoff`]: delays between attempts, as a value.
 //!
 //! ```no_run
@@ -42,7 +44,7 @@
 //! assert_eq!(options.to_string(), "redis://:***@localhost:6379/2");
 //!
 //! let error = ConnectOptions::from_url("redis://:s3cret@localhost?timeout=5s").unwrap_err();
-//! assert!(error.to_string().starts_with("unknown URL option \"timeout\"; known are ca, cert,"));
+//! assert!(error.to_string().starts_with("unknown URL option \"timeout\"; known are address-map, ca,"));
 //! # Ok::<(), keyferry_client::UrlError>(())
 //! ```
 //!
@@ -62,7 +64,7 @@
 //! # What it refuses
 //!
 //! Unknown or contradictory URL options; commands on a [`Client`] that would change the connection for all who
-//! share it. It does not follow cluster redirections and does not ask sentinels.
+//! share it. No connection follows cluster redirections: that needs to know which commands may be sent again.
 //!
 //! # Servers
 //!
@@ -75,6 +77,7 @@ mod client;
 mod connection;
 mod dial;
 mod driver;
+mod endpoint;
 mod error;
 mod halves;
 mod inbound;
@@ -82,6 +85,7 @@ mod info;
 mod options;
 mod pipeline;
 mod secret;
+pub mod sentinel;
 mod server;
 mod tls;
 mod transport;
@@ -91,6 +95,7 @@ pub use address::{Address, DEFAULT_PORT};
 pub use backoff::Backoff;
 pub use client::{Client, ClientOptions, Reply};
 pub use connection::Connection;
+pub use endpoint::{AddressMap, ClusterOptions, DEFAULT_SENTINEL_PORT, Endpoint, SentinelOptions, detect};
 pub use error::Error;
 pub use halves::{Receiver, Sender};
 pub use info::{Info, InfoSection, Keyspace};

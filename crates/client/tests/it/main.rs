@@ -4,8 +4,10 @@
 
 mod client;
 mod connection;
+mod endpoint;
 mod faults;
 mod peer;
+mod sentinel;
 mod tls;
 mod url;
 

@@ -136,7 +136,10 @@ fn what_is_refused_and_why() {
         ("redis://h?read-timeout=-5s", "read-timeout: expected a time"),
         ("redis://h?read-timeout=5d", "read-timeout: expected a time"),
         ("redis://h?read-timeout=99999999999999999h", "read-timeout: expected a time"),
-        ("redis://h?tiemout=5s", "unknown URL option \"tiemout\"; known are ca, cert, client-name"),
+        (
+            "redis://h?tiemout=5s",
+            "unknown URL option \"tiemout\"; known are address-map, ca, cert, client-name",
+        ),
         ("redis://h?password=pw", "unknown URL option \"password\""),
         ("redis://h?ca=x", "scheme is not: use rediss://"),
         ("redis://h?insecure=true", "scheme is not: use rediss://"),

@@ -12,7 +12,8 @@
 //!   step.
 //! - [`Certs`]: certificates for TLS tests.
 //! - [`data`]: seeded data sets, and [`data::Writer`], which keeps writing in the background.
-//! - [`compare()`]: whether two servers hold the same, key by key.
+//! - [`compare()`]: whether two servers hold the same, key by key; [`compare_sides`]: two servers or clusters, with databases
+//!   mapped onto one another.
 //! - [`process`]: CPU time and memory of other processes.
 //!
 //! ```
@@ -48,7 +49,10 @@ pub use binaries::{ServerBinary, Vendor, Version, all, any, binaries, find_binar
 pub use certs::{CertFiles, Certs};
 pub use client::Client;
 pub use cluster::{Cluster, ClusterBuilder, ClusterClient, Failover, MoveStep};
-pub use compare::{CompareOptions, Comparison, Difference, DifferenceKind, compare, compare_with, digest};
+pub use compare::{
+    CompareOptions, Comparison, Difference, DifferenceKind, Side, compare, compare_sides, compare_with,
+    digest,
+};
 pub use error::{Error, Result};
 pub use peer::{Peer, Script};
 pub use proxy::{Direction, Proxy};

@@ -5,6 +5,7 @@ use keyferry_resp::Frame;
 use keyferry_routing::{SLOTS, slot};
 
 use crate::client::{Client, shown_command, unexpected};
+use crate::data::Features;
 use crate::error::{Error, Result};
 
 /// How long a command is tried again unless [`ClusterClient::set_patience`] says otherwise.
@@ -83,11 +84,7 @@ impl ClusterClient {
     pub fn call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Result<Frame> {
         let reply = self.call_raw(args)?;
         match reply.error() {
-            Some(message) => Err(Error::Refused {
-                address: "cluster".to_owned(),
-                command: shown_command(args),
-                message: String::from_utf8_lossy(message).into_owned(),
-            }),
+            Some(message) => Err(Self::refused(args, message)),
             None => Ok(reply),
         }
     }
@@ -121,6 +118,15 @@ impl ClusterClient {
     pub fn int<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Result<i64> {
         let reply = self.call(args)?;
         reply.as_i64().ok_or_else(|| unexpected(args, "an integer", &reply))
+    }
+
+    /// What the nodes can do, by the word of one of them.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn features(&mut self) -> Result<Features> {
+        let address = self.address(None);
+        Features::probe(self.connection(&address)?)
     }
 
     /// Sends one command to every primary, for example FLUSHALL or FUNCTION LOAD, and returns the replies with the
@@ -172,6 +178,14 @@ impl ClusterClient {
             .zip(commands)
             .map(|(reply, command)| reply.map_or_else(|| self.call_raw(command.as_ref()), Ok))
             .collect()
+    }
+
+    pub(crate) fn refused<A: AsRef<[u8]>>(args: &[A], message: &[u8]) -> Error {
+        Error::Refused {
+            address: "cluster".to_owned(),
+            command: shown_command(args),
+            message: String::from_utf8_lossy(message).into_owned(),
+        }
     }
 
     /// Loads the map of slots anew from any node that answers.

@@ -1,25 +1,22 @@
 //! Whether two servers hold the same data, key by key, through the servers' own commands.
 
+mod pair;
+mod run;
+mod side;
 mod value;
 
-use std::collections::BTreeSet;
+pub use run::compare_sides;
+pub use side::Side;
+
 use std::fmt;
 
 use bytes::Bytes;
 use keyferry_resp::Frame;
 
 use crate::client::{Client, unexpected};
-use crate::data::Features;
 use crate::error::Result;
-use value::{Kind, Reader, Unequal, Value};
 
-/// Keys that are looked at in one round trip.
-const BATCH: usize = 500;
-
-/// How often a key that differs is read again, for the case that it expired between the two reads.
-const RETRIES: usize = 2;
-
-/// What [`compare_with`] overlooks.
+/// What [`compare_with`] and [`compare_sides`] overlook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CompareOptions {
@@ -77,6 +74,11 @@ impl CompareOptions {
         self
     }
 
+    /// Leaves out the keys that a migration keeps for itself.
+    pub fn without_bookkeeping(self) -> CompareOptions {
+        self.ignore("keyferry:")
+    }
+
     /// Leaves out function libraries.
     pub fn without_functions(mut self) -> CompareOptions {
         self.functions = false;
@@ -116,7 +118,7 @@ pub enum DifferenceKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Difference {
-    /// Its database; 0 for a function library.
+    /// Its database, as both sides call it; 0 for a function library.
     pub database: u32,
     /// The key, or the name of the function library.
     pub key: Vec<u8>,
@@ -154,6 +156,13 @@ impl Comparison {
     pub fn is_equal(&self) -> bool {
         self.total_differences == 0
     }
+
+    fn add(&mut self, difference: Difference, options: &CompareOptions) {
+        self.total_differences += 1;
+        if self.differences.len() < options.kept {
+            self.differences.push(difference);
+        }
+    }
 }
 
 impl fmt::Display for Comparison {
@@ -182,18 +191,7 @@ pub fn compare(a: &mut Client, b: &mut Client) -> Result<Comparison> {
 /// # Errors
 /// As [`Client::call`].
 pub fn compare_with(a: &mut Client, b: &mut Client, options: &CompareOptions) -> Result<Comparison> {
-    let features = [Features::probe(a)?, Features::probe(b)?];
-    let mut run = Run { a, b, options, features, found: Comparison::default() };
-    let databases: BTreeSet<u32> = databases(run.a)?.into_iter().chain(databases(run.b)?).collect();
-    for &database in &databases {
-        run.select(database)?;
-        run.database(database)?;
-    }
-    run.select(0)?;
-    if options.functions {
-        run.functions()?;
-    }
-    Ok(run.found)
+    compare_sides(Side::client(a)?, Side::client(b)?, options)
 }
 
 /// `DEBUG DIGEST`: one hash of everything the server holds, the same for the same data whatever its encodings. Of deadlines
@@ -232,214 +230,4 @@ fn shorten(bytes: &[u8]) -> String {
     const SHOWN: usize = 60;
     let text = bytes[..bytes.len().min(SHOWN)].escape_ascii().to_string();
     if bytes.len() > SHOWN { format!("{text}… ({} bytes)", bytes.len()) } else { text }
-}
-
-struct Run<'a> {
-    a: &'a mut Client,
-    b: &'a mut Client,
-    options: &'a CompareOptions,
-    features: [Features; 2],
-    found: Comparison,
-}
-
-/// Type and remaining time of one key on one server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Meta {
-    kind: Kind,
-    /// Milliseconds to live; `None` without a deadline.
-    ttl: Option<u64>,
-}
-
-impl Run<'_> {
-    fn select(&mut self, database: u32) -> Result<()> {
-        // A server with fewer databases has nothing in this one.
-        let number = database.to_string();
-        self.a.call_raw(&["SELECT", &number])?;
-        self.b.call_raw(&["SELECT", &number])?;
-        Ok(())
-    }
-
-    fn database(&mut self, database: u32) -> Result<()> {
-        // SCAN may give a key twice; keys of both sides are compared in the first pass.
-        let mut cursor = "0".to_owned();
-        let mut seen = BTreeSet::new();
-        loop {
-            let (next, keys) = scan(self.a, &cursor, BATCH)?;
-            let keys: Vec<Bytes> = keys.into_iter().filter(|key| self.takes(&mut seen, key)).collect();
-            self.found.keys_a += keys.len() as u64;
-            for keys in keys.chunks(BATCH) {
-                self.keys(database, keys)?;
-            }
-            cursor = next;
-            if cursor == "0" {
-                break;
-            }
-        }
-        seen.clear();
-        loop {
-            let (next, keys) = scan(self.b, &cursor, BATCH)?;
-            let keys: Vec<Bytes> = keys.into_iter().filter(|key| self.takes(&mut seen, key)).collect();
-            self.found.keys_b += keys.len() as u64;
-            let reads: Vec<[&[u8]; 2]> = keys.iter().map(|key| [b"EXISTS", key.as_ref()]).collect();
-            let exist = self.a.pipe(&reads)?;
-            let missing: Vec<Bytes> = keys
-                .into_iter()
-                .zip(exist)
-                .filter(|(_, n)| n.as_i64() == Some(0))
-                .map(|(key, _)| key)
-                .collect();
-            self.keys(database, &missing)?;
-            cursor = next;
-            if cursor == "0" {
-                return Ok(());
-            }
-        }
-    }
-
-    fn takes(&self, seen: &mut BTreeSet<Bytes>, key: &Bytes) -> bool {
-        !self.options.ignores(key) && seen.insert(key.clone())
-    }
-
-    /// Compares some keys, and those that differ once more.
-    fn keys(&mut self, database: u32, keys: &[Bytes]) -> Result<()> {
-        let mut suspects = keys.to_vec();
-        let mut differences = Vec::new();
-        for _ in 0..=RETRIES {
-            if suspects.is_empty() {
-                break;
-            }
-            differences = self.read_and_compare(database, &suspects)?;
-            suspects = differences.iter().map(|difference| Bytes::copy_from_slice(&difference.key)).collect();
-            suspects.dedup();
-        }
-        differences.into_iter().for_each(|difference| self.add(difference));
-        Ok(())
-    }
-
-    fn read_and_compare(&mut self, database: u32, keys: &[Bytes]) -> Result<Vec<Difference>> {
-        for client in [&mut *self.a, &mut *self.b] {
-            for key in keys {
-                client.queue(&[&b"TYPE"[..], key])?;
-                client.queue(&[&b"PTTL"[..], key])?;
-            }
-            client.flush()?;
-        }
-        let metas_a = metas(self.a, keys)?;
-        let metas_b = metas(self.b, keys)?;
-        let mut differences = Vec::new();
-        let mut same_kind: Vec<(Bytes, Kind)> = Vec::new();
-        for ((key, a), b) in keys.iter().zip(&metas_a).zip(&metas_b) {
-            let differs = match (a, b) {
-                (None, None) => None,
-                (Some(a), None) => {
-                    Some((DifferenceKind::MissingInB, a.kind.to_string(), "missing".to_owned()))
-                }
-                (None, Some(b)) => {
-                    Some((DifferenceKind::MissingInA, "missing".to_owned(), b.kind.to_string()))
-                }
-                (Some(a), Some(b)) if a.kind != b.kind => {
-                    Some((DifferenceKind::Type, a.kind.to_string(), b.kind.to_string()))
-                }
-                (Some(a), Some(b)) => {
-                    same_kind.push((key.clone(), a.kind.clone()));
-                    let tolerance = self.options.expiry_tolerance_ms;
-                    let apart = match (a.ttl, b.ttl) {
-                        (None, None) => false,
-                        (Some(a), Some(b)) => a.abs_diff(b) > tolerance,
-                        _ => true,
-                    };
-                    let show =
-                        |ttl: Option<u64>| ttl.map_or("no deadline".to_owned(), |ms| format!("{ms} ms left"));
-                    apart.then(|| (DifferenceKind::Expiry, show(a.ttl), show(b.ttl)))
-                }
-            };
-            if let Some((kind, a, b)) = differs {
-                differences.push(Difference { database, key: key.to_vec(), kind, a, b });
-            }
-        }
-        let [features_a, features_b] = &self.features;
-        let mut reader_a = Reader::new(self.a, features_a);
-        let mut reader_b = Reader::new(self.b, features_b);
-        reader_a.ask_sizes(&same_kind)?;
-        reader_b.ask_sizes(&same_kind)?;
-        let sizes = [reader_a.sizes(&same_kind)?, reader_b.sizes(&same_kind)?];
-        let large = |i: usize| sizes.iter().any(|sizes| sizes[i] > value::LARGE);
-        let (mut whole, mut parts) = (Vec::new(), Vec::new());
-        for (i, item) in same_kind.into_iter().enumerate() {
-            if large(i) { parts.push(item) } else { whole.push(item) }
-        }
-        reader_a.ask(&whole)?;
-        reader_b.ask(&whole)?;
-        let values_a = reader_a.values(&whole)?;
-        let values_b = reader_b.values(&whole)?;
-        let mut unequal: Vec<(&Bytes, Unequal)> = Vec::new();
-        for (((key, _), a), b) in whole.iter().zip(&values_a).zip(&values_b) {
-            let found = Value::differences(a, b, self.options);
-            unequal.extend(found.into_iter().map(|found| (key, found)));
-        }
-        for (key, kind) in &parts {
-            let found = value::compare_large(&mut reader_a, &mut reader_b, key, kind, self.options)?;
-            unequal.extend(found.into_iter().map(|found| (key, found)));
-        }
-        for (key, Unequal { kind, a, b }) in unequal {
-            differences.push(Difference { database, key: key.to_vec(), kind, a, b });
-        }
-        Ok(differences)
-    }
-
-    fn functions(&mut self) -> Result<()> {
-        let a = libraries(self.a, &self.features[0])?;
-        let b = libraries(self.b, &self.features[1])?;
-        let names: BTreeSet<&Bytes> = a.iter().chain(&b).map(|(name, _)| name).collect();
-        for name in names {
-            let of =
-                |side: &[(Bytes, Bytes)]| side.iter().find(|(n, _)| n == name).map(|(_, code)| code.clone());
-            let (a, b) = (of(&a), of(&b));
-            if a != b {
-                let show = |code: Option<Bytes>| code.map_or("missing".to_owned(), |code| shorten(&code));
-                self.add(Difference {
-                    database: 0,
-                    key: name.to_vec(),
-                    kind: DifferenceKind::Function,
-                    a: show(a),
-                    b: show(b),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, difference: Difference) {
-        self.found.total_differences += 1;
-        if self.found.differences.len() < self.options.kept {
-            self.found.differences.push(difference);
-        }
-    }
-}
-
-/// Replies to TYPE and PTTL of every key; `None` for a key that is not there.
-fn metas(client: &mut Client, keys: &[Bytes]) -> Result<Vec<Option<Meta>>> {
-    let mut metas = Vec::with_capacity(keys.len());
-    for key in keys {
-        let (kind, ttl) = (client.reply()?, client.reply()?);
-        let name = kind.as_str().ok_or_else(|| unexpected(&[&b"TYPE"[..], key], "a type", &kind))?;
-        let ttl = ttl.as_i64().ok_or_else(|| unexpected(&[&b"PTTL"[..], key], "an integer", &ttl))?;
-        // It may have gone between the two commands: PTTL says -2 then, and -1 for no deadline.
-        let there = name != "none" && ttl != -2;
-        metas.push(there.then(|| Meta { kind: Kind::parse(name), ttl: u64::try_from(ttl).ok() }));
-    }
-    Ok(metas)
-}
-
-/// Name and code of every function library.
-fn libraries(client: &mut Client, features: &Features) -> Result<Vec<(Bytes, Bytes)>> {
-    if !features.has("function") {
-        return Ok(Vec::new());
-    }
-    let libraries = client.list(&["FUNCTION", "LIST", "WITHCODE"])?;
-    let text = |library: &Frame, field: &str| library.get(field).and_then(Frame::as_bytes).cloned();
-    Ok(libraries
-        .iter()
-        .filter_map(|library| Some((text(library, "library_name")?, text(library, "library_code")?)))
-        .collect())
 }

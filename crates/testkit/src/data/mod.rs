@@ -6,10 +6,11 @@
 //! - [`Writer`]: threads that keep writing all kinds of commands.
 //!
 //! Generators append commands to a [`Commands`], which writes them in blocks of a few megabytes; [`fill`] does that over a
-//! connection while a second thread reads the replies. No command is sent that the server does not have: [`Features`] asks
+//! connection while a second thread reads the replies, [`fill_cluster`] to the nodes of a cluster. No command is sent that the server does not have: [`Features`] asks
 //! it once.
 
 mod features;
+mod fill_cluster;
 mod mixed;
 mod shapes;
 mod small;
@@ -17,9 +18,10 @@ mod workload;
 mod writer;
 
 pub use features::Features;
+pub use fill_cluster::fill_cluster;
 pub use mixed::Mixed;
 pub use shapes::{Shape, big, large_strings, large_texts, tiny_keys};
-pub use small::small;
+pub use small::{small, small_cluster};
 pub use writer::{Counts, Writer, WriterOptions, settle};
 
 use std::io::Write;

@@ -1,5 +1,6 @@
 use crate::client::Client;
-use crate::data::{Commands, FAR_DEADLINE_MS, Features, fill};
+use crate::cluster::ClusterClient;
+use crate::data::{Commands, FAR_DEADLINE_MS, Features, fill, fill_cluster};
 use crate::error::Result;
 use crate::rng::Rng;
 
@@ -15,22 +16,16 @@ use crate::rng::Rng;
 /// As [`fill`].
 pub fn small(client: &mut Client, seed: u64, databases: u32) -> Result<u64> {
     let features = Features::probe(client)?;
-    fill(client, |commands| {
-        let mut small = Small { commands, features: &features, rng: Rng::new(seed) };
-        for database in 0..databases {
-            small.commands.push(["SELECT", &database.to_string()])?;
-            small.strings(database)?;
-            small.lists()?;
-            small.sets()?;
-            small.sorted_sets()?;
-            small.hashes()?;
-            small.streams()?;
-            small.vector_sets()?;
-            small.deadlines(database)?;
-        }
-        small.functions(seed)?;
-        small.commands.push(["SELECT", "0"])
-    })
+    fill(client, |commands| Small::write(commands, &features, seed, databases))
+}
+
+/// The same to a cluster. Most have database 0 only.
+///
+/// # Errors
+/// As [`fill_cluster`].
+pub fn small_cluster(client: &mut ClusterClient, seed: u64, databases: u32) -> Result<u64> {
+    let features = client.features()?;
+    fill_cluster(client, |commands| Small::write(commands, &features, seed, databases))
 }
 
 struct Small<'a, 'b> {
@@ -46,7 +41,29 @@ macro_rules! push {
     };
 }
 
-impl Small<'_, '_> {
+impl<'a, 'b> Small<'a, 'b> {
+    fn write(
+        commands: &'a mut Commands<'b>,
+        features: &'a Features,
+        seed: u64,
+        databases: u32,
+    ) -> Result<()> {
+        let mut small = Small { commands, features, rng: Rng::new(seed) };
+        for database in 0..databases {
+            small.commands.push(["SELECT", &database.to_string()])?;
+            small.strings(database)?;
+            small.lists()?;
+            small.sets()?;
+            small.sorted_sets()?;
+            small.hashes()?;
+            small.streams()?;
+            small.vector_sets()?;
+            small.deadlines(database)?;
+        }
+        small.functions(seed)?;
+        small.commands.push(["SELECT", "0"])
+    }
+
     fn strings(&mut self, database: u32) -> Result<()> {
         for (i, number) in [
             "0",
@@ -99,11 +116,11 @@ impl Small<'_, '_> {
         push!(self, "SETRANGE", "string:range", "1000", "behind zeros")?;
         push!(self, "SETBIT", "bitmap:sparse", "100000", "1")?;
         push!(self, "BITFIELD", "bitmap:fields", "SET", "u8", "0", "255", "SET", "i16", "100", "-12345")?;
-        self.many("PFADD", "hll:sparse", 20, |rng, _| rng.text_vec(10))?;
+        self.many("PFADD", "{hll}:sparse", 20, |rng, _| rng.text_vec(10))?;
         for _ in 0..20 {
-            self.many("PFADD", "hll:dense", 500, |rng, _| rng.text_vec(10))?;
+            self.many("PFADD", "{hll}:dense", 500, |rng, _| rng.text_vec(10))?;
         }
-        push!(self, "PFMERGE", "hll:merged", "hll:sparse", "hll:dense")
+        push!(self, "PFMERGE", "{hll}:merged", "{hll}:sparse", "{hll}:dense")
     }
 
     fn lists(&mut self) -> Result<()> {

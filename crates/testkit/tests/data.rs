@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use keyferry_testkit::data::{self, Features, Mixed, Shape, Writer, WriterOptions};
 use keyferry_testkit::{
-    Client, CompareOptions, DifferenceKind, Server, ServerBinary, all, any, compare, compare_with, digest,
+    Client, Cluster, CompareOptions, DifferenceKind, Server, ServerBinary, Vendor, all, any, compare,
+    compare_with, digest,
 };
 
 type Result<T = ()> = keyferry_testkit::Result<T>;
@@ -338,5 +339,106 @@ fn the_data_set_of_the_figures_has_its_proportions() -> Result {
     let bytes = std::fs::metadata(server.dir().join("dump.rdb")).unwrap().len();
     assert!((165_000..190_000).contains(&elements), "{elements} elements");
     assert!((4_000_000..6_000_000).contains(&bytes), "{bytes} bytes");
+    Ok(())
+}
+
+#[test]
+fn multi_key_writers_send_every_command_without_an_error_and_replicas_follow() -> Result {
+    std::thread::scope(|scope| {
+        let runs: Vec<_> =
+            all()?.iter().map(|binary| scope.spawn(|| write_multi_key_and_follow(binary))).collect();
+        runs.into_iter().try_for_each(|run| run.join().unwrap())
+    })
+}
+
+fn write_multi_key_and_follow(binary: &ServerBinary) -> Result {
+    let (source, copy) = (Server::builder(binary).start()?, Server::builder(binary).start()?);
+    let (mut primary, mut replica) = (source.client()?, copy.client()?);
+    replica.call(&["REPLICAOF", "127.0.0.1", &source.port().to_string()])?;
+    let options = WriterOptions {
+        rate: 8000,
+        multi_key: true,
+        keys: 12,
+        short_expiries: false,
+        ..WriterOptions::default()
+    };
+    let writer = Writer::start(&source, options)?;
+    let end = Instant::now() + Duration::from_secs(60);
+    while writer.sent() < 10_000 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let counts = writer.stop()?;
+    assert_eq!((counts.errors, counts.first_error), (0, None), "{binary}");
+    let expected = data::multi_key_commands(&Features::probe(&mut primary)?, false);
+    assert!(expected.len() >= 27, "{binary}: {expected:?}");
+    for name in expected {
+        assert!(counts.by_command.contains_key(name), "{binary}: no {name} in {:?}", counts.by_command);
+    }
+    let synced = replica.wait_until(Duration::from_secs(20), |replica| {
+        let offset = primary.info("replication", "master_repl_offset")?;
+        Ok(replica.info("replication", "slave_repl_offset")? == offset)
+    })?;
+    assert!(synced, "{binary}");
+    assert_eq!(digest(&mut primary)?, digest(&mut replica)?, "{binary}");
+    // Nothing grows without bound, and every type is there.
+    let size = primary.info("memory", "used_memory_dataset")?.and_then(|size| size.parse().ok());
+    assert!(size.is_some_and(|size: u64| size < 20 << 20), "{binary}: {size:?} bytes");
+    Ok(())
+}
+
+#[test]
+fn clusters_are_written_to_while_slots_move_and_primaries_change() -> Result {
+    let valkey = all()?.iter().filter(|b| b.vendor == Vendor::Valkey).max_by_key(|b| b.version);
+    std::thread::scope(|scope| {
+        let binaries = valkey.into_iter().chain([any()?]);
+        let runs: Vec<_> = binaries.map(|binary| scope.spawn(|| write_to_cluster(binary))).collect();
+        runs.into_iter().try_for_each(|run| run.join().unwrap())
+    })
+}
+
+fn write_to_cluster(binary: &ServerBinary) -> Result {
+    let databases = if binary.vendor == Vendor::Valkey && binary.version.at_least(9, 0) { 3 } else { 1 };
+    let mut builder = Cluster::builder(binary).primaries(2).replicas(1);
+    if databases > 1 {
+        builder = builder.databases(databases);
+    }
+    let cluster = builder.start()?;
+    let options = WriterOptions {
+        rate: 3000,
+        threads: 2,
+        databases,
+        multi_key: true,
+        keys: 20,
+        ..WriterOptions::default()
+    };
+    let writer = Writer::start_cluster(&cluster, options)?;
+    let wait_for = |count| {
+        let end = Instant::now() + Duration::from_secs(60);
+        while writer.sent() < count && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait_for(1000);
+    // Slots that the writer uses among them.
+    let slot = keyferry_routing::slot(b"{3}");
+    let to = (cluster.owner(slot)? + 1) % 2;
+    cluster.move_slots_with(slot - 20..=slot + 20, to, 2, |_| Ok(()))?;
+    cluster.failover(2)?;
+    wait_for(writer.sent() + 6000);
+    let counts = writer.stop()?;
+    assert_eq!((counts.errors, counts.first_error), (0, None), "{binary}");
+    assert!(counts.commands > 6000, "{binary}: {} commands", counts.commands);
+    for name in data::multi_key_commands(&cluster.client()?.features()?, true) {
+        assert!(counts.by_command.contains_key(name), "{binary}: no {name} in {:?}", counts.by_command);
+    }
+    data::settle_cluster(&cluster)?;
+    cluster.wait_until_settled()?;
+    for primary in cluster.primaries()? {
+        let replica = cluster.replicas(primary)?[0];
+        let (mut primary, mut replica) = (cluster.node(primary).client()?, cluster.node(replica).client()?);
+        let same = replica
+            .wait_until(Duration::from_secs(10), |replica| Ok(digest(&mut primary)? == digest(replica)?))?;
+        assert!(same, "{binary}");
+    }
     Ok(())
 }

@@ -129,21 +129,40 @@ impl ClusterClient {
         Features::probe(self.connection(&address)?)
     }
 
-    /// Sends one command to every primary, for example FLUSHALL or FUNCTION LOAD, and returns the replies with the
-    /// addresses.
+    /// Sends one command to every primary, for example FLUSHALL or FUNCTION LOAD REPLACE, and returns the replies with the
+    /// addresses. When a primary is lost or refuses because it is none any more, all get it again.
     ///
     /// # Errors
-    /// As [`Client::call`].
+    /// As [`Client::call`], once patience has run out.
     pub fn on_every_primary<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Result<Vec<(String, Frame)>> {
-        self.refresh()?;
-        let addresses = self.addresses.clone();
-        addresses
-            .into_iter()
-            .map(|address| {
-                let reply = self.connection(&address)?.call(args)?;
-                Ok((address, reply))
-            })
-            .collect()
+        let end = Instant::now() + self.patience;
+        loop {
+            let outcome = self.refresh().and_then(|()| self.on_known_primaries(args));
+            let again = match &outcome {
+                Err(Error::Connection { .. }) => true,
+                Err(Error::Refused { message, .. }) => {
+                    let reply = Frame::Error(message.clone().into());
+                    Redirect::of(&reply, "") == Some(Redirect::Again)
+                }
+                _ => false,
+            };
+            if !again || Instant::now() >= end {
+                return outcome;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn on_known_primaries<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Result<Vec<(String, Frame)>> {
+        let mut replies = Vec::new();
+        for address in self.addresses.clone() {
+            let reply = self.connection(&address).and_then(|client| client.call(args));
+            if let Err(Error::Connection { .. }) = &reply {
+                self.connections.remove(&address);
+            }
+            replies.push((address, reply?));
+        }
+        Ok(replies)
     }
 
     /// Sends many commands, one pipeline a node, and returns their replies in order. Those that are redirected are sent

@@ -176,13 +176,30 @@ impl Cluster {
             Failover::Force => command.push("FORCE"),
             Failover::Takeover => command.push("TAKEOVER"),
         }
+        if how == Failover::Graceful {
+            // Nodes that have not heard of the last move of a slot deny their votes.
+            self.wait_until_settled()?;
+        }
         let mut client = self.nodes[replica].client()?;
-        client.call(&command)?;
-        let promoted = client.wait_until(PATIENCE, |client| {
-            Ok(client.info("replication", "role")?.as_deref() == Some("master"))
-        })?;
-        if !promoted {
-            return Err(self.failed(format!("node {replica} did not become a primary")));
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match client.call(&command) {
+                // The primary may not be connected to the replica for a moment.
+                Err(Error::Refused { message, .. })
+                    if message.contains("down or failed") && Instant::now() < end => {}
+                outcome => drop(outcome?),
+            }
+            // Servers give an attempt up after five seconds.
+            let promoted = client.wait_until(Duration::from_secs(6), |client| {
+                Ok(client.info("replication", "role")?.as_deref() == Some("master"))
+            })?;
+            if promoted {
+                break;
+            }
+            if Instant::now() >= end {
+                let log = self.nodes[replica].log();
+                return Err(self.failed(format!("node {replica} did not become a primary; its log:\n{log}")));
+            }
         }
         self.wait_until_settled()
     }

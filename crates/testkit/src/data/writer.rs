@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use keyferry_resp::Frame;
+
 use crate::client::Client;
+use crate::cluster::{Cluster, ClusterClient};
 use crate::data::Features;
 use crate::data::workload::{SHORT_TTL_MS, Workload};
 use crate::error::{Error, Result};
@@ -27,6 +30,16 @@ pub struct WriterOptions {
     pub threads: u32,
     /// Commands a second, all threads together. The server may be slower.
     pub rate: u64,
+    /// How many keys of each kind a thread writes to, so how often commands meet. Default: 40.
+    pub keys: u64,
+    /// Whether two commands of five are such that name several keys ([`multi_key_commands`](crate::data::multi_key_commands)).
+    /// Without hash tags they span the slots of a cluster. Default: no; the ordinary mix has some of them.
+    pub multi_key: bool,
+    /// Whether all keys of one command or transaction share a hash tag, but for commands of one key that have none: what a
+    /// cluster takes. [`Writer::start_cluster`] always does so. Default: no.
+    pub hash_tags: bool,
+    /// Whether there are keys and fields that expire within two seconds. Default: yes.
+    pub short_expiries: bool,
     /// Whether deadlines of less than two seconds are also lengthened or taken away before they pass. A copy that receives
     /// these commands late has lost the key by then, unless it holds expiry back as a replica does.
     pub save_the_dying: bool,
@@ -34,7 +47,17 @@ pub struct WriterOptions {
 
 impl Default for WriterOptions {
     fn default() -> WriterOptions {
-        WriterOptions { seed: 1, databases: 3, threads: 1, rate: 2000, save_the_dying: false }
+        WriterOptions {
+            seed: 1,
+            databases: 3,
+            threads: 1,
+            rate: 2000,
+            keys: 40,
+            multi_key: false,
+            hash_tags: false,
+            short_expiries: true,
+            save_the_dying: false,
+        }
     }
 }
 
@@ -92,17 +115,42 @@ impl Writer {
     /// # Errors
     /// The first error of `connect`, or of asking the server what it can do.
     pub fn start_with(connect: impl Fn() -> Result<Client>, options: WriterOptions) -> Result<Writer> {
+        Writer::spawn(
+            || {
+                let mut client = connect()?;
+                let features = Features::probe(&mut client)?;
+                Ok((Link::Server(Box::new(client)), features))
+            },
+            &options,
+        )
+    }
+
+    /// Starts writing to a cluster, with hash tags and to as many databases as the options say (most clusters have one).
+    /// Slots may move and primaries fail meanwhile: commands are sent one by one, and again where they are redirected or their
+    /// connection is lost, so a command may then be applied twice.
+    ///
+    /// # Errors
+    /// When the cluster cannot be reached.
+    pub fn start_cluster(cluster: &Cluster, options: WriterOptions) -> Result<Writer> {
+        let options = WriterOptions { hash_tags: true, ..options };
+        Writer::spawn(
+            || {
+                let mut client = cluster.client()?;
+                let features = client.features()?;
+                Ok((Link::Cluster(Box::new(client)), features))
+            },
+            &options,
+        )
+    }
+
+    fn spawn(connect: impl Fn() -> Result<(Link, Features)>, options: &WriterOptions) -> Result<Writer> {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut writer = Writer { stop, sent, threads: Vec::new() };
         let threads = options.threads.max(1);
         for number in 0..threads {
-            let mut client = connect()?;
-            let features = Features::probe(&mut client)?;
-            let work = Work {
-                client,
-                workload: Workload::new(number, features, &options),
-                counts: Counts::default(),
-            };
+            let (link, features) = connect()?;
+            let workload = Workload::new(number, features, options);
+            let work = Work { link, workload, counts: Counts::default() };
             let (stop, sent) = (Arc::clone(&writer.stop), Arc::clone(&writer.sent));
             let rate = options.rate as f64 / f64::from(threads);
             writer.threads.push(std::thread::spawn(move || work.run(rate, &stop, &sent)));
@@ -150,8 +198,28 @@ impl Drop for Writer {
 /// # Errors
 /// As [`Client::call`].
 pub fn settle(client: &mut Client) -> Result<()> {
-    // Servers take expired fields out of hashes by themselves, ten times a second; expired keys may stay for longer.
+    wait_for_deadlines();
+    forget_expired(client)
+}
+
+/// The same for all primaries of a cluster.
+///
+/// # Errors
+/// As [`Client::call`].
+pub fn settle_cluster(cluster: &Cluster) -> Result<()> {
+    wait_for_deadlines();
+    for primary in cluster.primaries()? {
+        forget_expired(&mut cluster.node(primary).client()?)?;
+    }
+    Ok(())
+}
+
+/// Servers take expired fields out of hashes by themselves, ten times a second; expired keys may stay for longer.
+fn wait_for_deadlines() {
     std::thread::sleep(Duration::from_millis(SHORT_TTL_MS + 300));
+}
+
+fn forget_expired(client: &mut Client) -> Result<()> {
     for database in crate::compare::databases(client)? {
         client.call(&["SELECT", &database.to_string()])?;
         let mut cursor = "0".to_owned();
@@ -170,9 +238,15 @@ pub fn settle(client: &mut Client) -> Result<()> {
     Ok(())
 }
 
+/// Where a thread writes to.
+enum Link {
+    Server(Box<Client>),
+    Cluster(Box<ClusterClient>),
+}
+
 /// One thread's work.
 struct Work {
-    client: Client,
+    link: Link,
     workload: Workload,
     counts: Counts,
 }
@@ -201,24 +275,68 @@ impl Work {
     /// Sends the batch and reads its replies; returns how many commands it had.
     fn send(&mut self, sent: &AtomicU64) -> Result<usize> {
         let batch = std::mem::take(&mut self.workload.batch);
-        for command in &batch {
-            self.client.queue(command)?;
-        }
-        for command in &batch {
-            let reply = self.client.reply()?;
-            // Errors hide in the results of a transaction as well.
-            let inner = reply.as_array().and_then(|items| items.iter().find_map(|item| item.error()));
-            if let Some(message) = reply.error().or(inner) {
-                self.counts.errors += 1;
-                if self.counts.first_error.is_none() {
-                    let command: Vec<_> = command.iter().map(|arg| arg.escape_ascii().to_string()).collect();
-                    let message = String::from_utf8_lossy(message);
-                    self.counts.first_error = Some(format!("{}: {message}", command.join(" ")));
+        let counts = &mut self.counts;
+        let mut answered = |commands: &[Vec<Vec<u8>>], reply: &Frame| {
+            counts.add(commands, reply);
+            sent.fetch_add(commands.len() as u64, Ordering::Relaxed);
+        };
+        match &mut self.link {
+            Link::Server(client) => {
+                for command in &batch {
+                    client.queue(command)?;
+                }
+                for command in &batch {
+                    answered(std::slice::from_ref(command), &client.reply()?);
                 }
             }
-            self.counts.commands += 1;
-            sent.fetch_add(1, Ordering::Relaxed);
+            Link::Cluster(client) => {
+                let mut rest = batch.as_slice();
+                while let Some(unit) = next_unit(rest) {
+                    answered(unit, &send_unit(client, unit)?);
+                    rest = &rest[unit.len()..];
+                }
+            }
         }
         Ok(batch.len())
+    }
+}
+
+impl Counts {
+    /// Counts a command, or a whole transaction with its last reply.
+    fn add(&mut self, commands: &[Vec<Vec<u8>>], reply: &Frame) {
+        self.commands += commands.len() as u64;
+        // Errors hide in the results of a transaction as well.
+        let inner = reply.as_array().and_then(|items| items.iter().find_map(|item| item.error()));
+        let Some(message) = reply.error().or(inner) else { return };
+        self.errors += 1;
+        self.first_error.get_or_insert_with(|| {
+            let args = commands.iter().flatten().map(|arg| arg.escape_ascii().to_string());
+            format!("{}: {}", args.collect::<Vec<_>>().join(" "), String::from_utf8_lossy(message))
+        });
+    }
+}
+
+/// The next command, or the next transaction from MULTI to EXEC.
+fn next_unit(commands: &[Vec<Vec<u8>>]) -> Option<&[Vec<Vec<u8>>]> {
+    let is = |command: &Vec<Vec<u8>>, name: &[u8]| command.first().is_some_and(|arg| arg == name);
+    let length = match commands.first()? {
+        first if is(first, b"MULTI") => commands.iter().position(|command| is(command, b"EXEC"))? + 1,
+        _ => 1,
+    };
+    commands.get(..length)
+}
+
+fn send_unit(client: &mut ClusterClient, unit: &[Vec<Vec<u8>>]) -> Result<Frame> {
+    let [command] = unit else { return client.transaction(&unit[1..unit.len() - 1]) };
+    let ok = Frame::Simple("OK".into());
+    match command.first().map(Vec::as_slice) {
+        Some(b"SELECT") => {
+            let number = command.get(1).and_then(|arg| std::str::from_utf8(arg).ok()?.parse().ok());
+            client.select(number.unwrap_or(0));
+            Ok(ok)
+        }
+        // While a primary fails over nobody may be there to take it.
+        Some(b"FUNCTION" | b"SCRIPT") => client.on_every_primary(command).map(|_| ok),
+        _ => client.call_raw(command),
     }
 }

@@ -9,8 +9,11 @@ use crate::rng::Rng;
 /// The longest deadline among those that shall pass while somebody looks. Everything else lives for an hour at least.
 pub(super) const SHORT_TTL_MS: u64 = 1500;
 
-/// Keys of each kind and thread.
-const KEYS: u64 = 40;
+/// Hash tags of a workload that uses them: the keys of one command have the same.
+const TAGS: u64 = 12;
+
+/// Keys of each kind and thread without a hash tag, in such a workload.
+const UNTAGGED_KEYS: u64 = 200;
 
 /// The commands of one thread. What one command needs (a group, a key to rename) comes before it, so that none is refused.
 pub(super) struct Workload {
@@ -21,6 +24,13 @@ pub(super) struct Workload {
     features: Features,
     rng: Rng,
     thread: u32,
+    /// Keys of each kind.
+    keys: u64,
+    /// The hash tag of all keys of the present step.
+    tag: Option<u64>,
+    hash_tags: bool,
+    multi_key: bool,
+    short_expiries: bool,
     databases: u64,
     /// The database selected at the end of the batch.
     database: u64,
@@ -36,6 +46,10 @@ macro_rules! cmd {
     }};
 }
 
+mod multi_key;
+
+pub use multi_key::multi_key_commands;
+
 impl Workload {
     pub(super) fn new(thread: u32, features: Features, options: &WriterOptions) -> Workload {
         Workload {
@@ -44,6 +58,11 @@ impl Workload {
             features,
             rng: Rng::new(options.seed.wrapping_add(u64::from(thread) << 32)),
             thread,
+            keys: options.keys.max(1),
+            tag: None,
+            hash_tags: options.hash_tags,
+            multi_key: options.multi_key,
+            short_expiries: options.short_expiries,
             databases: u64::from(options.databases.max(1)),
             database: 0,
             save_the_dying: options.save_the_dying,
@@ -59,21 +78,38 @@ impl Workload {
         }
     }
 
-    /// Groups and functions that later commands rely on. A stream with groups is never deleted.
+    /// Groups, functions and scripts that later commands rely on. A stream with groups is never deleted.
     pub(super) fn prepare(&mut self) {
+        let tags = if self.hash_tags { (0..TAGS).map(Some).collect() } else { vec![None] };
         for database in 0..self.databases {
             cmd!(self, "SELECT", database.to_string());
-            for i in 0..KEYS / 8 {
-                let key = self.named("stream", i);
-                cmd!(self, "DEL", key);
-                cmd!(self, "XGROUP", "CREATE", key, "group", "$", "MKSTREAM");
+            for &tag in &tags {
+                self.tag = tag;
+                for i in 0..self.streams() {
+                    let key = self.named("stream", i);
+                    cmd!(self, "DEL", key);
+                    cmd!(self, "XGROUP", "CREATE", key, "group", "$", "MKSTREAM");
+                }
             }
         }
         self.function();
+        if self.multi_key {
+            self.prepare_multi_key();
+        }
     }
 
     /// One operation on keys of the current database: mostly one command, sometimes a few that belong together.
     fn step(&mut self) {
+        if self.hash_tags {
+            if self.rng.chance(1, 4) {
+                self.tag = None;
+                return self.single_key();
+            }
+            self.tag = Some(self.rng.below(TAGS));
+        }
+        if self.multi_key && self.rng.chance(2, 5) {
+            return self.multi_key();
+        }
         match self.rng.below(100) {
             0..20 => self.string(),
             20..30 => self.counter(),
@@ -83,7 +119,7 @@ impl Workload {
             60..71 => self.hash(),
             71..82 => self.stream(),
             82..87 => self.key_space(),
-            87..90 => self.fleeting(),
+            87..90 if self.short_expiries => self.fleeting(),
             90..93 => self.bits_and_sketches(),
             93..96 => self.transaction(),
             96..99 => self.script(),
@@ -212,7 +248,7 @@ impl Workload {
     }
 
     fn stream(&mut self) {
-        let number = self.rng.below(KEYS / 8);
+        let number = self.rng.below(self.streams());
         let key = self.named("stream", number);
         let consumer = format!("c{}", self.rng.below(3));
         match self.rng.below(16) {
@@ -329,6 +365,7 @@ impl Workload {
         cmd!(self, "MULTI");
         for _ in 0..self.rng.range(1, 6) {
             match self.rng.below(5) {
+                _ if self.multi_key && self.rng.chance(1, 2) => self.multi_key_in_transaction(),
                 0 => self.string(),
                 1 => self.counter(),
                 2 => self.set(),
@@ -336,7 +373,7 @@ impl Workload {
                 _ => self.hash(),
             }
         }
-        if self.rng.chance(1, 10) {
+        if !self.hash_tags && self.rng.chance(1, 10) {
             cmd!(self, "DISCARD");
         } else {
             cmd!(self, "EXEC");
@@ -396,14 +433,39 @@ impl Workload {
         format!("keyferry_writer_{}", self.thread)
     }
 
+    /// A command on one key that has no hash tag, so that its slot may be any.
+    fn single_key(&mut self) {
+        let number = self.rng.below(UNTAGGED_KEYS);
+        let value = self.value();
+        match self.rng.below(8) {
+            0 => cmd!(self, "SET", self.named("string", number), value),
+            1 => cmd!(self, "APPEND", self.named("string", number), value),
+            2 => cmd!(self, "INCR", self.named("counter", number)),
+            3 => cmd!(self, "RPUSH", self.named("list", number), value),
+            4 => cmd!(self, "LPOP", self.named("list", number)),
+            5 => cmd!(self, "HSET", self.named("hash", number), "field", value),
+            6 => cmd!(self, "ZINCRBY", self.named("zset", number), "1.5", "member"),
+            _ => cmd!(self, "DEL", self.named("string", number)),
+        }
+    }
+
+    /// How many streams with groups there are.
+    fn streams(&self) -> u64 {
+        if self.hash_tags { 1 } else { (self.keys / 8).max(1) }
+    }
+
     fn key(&mut self, kind: &str) -> String {
-        let number = self.rng.below(KEYS);
+        let keys = if self.tag.is_some() { (self.keys / 4).max(2) } else { self.keys };
+        let number = self.rng.below(keys);
         self.named(kind, number)
     }
 
     /// Every thread has its own keys, so that what it prepared stays.
     fn named(&self, kind: &str, number: u64) -> String {
-        format!("writer:{}:{kind}:{number}", self.thread)
+        match self.tag {
+            Some(tag) => format!("writer:{}:{{{tag}}}:{kind}:{number}", self.thread),
+            None => format!("writer:{}:{kind}:{number}", self.thread),
+        }
     }
 
     fn value(&mut self) -> Vec<u8> {

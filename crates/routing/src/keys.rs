@@ -112,12 +112,8 @@ pub(crate) fn visit<A: Arguments + ?Sized>(
         }
         KeyRule::GeoRadius { options } => {
             found(Key { index: 1, access: Access::RO | Access::ACCESS });
-            // The last one wins.
-            let store = (options..args.count().saturating_sub(1))
-                .rev()
-                .find(|&i| is_word(args, i, b"STORE") || is_word(args, i, b"STOREDIST"));
-            if let Some(word) = store {
-                found(Key { index: word + 1, access: Access::OW | Access::UPDATE });
+            if let Some(index) = geo_destination(args, options) {
+                found(Key { index, access: Access::OW | Access::UPDATE });
             }
             Ok(())
         }
@@ -227,6 +223,20 @@ fn bitfield_access<A: Arguments + ?Sized>(args: &A) -> Access {
     Access::RO | Access::ACCESS
 }
 
+/// The argument behind the last STORE or STOREDIST.
+fn geo_destination<A: Arguments + ?Sized>(args: &A, options: usize) -> Option<usize> {
+    let mut destination = None;
+    let mut at = options;
+    while at + 1 < args.count() {
+        if is_word(args, at, b"STORE") || is_word(args, at, b"STOREDIST") {
+            at += 1;
+            destination = Some(at);
+        }
+        at += 1;
+    }
+    destination
+}
+
 /// What the options of SORT name.
 #[derive(Default)]
 pub(crate) struct SortWords {
@@ -265,7 +275,10 @@ fn migrate<A: Arguments + ?Sized>(
     let mut option = 6;
     while option < args.count() {
         if is_word(args, option, b"KEYS") {
-            if !at(args, 3).is_empty() || option + 1 == args.count() {
+            if option + 1 == args.count() {
+                break;
+            }
+            if !at(args, 3).is_empty() {
                 return Err(KeysError::NoKey { name: spec.name().to_owned() });
             }
             (option + 1..args.count()).for_each(|index| found(Key { index, access }));

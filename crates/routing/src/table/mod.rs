@@ -193,12 +193,17 @@ impl CommandTable {
         true
     }
 
-    /// Adds a command, or replaces the facts of a known one and keeps what it means. Returns `false` if the table is full, or a
+    /// Adds a command, or replaces the facts of a known one and keeps what it means. Specifications that do not tell all keys replace
+    /// none that do. Returns `false` if the table is full, or a
     /// subcommand has no container.
     fn add(&mut self, mut spec: CommandSpec) -> bool {
         if let Some(known) =
             self.number(&spec.name).and_then(|number| self.specs.get_mut(usize::from(number)))
         {
+            if spec.keys.iter().any(KeySpec::is_vague) {
+                spec.keys = std::mem::take(&mut known.keys);
+                spec.only_key = known.only_key;
+            }
             spec.meaning = known.meaning;
             spec.redis_since = known.redis_since.take();
             spec.valkey_since = known.valkey_since.take();

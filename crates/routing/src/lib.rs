@@ -35,6 +35,7 @@ mod slot;
 mod slot_set;
 mod split;
 mod table;
+mod topology;
 mod transaction;
 
 pub use args::Arguments;
@@ -50,6 +51,7 @@ pub use split::{Merge, Part, Split};
 pub use table::{
     Access, Begin, CommandFlags, CommandSpec, CommandTable, Find, KeySpec, LearnError, keys_from_reply,
 };
+pub use topology::{Health, Node, Redirect, RedirectKind, Role, Shard, SlotMove, Topology, TopologyError};
 pub use transaction::Step;
 
 /// The examples of the README run as tests.

@@ -41,6 +41,13 @@ impl SlotSet {
         }
     }
 
+    /// Takes a slot out.
+    pub fn remove(&mut self, slot: u16) {
+        if let Some(word) = self.0.get_mut(usize::from(slot / 64)) {
+            *word &= !(1 << (slot % 64));
+        }
+    }
+
     /// Whether it has this slot.
     pub fn contains(&self, slot: u16) -> bool {
         self.0.get(usize::from(slot / 64)).is_some_and(|word| word >> (slot % 64) & 1 == 1)

@@ -1,4 +1,5 @@
 //! Keys of commands as real servers find them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use keyferry_resp::Frame;
 use keyferry_routing::{

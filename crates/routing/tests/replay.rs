@@ -1,9 +1,11 @@
 //! What [`Replay`] promises, on real servers: random writes, of which some are sent again.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use keyferry_resp::Frame;
 use keyferry_routing::{CommandTable, Replay};
 use keyferry_testkit::{Client, Rng, Server, all, named};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// All of one slot, so that order among them counts.
 const KEYS: [&str; 3] = ["{t}a", "{t}b", "{t}c"];

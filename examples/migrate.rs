@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
-use keyferry_client::ConnectOptions;
+use keyferry_client::Endpoint;
 use keyferry_migrate::{Finished, Migration, Outcome, Report, Stopper, Until};
 
 /// Move everything from one Redis-compatible server to another while both stay in service.
@@ -70,9 +70,8 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> ExitCode {
-    let parse = |side: &str, url: &str| {
-        url.parse::<ConnectOptions>().map_err(|e| eprintln!("migrate: --{side}: {e}"))
-    };
+    let parse =
+        |side: &str, url: &str| url.parse::<Endpoint>().map_err(|e| eprintln!("migrate: --{side}: {e}"));
     let (Ok(source), Ok(target)) = (parse("source", &args.source), parse("target", &args.target)) else {
         return ExitCode::from(2);
     };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use keyferry_replication::{Position, StreamFault};
+use keyferry_resp::CommandRef;
 
 /// Everything that can end a migration early.
 #[derive(Debug, thiserror::Error)]
@@ -142,12 +143,46 @@ pub enum Error {
         source: StreamFault,
     },
 
+    /// Something of the source has no place or no way on this target.
+    #[error(
+        "{}{} (database {db} of the source) cannot be carried out on the target: {why}",
+        command.as_deref().unwrap_or("a key of the snapshot"),
+        offset.map(|offset| format!(", the command after replication offset {offset},")).unwrap_or_default()
+    )]
+    NoRoute {
+        /// The command, long arguments shortened; none for keys of the snapshot.
+        command: Option<String>,
+        /// The source's database.
+        db: u64,
+        /// Replication offset of the last byte before the command.
+        offset: Option<u64>,
+        /// Why not, and what to do.
+        why: String,
+    },
+
+    /// Nobody serves a slot of the target.
+    #[error("target: nobody serves slot {slot}, and nobody took it over in time: see CLUSTER NODES there")]
+    SlotWithoutOwner {
+        /// The slot.
+        slot: u16,
+    },
+
     /// A part of the program ended without a result; this is a defect of the program.
     #[error("internal: {0}")]
     Internal(String),
 }
 
 impl Error {
+    pub(crate) fn no_route(
+        command: Option<&CommandRef<'_>>,
+        db: u64,
+        offset: Option<u64>,
+        why: impl ToString,
+    ) -> Self {
+        let command = command.map(|command| show_command(command.args(), command.len()));
+        Error::NoRoute { command, db, offset, why: why.to_string() }
+    }
+
     /// The error and everything that caused it, in one line for a person.
     #[must_use]
     pub fn to_line(&self) -> String {

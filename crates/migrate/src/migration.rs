@@ -1,6 +1,6 @@
 //! A migration: what it is told, what is checked before it runs, and what it tells at the end.
 
-use keyferry_client::{ConnectOptions, Connection, Mode, Role};
+use keyferry_client::{Connection, Endpoint, Mode};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -8,16 +8,18 @@ use crate::{
     journal::Journal,
     mover,
     options::Options,
+    prepare,
     progress::{Meter, Phase, Progress},
-    report::{Endpoint, Ends, Outcome, Report},
+    report::{self, Ends, Outcome, Report},
     run::{Connected, run},
+    sharded,
 };
 
 /// A migration that has not begun.
 #[derive(Debug)]
 pub struct Migration {
-    pub(crate) source: ConnectOptions,
-    pub(crate) target: ConnectOptions,
+    pub(crate) source: Endpoint,
+    pub(crate) target: Endpoint,
     pub(crate) options: Options,
     pub(crate) meter: Meter,
     pub(crate) stop: CancellationToken,
@@ -45,11 +47,12 @@ pub struct Finished {
 }
 
 impl Migration {
-    /// A migration of everything from one server to another.
+    /// A migration of everything from one side to the other: servers, clusters, primaries that sentinels know. A node of
+    /// a cluster behind a plain address stands for the cluster.
     ///
     /// Database numbers in the options are not looked at: all databases go over.
     #[must_use]
-    pub fn new(source: ConnectOptions, target: ConnectOptions) -> Self {
+    pub fn new(source: Endpoint, target: Endpoint) -> Self {
         Migration {
             source,
             target,
@@ -99,48 +102,58 @@ impl Migration {
     }
 
     async fn execute(&self, ends: &mut Ends) -> Result<Outcome, Error> {
-        let connected = tokio::select! {
-            connected = self.connect(ends) => connected?,
+        let prepared = tokio::select! {
+            prepared = self.prepare(ends) => prepared?,
             () = self.stop.cancelled() => return Ok(Outcome::Stopped { everything_applied: false }),
         };
-        let journal = Journal::create(self.options.journal.as_deref())?;
-        run(self, connected, journal, ends).await
+        match prepared {
+            Prepared::Direct(connected) => {
+                let journal = Journal::create(self.options.journal.as_deref())?;
+                run(self, *connected, journal, ends).await
+            }
+            Prepared::Sharded { links, target, abilities } => {
+                sharded::run(self, links, target, abilities, ends).await
+            }
+        }
     }
 
     /// Connects to both sides and refuses pairs that make no sense.
-    async fn connect(&self, ends: &mut Ends) -> Result<Connected, Error> {
-        let mut target = Connection::connect(&self.target.clone().with_db(0)).await.map_err(Error::Target)?;
-        ends.target = Some(target.server().to_string());
-        let address = target.address().to_string();
-        match (target.server().role, target.server().mode) {
-            (Role::Replica, _) => return Err(Error::TargetIsReplica { address }),
-            (_, mode @ (Mode::Cluster | Mode::Sentinel)) => {
-                return Err(Error::TargetMode { address, mode: mode.to_string() });
+    async fn prepare(&self, ends: &mut Ends) -> Result<Prepared, Error> {
+        let (source, target) = (self.source.clone(), self.target.clone());
+        if let (Endpoint::Standalone(from), Endpoint::Standalone(to), true) =
+            (&source, &target, self.options.db_map.is_empty())
+        {
+            let to = Connection::connect(&to.clone().with_db(0)).await.map_err(Error::Target)?;
+            prepare::check_target(&to)?;
+            if to.server().mode != Mode::Cluster {
+                ends.target = Some(to.server().to_string());
+                let from =
+                    Connection::connect(&from.clone().with_db(0)).await.map_err(Error::SourceConnection)?;
+                if from.server().mode != Mode::Cluster {
+                    // Bytes go over as they are: no command has to be looked into.
+                    let connected = Self::connected(from, to, ends).await?;
+                    return Ok(Prepared::Direct(Box::new(connected)));
+                }
             }
-            _ => {}
         }
-        let mut source =
-            Connection::connect(&self.source.clone().with_db(0)).await.map_err(Error::SourceConnection)?;
-        ends.source = Some(source.server().to_string());
-        let source = match identity(&mut source).await {
-            Ok((run_id, history)) => {
-                let (target_run_id, target_history) = identity(&mut target).await.map_err(Error::Target)?;
-                if run_id.is_some() && run_id == target_run_id {
-                    return Err(Error::SameServer { address, run_id: run_id.unwrap_or_default() });
-                }
-                if history.is_some() && history == target_history {
-                    return Err(Error::SameHistory { address, id: history.unwrap_or_default() });
-                }
-                Some(source)
+        let target = target.detect().await.map_err(Error::Target)?;
+        let source = source.detect().await.map_err(Error::SourceConnection)?;
+        prepare::sharded(self, source, target, ends).await
+    }
+
+    /// One server on both sides.
+    async fn connected(
+        source: Connection,
+        mut target: Connection,
+        ends: &mut Ends,
+    ) -> Result<Connected, Error> {
+        let source = match prepare::source_control(source, ends).await? {
+            Some((connection, identity)) => {
+                let other = prepare::identity(&mut target).await.map_err(Error::Target)?;
+                identity.check(&other, &target.address().to_string())?;
+                Some(connection)
             }
-            // A user that may replicate but not ask: the offset is then what the stream says.
-            Err(e) if e.server_code() == Some("NOPERM") => {
-                ends.notes.push(format!(
-                    "the source does not let this user see INFO ({e}): its offset is taken from the stream"
-                ));
-                None
-            }
-            Err(e) => return Err(Error::SourceConnection(e)),
+            None => None,
         };
         // A target that owes nothing may be silent for as long as it likes; the pipeline keeps its own time.
         target.set_read_timeout(None);
@@ -148,14 +161,16 @@ impl Migration {
     }
 }
 
-/// Run id and replication id of a server.
-async fn identity(
-    connection: &mut Connection,
-) -> Result<(Option<String>, Option<String>), keyferry_client::Error> {
-    let known = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
-    let run_id = known(connection.info("server").await?.get("run_id"));
-    let history = known(connection.info("replication").await?.get("master_replid"));
-    Ok((run_id, history))
+/// Both sides, ready to begin.
+pub(crate) enum Prepared {
+    /// One server to one server.
+    Direct(Box<Connected>),
+    /// Everything else.
+    Sharded {
+        links: Vec<sharded::LinkSource>,
+        target: std::sync::Arc<sharded::Target>,
+        abilities: crate::target::Abilities,
+    },
 }
 
 /// Writes the report.
@@ -174,14 +189,15 @@ fn finish(
     let position = meter.history().filter(|_| figures.applied_offset > 0);
     let report = Report {
         outcome,
-        source: Endpoint { url: source, server: ends.source },
-        target: Endpoint { url: target, server: ends.target },
+        source: report::Endpoint { url: source, server: ends.source },
+        target: report::Endpoint { url: target, server: ends.target },
         phases: meter.durations().into_iter().map(|(p, d)| (p.name(), d.as_secs_f64())).collect(),
         snapshot: ends.counts,
         position: position.map(|id| format!("{id}:{}", figures.applied_offset)),
         figures,
         journal: ends.journal,
         notes: ends.notes,
+        routing: ends.routing,
     };
     Finished { report, result }
 }

@@ -1,6 +1,6 @@
 //! How a migration behaves, and when it is done.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use keyferry_replication::{AckPolicy, LinkOptions};
 
@@ -46,6 +46,21 @@ pub struct Options {
     pub target_silence: Duration,
     /// How the source is spoken to.
     pub link: LinkOptions,
+    /// Databases of the source that go to another number. Default: none; a cluster may have database 0 only.
+    pub db_map: BTreeMap<u64, u64>,
+    /// What happens to commands whose keys are in several slots of a cluster. Default: they are carried out.
+    pub cross_slot: CrossSlotPolicy,
+}
+
+/// What happens to commands whose keys are in several slots of the target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CrossSlotPolicy {
+    /// They are split, or computed at the target, and counted in the report.
+    #[default]
+    CarryOut,
+    /// The first one ends the migration.
+    Fail,
 }
 
 impl Default for Options {
@@ -59,6 +74,8 @@ impl Default for Options {
             reconnect_window: Duration::from_secs(60),
             target_silence: Duration::from_secs(60),
             link,
+            db_map: BTreeMap::new(),
+            cross_slot: CrossSlotPolicy::CarryOut,
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::{
 use crate::{
     error::{Error, Refusal, RefusedAt, show_command},
     progress::Meter,
+    snapshot::Piece,
 };
 
 /// Bytes that may be on their way to the target without having been answered.
@@ -30,6 +31,8 @@ pub(crate) struct Load {
     /// How many they are.
     pub(crate) commands: u32,
     pub(crate) origin: Origin,
+    /// How the bytes are divided, for a target of several nodes.
+    pub(crate) pieces: Vec<Piece>,
 }
 
 /// What it means when a load has been answered.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::{progress::Figures, snapshot::SnapshotCounts};
+use crate::{progress::Figures, sharded::Counts, snapshot::SnapshotCounts};
 
 /// How a migration ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -42,6 +42,8 @@ pub struct Report {
     pub target: Endpoint,
     /// Seconds that each phase lasted.
     pub phases: BTreeMap<&'static str, f64>,
+    /// What was not as simple as it looks, on a target of several nodes.
+    pub routing: RoutingCounts,
     /// What the snapshot held, and what of it could not be carried.
     pub snapshot: SnapshotCounts,
     /// The figures at the end.
@@ -52,6 +54,42 @@ pub struct Report {
     pub journal: Option<String>,
     /// Things that a person should know.
     pub notes: Vec<String>,
+}
+
+/// What happened on the way to a target of several nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RoutingCounts {
+    /// Commands whose keys were in several slots: how many of each, and how they were carried out.
+    pub cross_slot: Vec<CrossSlot>,
+    /// Transactions of the source that could not be one at the target, as they concern several slots: they were carried
+    /// out whole, but slot by slot.
+    pub transactions_divided: u64,
+    /// Replies that sent something elsewhere or made it wait (MOVED, ASK, TRYAGAIN, …), by their code.
+    pub retried: BTreeMap<String, u64>,
+    /// Connections to nodes of the target that were lost.
+    pub connections_lost: u64,
+    /// Writes sent again since nobody knew whether they had survived; those that must not be repeated only after a look
+    /// at the slot's checkpoint.
+    pub sent_again: u64,
+    /// Of these, how many turned out to have been done.
+    pub found_done: u64,
+    /// Errors of such repetitions which the repetition itself explains.
+    pub replay_errors: u64,
+    /// Writes that no replica of the target confirmed, as the last one was gone.
+    pub without_replica: u64,
+}
+
+/// Commands of one name with keys in several slots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CrossSlot {
+    /// The command, in lower case.
+    pub command: String,
+    /// How they were carried out: split, or computed at the target.
+    pub how: &'static str,
+    /// How many.
+    pub count: u64,
 }
 
 /// One side of a migration.
@@ -72,4 +110,25 @@ pub(crate) struct Ends {
     pub(crate) counts: SnapshotCounts,
     pub(crate) journal: Option<String>,
     pub(crate) notes: Vec<String>,
+    pub(crate) routing: RoutingCounts,
+}
+
+impl Ends {
+    /// Takes over what a target of several nodes counted.
+    pub(crate) fn note_target(&mut self, counts: &Counts) {
+        self.routing = RoutingCounts {
+            cross_slot: counts
+                .cross_slot
+                .iter()
+                .map(|((command, how), &count)| CrossSlot { command: command.clone(), how, count })
+                .collect(),
+            transactions_divided: counts.transactions_divided,
+            retried: counts.retried.clone(),
+            connections_lost: counts.nodes_lost,
+            sent_again: counts.replayed,
+            found_done: counts.found_done,
+            replay_errors: counts.replay_errors,
+            without_replica: counts.without_replica,
+        };
+    }
 }

@@ -28,7 +28,7 @@ use crate::{
 const READ_SIZE: usize = 512 * 1024;
 
 /// How long a stop waits for the target to take what has been read already.
-const STOP_GRACE: Duration = Duration::from_secs(30);
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// Connections to both sides.
 pub(crate) struct Connected {
@@ -98,7 +98,8 @@ struct Run<'m> {
 
 impl Run<'_> {
     async fn execute(&mut self, journal: &Journal, source: Option<Connection>) -> Result<Outcome, Error> {
-        let Migration { source: from, options, meter, stop, .. } = self.migration;
+        let Migration { options, meter, stop, .. } = self.migration;
+        let from = self.migration.source.options();
         meter.enter(Phase::Preparing);
         // Ends the intake: cancelled when the run is stopped, or when it is done.
         let end = stop.child_token();
@@ -163,13 +164,7 @@ impl Run<'_> {
         // Encoding keeps a core busy: it has a thread of its own, two loads ahead of the socket.
         let (loads, mut waiting) = mpsc::channel::<Load>(2);
         let abandon = self.migration.stop.child_token();
-        let thread = SnapshotThread {
-            file: snapshot,
-            loads,
-            meter: self.migration.meter.clone(),
-            abandon: abandon.clone(),
-            runtime: tokio::runtime::Handle::current(),
-        };
+        let thread = SnapshotThread::new(snapshot, loads, self.migration.meter.clone(), abandon.clone());
         let work = tokio::spawn(blocking(move || {
             let result = thread.encode(&mut encoder);
             Ok((encoder, result))
@@ -199,7 +194,9 @@ impl Run<'_> {
         encode_command(&mut select, ["SELECT", &stream_db.to_string()]);
         let origin = Origin::Snapshot { keys: 0, end: 0 };
         let last = async {
-            self.pipeline.send(Load { bytes: select.freeze(), commands: 1, origin }).await?;
+            self.pipeline
+                .send(Load { bytes: select.freeze(), commands: 1, origin, pieces: Vec::new() })
+                .await?;
             self.pipeline.drain().await
         };
         tokio::select! {
@@ -210,7 +207,7 @@ impl Run<'_> {
 }
 
 /// How the task that reads the source ended.
-async fn intake_ended(task: JoinHandle<Result<(), Error>>) -> Result<Outcome, Error> {
+pub(crate) async fn intake_ended(task: JoinHandle<Result<(), Error>>) -> Result<Outcome, Error> {
     match task.await {
         Ok(Ok(())) => Ok(Outcome::Stopped { everything_applied: false }),
         Ok(Err(error)) => Err(error),
@@ -246,7 +243,9 @@ async fn apply_stream(pipeline: &mut Pipeline, reader: &mut SpoolReader) -> Resu
                     in_transaction: batch.in_transaction,
                     file,
                 };
-                pipeline.send(Load { bytes: batch.bytes, commands: batch.commands, origin }).await?;
+                pipeline
+                    .send(Load { bytes: batch.bytes, commands: batch.commands, origin, pieces: Vec::new() })
+                    .await?;
             }
             Next::End(closed) => {
                 pipeline.drain().await?;
@@ -257,7 +256,7 @@ async fn apply_stream(pipeline: &mut Pipeline, reader: &mut SpoolReader) -> Resu
 }
 
 /// The thread that encodes the snapshot while it comes.
-struct SnapshotThread {
+pub(crate) struct SnapshotThread {
     file: SnapshotReader,
     loads: mpsc::Sender<Load>,
     meter: Meter,
@@ -266,8 +265,18 @@ struct SnapshotThread {
 }
 
 impl SnapshotThread {
+    /// To be called from a runtime's thread.
+    pub(crate) fn new(
+        file: SnapshotReader,
+        loads: mpsc::Sender<Load>,
+        meter: Meter,
+        abandon: CancellationToken,
+    ) -> Self {
+        SnapshotThread { file, loads, meter, abandon, runtime: tokio::runtime::Handle::current() }
+    }
+
     /// True when the snapshot was complete.
-    fn encode(mut self, encoder: &mut SnapshotEncoder) -> Result<bool, Error> {
+    pub(crate) fn encode(mut self, encoder: &mut SnapshotEncoder) -> Result<bool, Error> {
         let mut out = Output::default();
         let mut hungry = true;
         while !self.abandon.is_cancelled() {
@@ -292,6 +301,7 @@ impl SnapshotThread {
                     bytes: out.bytes.split().freeze(),
                     commands: std::mem::take(&mut out.commands),
                     origin: Origin::Snapshot { keys, end: encoder.offset() },
+                    pieces: out.take_pieces(),
                 };
                 if self.loads.blocking_send(load).is_err() {
                     return Ok(false);
@@ -321,7 +331,7 @@ async fn remove_temporaries(
     ends: &mut Ends,
 ) {
     let removed = async {
-        let mut connection = Connection::connect(&migration.target.clone().with_db(0)).await?;
+        let mut connection = Connection::connect(&migration.target.options().clone().with_db(0)).await?;
         // The target may still have commands of the closed connection before it: they must not build the key again.
         if let Some(id) = connection_id {
             let id = id.to_string();

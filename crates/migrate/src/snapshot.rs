@@ -49,6 +49,8 @@ struct State {
     temporaries: Vec<Temporary>,
     counts: SnapshotCounts,
     announced: u64,
+    /// The output is to be divided into pieces, without `SELECT`.
+    divide: bool,
 }
 
 /// A value that comes in parts.
@@ -114,6 +116,30 @@ pub struct SnapshotCounts {
 }
 
 impl SnapshotCounts {
+    /// Adds those of another link's snapshot.
+    pub(crate) fn add(&mut self, other: &SnapshotCounts) {
+        for (db, count) in &other.keys {
+            *self.keys.entry(*db).or_default() += count;
+        }
+        for (ty, count) in &other.types {
+            *self.types.entry(ty).or_default() += count;
+        }
+        for (loss, count) in &other.losses {
+            *self.losses.entry(loss).or_default() += count;
+        }
+        self.with_expiry += other.with_expiry;
+        self.large += other.large;
+        self.stream_db = other.stream_db;
+        self.functions += other.functions;
+        self.scripts += other.scripts;
+        self.empty_containers_dropped += other.empty_containers_dropped;
+        self.expired_dropped += other.expired_dropped;
+        self.module_data_dropped += other.module_data_dropped;
+        self.notes_dropped += other.notes_dropped;
+        let room = NAMED_LOSSES.saturating_sub(self.named_losses.len());
+        self.named_losses.extend(other.named_losses.iter().take(room).cloned());
+    }
+
     /// All keys.
     #[must_use]
     pub fn total_keys(&self) -> u64 {
@@ -129,6 +155,48 @@ pub(crate) struct Output {
     /// Keys that are done when these commands are.
     pub(crate) keys: u64,
     losses: Vec<Loss>,
+    pieces: Vec<Piece>,
+    /// Commands that are in pieces.
+    divided: u32,
+}
+
+/// A run of commands for one slot, or for every node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Where it ends in the bytes; it begins where the one before ends.
+    pub(crate) end: usize,
+    pub(crate) commands: u32,
+    pub(crate) slot: u16,
+    pub(crate) db: u64,
+    pub(crate) kind: PieceKind,
+}
+
+/// What a piece is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PieceKind {
+    /// A whole key.
+    Key,
+    /// A part of a key, which makes sense once and in its order only.
+    Part,
+    /// One command that every node has to be told.
+    Everywhere,
+}
+
+impl Output {
+    pub(crate) fn take_pieces(&mut self) -> Vec<Piece> {
+        self.divided = 0;
+        std::mem::take(&mut self.pieces)
+    }
+
+    /// Ends a piece, if there is anything in it.
+    fn cut(&mut self, kind: PieceKind, key: &[u8], db: u64) {
+        let commands = self.commands - self.divided;
+        if commands > 0 {
+            self.divided = self.commands;
+            let (end, slot) = (self.bytes.len(), keyferry_routing::slot(key));
+            self.pieces.push(Piece { end, commands, slot, db, kind });
+        }
+    }
 }
 
 impl CommandSink for Output {
@@ -168,8 +236,15 @@ impl SnapshotEncoder {
             temporaries: Vec::new(),
             counts: SnapshotCounts::default(),
             announced: 0,
+            divide: false,
         };
         SnapshotEncoder { parser: Parser::with_limits(limits), state }
+    }
+
+    /// The same for a target of several nodes: commands come in pieces, and databases are told by these.
+    pub(crate) fn dividing(mut self) -> Self {
+        self.state.divide = true;
+        self
     }
 
     /// Room to read the snapshot's next bytes into; say how many by [`SnapshotEncoder::filled`].
@@ -266,6 +341,7 @@ impl State {
                 }
                 if name.eq_ignore_ascii_case(b"lua") {
                     out.command(&[b"SCRIPT", b"LOAD", value]);
+                    self.cut(out, PieceKind::Everywhere, b"", 0);
                     self.counts.scripts += 1;
                 }
                 Ok(())
@@ -318,11 +394,20 @@ impl State {
         }
         out.commands += 1;
         out.keys += 1;
+        self.cut(out, PieceKind::Key, head.key, head.db);
         Ok(())
     }
 
+    fn cut(&self, out: &mut Output, kind: PieceKind, key: &[u8], db: u64) {
+        if self.divide {
+            out.cut(kind, key, db);
+        }
+    }
+
     fn select(&mut self, db: u64, out: &mut Output) {
-        if self.selected != Some(db) {
+        if self.divide {
+            self.selected = Some(db);
+        } else if self.selected != Some(db) {
             self.selected = Some(db);
             let mut digits = itoa::Buffer::new();
             out.command(&[b"SELECT", digits.format(db).as_bytes()]);
@@ -399,6 +484,7 @@ impl State {
             );
         }
         out.command(&[b"FUNCTION", b"LOAD", b"REPLACE", code]);
+        self.cut(out, PieceKind::Everywhere, b"", 0);
         self.counts.functions += 1;
         Ok(())
     }
@@ -431,6 +517,7 @@ impl State {
             });
             // What a run that was killed may have left.
             out.command(&[b"DEL", &temporary]);
+
             if may_vanish(head.ty) {
                 // Fields that expire meanwhile must not take the key with them.
                 out.command(&[b"HSET", &temporary, &guard_field(&temporary), b""]);
@@ -448,13 +535,17 @@ impl State {
             }
         };
         self.large = Some(large);
+        self.cut(out, PieceKind::Part, head.key, head.db);
         Ok(())
     }
 
     fn large_part(&mut self, part: &[u8], out: &mut Output) -> Result<(), Error> {
         match &mut self.large {
-            Some(Large::Native { rebuild, .. }) => {
+            Some(Large::Native { rebuild, key, .. }) => {
                 rebuild.feed(part, out)?;
+                if self.divide {
+                    out.cut(PieceKind::Part, key, self.selected.unwrap_or(0));
+                }
             }
             Some(Large::Whole { key, ty, bytes, .. }) => {
                 if bytes.len() + part.len() > LARGEST_PAYLOAD {
@@ -478,10 +569,13 @@ impl State {
                 rebuild.finish(out)?;
                 if self.note_losses(&key, out)? {
                     out.keys += 1;
+                    self.cut(out, PieceKind::Part, &key, self.selected.unwrap_or(0));
                     return Ok(());
                 }
-                // Seen by others only whole, and with its expiry.
-                out.command(&[b"MULTI"]);
+                // Seen by others only whole, and with its expiry. A piece is executed as a whole anyway.
+                if !self.divide {
+                    out.command(&[b"MULTI"]);
+                }
                 out.command(&[b"RENAME", &temporary, &key]);
                 if guarded {
                     out.command(&[b"HDEL", &key, &guard_field(&temporary)]);
@@ -489,16 +583,21 @@ impl State {
                 if let Some(at) = expiry {
                     out.command(&[b"PEXPIREAT", &key, digits.format(at).as_bytes()]);
                 }
-                out.command(&[b"EXEC"]);
+                if !self.divide {
+                    out.command(&[b"EXEC"]);
+                }
+                self.cut(out, PieceKind::Part, &key, self.selected.unwrap_or(0));
             }
             Some(Large::Whole { key, expiry, eviction, meta, ty, bytes }) => {
-                let key = Key { key: &key, expiry, eviction, meta: meta.as_deref() };
-                self.restore(&key, RawValue::new(ty, &bytes), out)?;
+                let whole = Key { key: &key, expiry, eviction, meta: meta.as_deref() };
+                self.restore(&whole, RawValue::new(ty, &bytes), out)?;
                 out.commands += 1;
+                self.cut(out, PieceKind::Key, &key, self.selected.unwrap_or(0));
             }
             Some(Large::Expired { key }) => {
                 out.command(&[b"DEL", &key]);
                 self.counts.expired_dropped += 1;
+                self.cut(out, PieceKind::Key, &key, self.selected.unwrap_or(0));
             }
             None => {}
         }

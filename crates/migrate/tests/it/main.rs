@@ -7,6 +7,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod clusters;
 mod faults;
 mod live;
 mod support;

@@ -1,0 +1,183 @@
+//! What is looked at before anything is written.
+
+use keyferry_client::{ConnectOptions, Connection, Endpoint, Mode, Role};
+use keyferry_routing::SlotSet;
+
+use crate::{
+    error::Error,
+    migration::{Migration, Prepared},
+    progress::Meter,
+    report::Ends,
+    sharded::{Databases, LinkSource, Settings, Target, TargetMap},
+    target::Abilities,
+};
+
+/// What tells servers apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    run_id: Option<String>,
+    /// The replication id.
+    history: Option<String>,
+}
+
+impl Identity {
+    /// Refuses a target that is the source itself, or that the source replicates to or from.
+    pub(crate) fn check(&self, target: &Identity, address: &str) -> Result<(), Error> {
+        if self.run_id.is_some() && self.run_id == target.run_id {
+            let run_id = self.run_id.clone().unwrap_or_default();
+            return Err(Error::SameServer { address: address.to_owned(), run_id });
+        }
+        if self.history.is_some() && self.history == target.history {
+            let id = self.history.clone().unwrap_or_default();
+            return Err(Error::SameHistory { address: address.to_owned(), id });
+        }
+        Ok(())
+    }
+}
+
+/// Run id and replication id of a server.
+pub(crate) async fn identity(connection: &mut Connection) -> Result<Identity, keyferry_client::Error> {
+    let known = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
+    let run_id = known(connection.info("server").await?.get("run_id"));
+    let history = known(connection.info("replication").await?.get("master_replid"));
+    Ok(Identity { run_id, history })
+}
+
+/// The connection to the source for questions, if it answers them.
+pub(crate) async fn source_control(
+    mut connection: Connection,
+    ends: &mut Ends,
+) -> Result<Option<(Connection, Identity)>, Error> {
+    ends.source = Some(connection.server().to_string());
+    match identity(&mut connection).await {
+        Ok(identity) => Ok(Some((connection, identity))),
+        // A user that may replicate but not ask: the offset is then what the stream says.
+        Err(e) if e.server_code() == Some("NOPERM") => {
+            ends.notes.push(format!(
+                "the source does not let this user see INFO ({e}): its offset is taken from the stream"
+            ));
+            Ok(None)
+        }
+        Err(e) => Err(Error::SourceConnection(e)),
+    }
+}
+
+/// Refuses a target that cannot be written to.
+pub(crate) fn check_target(target: &Connection) -> Result<(), Error> {
+    let address = target.address().to_string();
+    match (target.server().role, target.server().mode) {
+        (Role::Replica, _) => Err(Error::TargetIsReplica { address }),
+        (_, Mode::Sentinel) => Err(Error::TargetMode { address, mode: Mode::Sentinel.to_string() }),
+        _ => Ok(()),
+    }
+}
+
+/// Both sides of a migration that has to look into commands.
+pub(crate) async fn sharded(
+    migration: &Migration,
+    source: Endpoint,
+    target: Endpoint,
+    ends: &mut Ends,
+) -> Result<Prepared, Error> {
+    let options = &migration.options;
+    let map = TargetMap::new(target);
+    let nodes = map.survey().await.map_err(Error::Target)?;
+    if let Some(slot) = nodes.first_gap() {
+        return Err(Error::SlotWithoutOwner { slot });
+    }
+    let mut lowest = None;
+    let mut identities = Vec::new();
+    let mut databases = None;
+    let addresses = nodes.addresses();
+    for address in &addresses {
+        let to = map.connect_options(address).with_db(0);
+        let mut connection = Connection::connect(&to).await.map_err(Error::Target)?;
+        check_target(&connection)?;
+        identities.push((address, identity(&mut connection).await.map_err(Error::Target)?));
+        databases = database_count(&mut connection, map.is_single()).await;
+        let server = connection.server().clone();
+        if lowest.as_ref().is_none_or(|other: &keyferry_client::ServerInfo| server.version < other.version) {
+            lowest = Some(server);
+        }
+    }
+    let Some(server) = lowest else { return Err(Error::SlotWithoutOwner { slot: 0 }) };
+    ends.target = Some(match addresses.len() {
+        1 => server.to_string(),
+        several => format!("{server}, {several} primaries"),
+    });
+
+    let mut links = Vec::new();
+    for (connect, slots) in sources(source).await? {
+        let control =
+            Connection::connect(&connect.clone().with_db(0)).await.map_err(Error::SourceConnection)?;
+        let control = match source_control(control, ends).await? {
+            Some((connection, identity)) => {
+                for (address, other) in &identities {
+                    identity.check(other, address)?;
+                }
+                Some(connection)
+            }
+            None => None,
+        };
+        links.push(LinkSource { connect, slots, meter: Meter::default(), control });
+    }
+    let databases = Databases::new(options.db_map.clone(), databases);
+    for link in &mut links {
+        let Some(control) = &mut link.control else { continue };
+        let held = control.info("keyspace").await.map_err(Error::SourceConnection)?;
+        for keyspace in held.keyspace() {
+            let db = u64::from(keyspace.db);
+            databases.to(db).map_err(|why| Error::no_route(None, db, None, why))?;
+        }
+    }
+    // With one link the whole migration's figures are the link's.
+    if let [link] = &mut links[..] {
+        link.meter = migration.meter.clone();
+    }
+    let target = Target::new(Settings {
+        map,
+        databases,
+        meter: migration.meter.clone(),
+        links: links.iter().map(|link| link.meter.clone()).collect(),
+        silence: options.target_silence,
+        retry_window: options.reconnect_window,
+        expiry_time: server.version >= keyferry_client::Version::new(7, 0, 0),
+        cross_slot: options.cross_slot,
+    });
+    Ok(Prepared::Sharded { links, target, abilities: Abilities::of(&server) })
+}
+
+/// How many databases a target has, if it tells.
+async fn database_count(connection: &mut Connection, single: bool) -> Option<u64> {
+    let setting = if single { "databases" } else { "cluster-databases" };
+    let reply = connection.call(["CONFIG", "GET", setting]).await.ok();
+    let value = match reply {
+        Some(keyferry_resp::Frame::Array(pair)) => pair.get(1).and_then(keyferry_resp::Frame::as_i64),
+        Some(keyferry_resp::Frame::Map(pairs)) => pairs.first().and_then(|(_, value)| value.as_i64()),
+        _ => None,
+    };
+    let value = value.and_then(|count| u64::try_from(count).ok());
+    // A cluster that does not know the setting has one database.
+    if single { value } else { value.or(Some(1)) }
+}
+
+/// Where the data comes from: each server, and the slots that it owns if it is one of a cluster.
+async fn sources(source: Endpoint) -> Result<Vec<(ConnectOptions, Option<SlotSet>)>, Error> {
+    if let Endpoint::Standalone(options) = source {
+        return Ok(vec![(options, None)]);
+    }
+    let clustered = matches!(source, Endpoint::Cluster(_));
+    let map = TargetMap::new(source);
+    let survey = map.survey().await.map_err(Error::SourceConnection)?;
+    let mut links = Vec::new();
+    for address in survey.addresses() {
+        let mut slots = SlotSet::new();
+        for (first, last, owner) in &survey.ranges {
+            if *owner == address {
+                (*first..=*last).for_each(|slot| slots.insert(slot));
+            }
+        }
+        links.push((map.connect_options(&address), clustered.then_some(slots)));
+    }
+    Ok(links)
+}

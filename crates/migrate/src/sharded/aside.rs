@@ -1,0 +1,340 @@
+//! Connections beside the pipelines, for what needs answers. Whoever uses them holds the gate of the slots concerned.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use keyferry_client::{Backoff, Connection, Pipeline};
+use keyferry_resp::{Command, ErrorCode, ErrorReply, Frame, Retry};
+
+use super::{
+    Target, checkpoint,
+    core::{Redirection, redirection},
+    item::Mark,
+};
+use crate::error::{Error, Refusal, RefusedAt, show_command};
+
+/// How long a replica is waited for at once.
+const REPLICA_WAIT: &str = "500";
+
+/// Asks and changes single slots, following redirections, until it is done or has been refused for good.
+pub(crate) struct Aside<'t> {
+    target: &'t Target,
+    connections: HashMap<String, Connection>,
+}
+
+/// What a command is for, for errors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cause<'c> {
+    pub(crate) command: &'c Command,
+    pub(crate) db: u32,
+    /// The offset before it, where it came by the stream.
+    pub(crate) offset: Option<u64>,
+}
+
+/// Attempts at one thing.
+struct Attempts {
+    since: Instant,
+    backoff: Backoff,
+    hops: u32,
+}
+
+impl Attempts {
+    fn new() -> Self {
+        let backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
+        Attempts { since: Instant::now(), backoff, hops: 0 }
+    }
+}
+
+/// Where the next attempt goes.
+#[derive(Clone, Debug, Default)]
+struct Way {
+    /// To this node, after `ASKING`, instead of the owner.
+    ask: Option<String>,
+}
+
+impl<'t> Aside<'t> {
+    pub(crate) fn new(target: &'t Target) -> Self {
+        Aside { target, connections: HashMap::new() }
+    }
+
+    /// Sends commands to the owner of `slot` in database `db` and gives their replies, none of which is an error. For
+    /// commands that may be sent again.
+    pub(crate) async fn ask(
+        &mut self,
+        slot: u16,
+        db: u32,
+        commands: &[Command],
+        cause: Cause<'_>,
+    ) -> Result<Vec<Frame>, Error> {
+        let (mut attempts, mut way) = (Attempts::new(), Way::default());
+        loop {
+            let mut pipeline = Pipeline::new();
+            let asking = way.ask.is_some();
+            if db != 0 {
+                pipeline.push(["SELECT", &db.to_string()]);
+            }
+            for command in commands {
+                if asking {
+                    pipeline.push(["ASKING"]);
+                }
+                pipeline.push_command(command);
+            }
+            if db != 0 {
+                pipeline.push(["SELECT", "0"]);
+            }
+            let (address, replies) = self.send(slot, &way, &pipeline).await?;
+            way = Way::default();
+            match replies {
+                Ok(replies) => match replies.iter().find_map(Frame::error_reply) {
+                    // Before each reply that is meant stand those to SELECT and ASKING.
+                    None => {
+                        let (first, step) = (usize::from(db != 0), 1 + usize::from(asking));
+                        let meant = replies.into_iter().skip(first).skip(step - 1).step_by(step);
+                        return Ok(meant.take(commands.len()).collect());
+                    }
+                    Some(error) => {
+                        way = self.again(slot, &address, &error, &mut attempts, cause).await?;
+                    }
+                },
+                Err(error) => self.lost(&address, error, &mut attempts).await?,
+            }
+        }
+    }
+
+    /// Carries out commands at the owner of `slot`, in one transaction with the slot's checkpoint, exactly once, and waits
+    /// until a replica has it, where there is one. Gives the replies, or `None` when it turns out to have been done.
+    pub(crate) async fn transact(
+        &mut self,
+        slot: u16,
+        db: u32,
+        commands: &[Command],
+        (link, mark): (u16, Mark),
+        cause: Cause<'_>,
+    ) -> Result<Option<Vec<Frame>>, Error> {
+        let (field, text) = (self.target.core().run_id().field(link), mark.to_string());
+        let build = |asking: bool| {
+            let mut pipeline = Pipeline::new();
+            if asking {
+                // Covers the whole transaction.
+                pipeline.push(["ASKING"]);
+            }
+            pipeline.push(["MULTI"]);
+            if db != 0 {
+                pipeline.push(["SELECT", &db.to_string()]);
+            }
+            for command in commands {
+                pipeline.push_command(command);
+            }
+            if db != 0 {
+                pipeline.push(["SELECT", "0"]);
+            }
+            pipeline.push(["HSET", &checkpoint::key(slot), &field, &text]).push(["EXEC"]);
+            pipeline
+        };
+        let (mut attempts, mut way, mut uncertain) = (Attempts::new(), Way::default(), false);
+        let mut done = None;
+        loop {
+            if uncertain && self.reached(slot, link, mark, cause).await? {
+                return Ok(done);
+            }
+            let (address, replies) = self.send(slot, &way, &build(way.ask.is_some())).await?;
+            way = Way::default();
+            let replies = match replies {
+                Ok(replies) => replies,
+                Err(error) => {
+                    uncertain = true;
+                    self.lost(&address, error, &mut attempts).await?;
+                    continue;
+                }
+            };
+            if let Some(error) = replies.iter().find_map(Frame::error_reply) {
+                way = self.again(slot, &address, &error, &mut attempts, cause).await?;
+                continue;
+            }
+            let Some(Frame::Array(results)) = replies.into_iter().next_back() else {
+                return Err(Error::Internal(format!("target {address} answered EXEC with something else")));
+            };
+            if let Some(error) = results.iter().find_map(Frame::error_reply) {
+                return Err(refused(&address, &error, cause));
+            }
+            let skip = usize::from(db != 0);
+            done = Some(results.into_iter().skip(skip).take(commands.len()).collect());
+            if self.confirmed(&address).await {
+                return Ok(done);
+            }
+            // The node is gone, and with it perhaps what it had done.
+            uncertain = true;
+        }
+    }
+
+    /// Sends one command to the node at `address`, in database `db`; errors are frames.
+    pub(crate) async fn at(
+        &mut self,
+        address: &str,
+        db: u32,
+        command: &Command,
+    ) -> Result<Frame, keyferry_client::Error> {
+        let mut pipeline = Pipeline::new();
+        pipeline.push(["SELECT", &db.to_string()]).push_command(command).push(["SELECT", "0"]);
+        let result = match self.connection(address).await {
+            Ok(connection) => connection.pipeline(&pipeline).await,
+            Err(error) => Err(error),
+        };
+        let replies = result.inspect_err(|_| drop(self.connections.remove(address)))?;
+        let mut replies = replies.into_iter();
+        match (replies.next(), replies.next()) {
+            (Some(Frame::Simple(_)), Some(reply)) => Ok(reply),
+            (Some(refused), _) => Ok(refused),
+            (None, _) => {
+                let address = self.target.map().connect_options(address).address().clone();
+                Err(keyferry_client::Error::OutOfStep { address })
+            }
+        }
+    }
+
+    /// Waits until a replica of the node has everything that this connection did. False when the node is lost.
+    pub(crate) async fn confirmed(&mut self, address: &str) -> bool {
+        loop {
+            let Some(connection) = self.connections.get_mut(address) else { return false };
+            let waited = async {
+                let replicas: u64 =
+                    connection.info("replication").await?.get_as("connected_slaves").unwrap_or(0);
+                if replicas == 0 {
+                    return Ok(true);
+                }
+                let reply = connection.call(["WAIT", "1", REPLICA_WAIT]).await?;
+                Ok::<bool, keyferry_client::Error>(reply.as_i64().unwrap_or(0) > 0)
+            };
+            match waited.await {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(_) => {
+                    self.connections.remove(address);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// True when the slot's checkpoint has come to `mark`.
+    async fn reached(&mut self, slot: u16, link: u16, mark: Mark, cause: Cause<'_>) -> Result<bool, Error> {
+        let command = Command::new(["HGETALL", &checkpoint::key(slot)]);
+        let replies = Box::pin(self.ask(slot, 0, &[command], cause)).await?;
+        let marks = replies.first().and_then(|reply| self.target.core().run_id().read(reply));
+        let marks =
+            marks.ok_or_else(|| Error::Internal(format!("the checkpoint of slot {slot} is no hash")))?;
+        Ok(marks.iter().any(|&(of, reached)| of == link && reached >= mark))
+    }
+
+    /// Sends to the owner of the slot, or where the way leads; waits while nobody owns it.
+    async fn send(
+        &mut self,
+        slot: u16,
+        way: &Way,
+        pipeline: &Pipeline,
+    ) -> Result<(String, Result<Vec<Frame>, keyferry_client::Error>), Error> {
+        let since = Instant::now();
+        let address = loop {
+            let owner = {
+                let core = self.target.core();
+                way.ask.clone().or_else(|| core.owner(slot).map(|node| core.node_address(node).to_owned()))
+            };
+            match owner {
+                Some(address) => break address,
+                None if since.elapsed() >= self.target.retry_window() => {
+                    return Err(Error::SlotWithoutOwner { slot });
+                }
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        };
+        let result = match self.connection(&address).await {
+            Ok(connection) => connection.pipeline(pipeline).await,
+            Err(error) => Err(error),
+        };
+        Ok((address, result))
+    }
+
+    async fn connection(&mut self, address: &str) -> Result<&mut Connection, keyferry_client::Error> {
+        let options = self.target.map().connect_options(address).with_db(0);
+        if !self.connections.contains_key(address) {
+            let connection = Connection::connect(&options).await?;
+            self.connections.insert(address.to_owned(), connection);
+        }
+        match self.connections.get_mut(address) {
+            Some(connection) => Ok(connection),
+            None => Err(keyferry_client::Error::OutOfStep { address: options.address().clone() }),
+        }
+    }
+
+    async fn lost(
+        &mut self,
+        address: &str,
+        error: keyferry_client::Error,
+        attempts: &mut Attempts,
+    ) -> Result<(), Error> {
+        self.connections.remove(address);
+        self.target.core().topology.notify_one();
+        if attempts.since.elapsed() >= self.target.retry_window() {
+            return Err(Error::Target(error));
+        }
+        tokio::time::sleep(attempts.backoff.next_delay()).await;
+        Ok(())
+    }
+
+    /// What to do about an error of a node.
+    async fn again(
+        &mut self,
+        slot: u16,
+        address: &str,
+        error: &ErrorReply,
+        attempts: &mut Attempts,
+        cause: Cause<'_>,
+    ) -> Result<Way, Error> {
+        let mut way = Way::default();
+        let passes = match error.retry() {
+            Retry::Redirect => match redirection(error, address) {
+                Some(Redirection { address, asking: true }) => {
+                    way.ask = Some(address);
+                    true
+                }
+                Some(Redirection { address, asking: false }) => {
+                    let mut core = self.target.core();
+                    let node = core.node(&address);
+                    core.set_owner(slot, node);
+                    core.topology.notify_one();
+                    true
+                }
+                None => false,
+            },
+            Retry::BackOff | Retry::ResendTransaction => true,
+            Retry::RefreshTopology => {
+                self.target.core().topology.notify_one();
+                true
+            }
+            _ => false,
+        };
+        if !passes || attempts.since.elapsed() >= self.target.retry_window() {
+            return Err(refused(address, error, cause));
+        }
+        self.target.core().counts.note_retry(error);
+        attempts.hops += 1;
+        if error.retry() != Retry::Redirect || attempts.hops > 3 || error.kind() == ErrorCode::ExecAbort {
+            tokio::time::sleep(attempts.backoff.next_delay()).await;
+        }
+        Ok(way)
+    }
+}
+
+/// The error for a command that was refused for good.
+pub(crate) fn refused(address: &str, reply: &ErrorReply, cause: Cause<'_>) -> Error {
+    let origin = cause.offset.map_or(RefusedAt::Snapshot, |offset| RefusedAt::Stream { offset });
+    Error::Refused(Box::new(Refusal {
+        address: address.to_owned(),
+        reply: reply.to_string(),
+        command: show_command(cause.command.args(), cause.command.len()),
+        db: Some(u64::from(cause.db)),
+        origin,
+    }))
+}

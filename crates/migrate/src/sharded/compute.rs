@@ -1,0 +1,271 @@
+//! Commands that concern several slots, or every node.
+//!
+//! A command whose keys are in several slots, and which is no sum of its parts, is carried out at the target, whose state in
+//! these slots is the source's at that point of the stream: the gates of [`super::core::Core::add_gate`] see to that. The
+//! operands are brought into the slot of what it writes under temporary names, the command runs there, and what it changed
+//! of an operand goes back. Each slot's part is one transaction with the slot's checkpoint.
+
+use std::collections::BTreeMap;
+
+use keyferry_resp::Command;
+use keyferry_routing::{Compute, sibling_key, with_keys_replaced};
+
+use super::{
+    Target,
+    aside::{Aside, Cause, refused},
+    item::Mark,
+};
+use crate::error::Error;
+
+/// Names of operands under way begin so.
+const PREFIX: &str = "keyferry:tmp:";
+
+/// Carries out what concerns several slots.
+pub(crate) struct Across<'t> {
+    target: &'t Target,
+    aside: Aside<'t>,
+}
+
+/// Where in the stream a command stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) link: u16,
+    pub(crate) mark: Mark,
+    /// The offset before it.
+    pub(crate) at: u64,
+    /// The target's database.
+    pub(crate) db: u32,
+}
+
+/// A key that is not in the home slot.
+struct Operand {
+    slot: u16,
+    temporary: Vec<u8>,
+    /// The command may change it.
+    written: bool,
+}
+
+/// When a value expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expiry {
+    Never,
+    /// Unix time in milliseconds.
+    At(i64),
+    /// Milliseconds from now; of servers that do not tell the time itself.
+    In(i64),
+}
+
+/// A value as `DUMP` gives it.
+struct Value {
+    payload: bytes::Bytes,
+    expiry: Expiry,
+}
+
+impl<'t> Across<'t> {
+    pub(crate) fn new(target: &'t Target) -> Self {
+        Across { target, aside: Aside::new(target) }
+    }
+
+    /// Carries out a command with keys in several slots. The caller holds the gate of all of them.
+    pub(crate) async fn compute(
+        &mut self,
+        command: &Command,
+        compute: &Compute,
+        place: Place,
+    ) -> Result<(), Error> {
+        let cause = Cause { command, db: place.db, offset: Some(place.at) };
+        let marked = (place.link, place.mark);
+        let home = compute.home_slot;
+        let home_key = command.arg(compute.home).unwrap_or_default();
+        // `COPY … DB n`: the value is taken there, and copied within that database.
+        let there = compute.destination_db.and_then(|db| u32::try_from(db).ok());
+        let (command, home_db) = match there {
+            Some(db) => (&without_db(command), db),
+            None => (command, place.db),
+        };
+
+        let mut operands: BTreeMap<&[u8], Operand> = BTreeMap::new();
+        let mut renamed = Vec::new();
+        for (key, slot) in compute.elsewhere() {
+            let Some(name) = command.arg(key.index) else { continue };
+            let prefix = format!("{PREFIX}{}:", operands.len());
+            let operand = operands.entry(name).or_insert_with(|| Operand {
+                slot,
+                temporary: sibling_key(home_key, prefix.as_bytes()),
+                written: false,
+            });
+            operand.written |= key.access.is_write();
+            renamed.push((key.index, operand.temporary.clone()));
+        }
+
+        let mut steps = Vec::new();
+        for (name, operand) in &operands {
+            steps.push(match self.value(operand.slot, place.db, name, cause).await? {
+                Some(value) => restore(&operand.temporary, &value),
+                None => del(&operand.temporary),
+            });
+        }
+        steps.push(with_keys_replaced(command, &renamed));
+        steps.extend(operands.values().filter(|o| !o.written).map(|o| del(&o.temporary)));
+        self.aside.transact(home, home_db, &steps, marked, cause).await?;
+
+        // What has to go back waits under its temporary name until it is there.
+        let written = operands.iter().filter(|(_, operand)| operand.written);
+        let mut leftovers = Vec::new();
+        for (name, operand) in written {
+            let back = match self.value(home, home_db, &operand.temporary, cause).await? {
+                Some(value) => restore(name, &value),
+                None => del(name),
+            };
+            self.aside.transact(operand.slot, place.db, &[back], marked, cause).await?;
+            leftovers.push(del(&operand.temporary));
+        }
+        if !leftovers.is_empty() {
+            self.aside.ask(home, home_db, &leftovers, cause).await?;
+        }
+        Ok(())
+    }
+
+    /// Carries out a command at every primary, in a form that can be repeated.
+    pub(crate) async fn everywhere(&mut self, command: &Command, at: Option<u64>) -> Result<(), Error> {
+        let command = &repeatable(command);
+        let cause = Cause { command, db: 0, offset: at };
+        let owners: Vec<String> = {
+            let core = self.target.core();
+            core.owners().into_iter().map(|node| core.node_address(node).to_owned()).collect()
+        };
+        for address in owners {
+            let since = std::time::Instant::now();
+            loop {
+                match self.aside.at(&address, 0, command).await {
+                    Ok(reply) => match reply.error_reply() {
+                        Some(error) if is_gone_already(command, &error.to_string()) => break,
+                        Some(error) => return Err(refused(&address, &error, cause)),
+                        None => break,
+                    },
+                    Err(error) if since.elapsed() >= self.target.retry_window() => {
+                        return Err(Error::Target(error));
+                    }
+                    // A node that is gone for good is in nobody's way: its replica has what it had.
+                    Err(_) if !self.is_owner(&address) => break,
+                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+                }
+            }
+            self.aside.confirmed(&address).await;
+        }
+        Ok(())
+    }
+
+    fn is_owner(&self, address: &str) -> bool {
+        let core = self.target.core();
+        core.owners().into_iter().any(|node| core.node_address(node) == address)
+    }
+
+    async fn value(
+        &mut self,
+        slot: u16,
+        db: u32,
+        key: &[u8],
+        cause: Cause<'_>,
+    ) -> Result<Option<Value>, Error> {
+        let dump = Command::new([b"DUMP", key]);
+        let absolute = self.target.tells_expiry_time();
+        let ask: &[u8] = if absolute { b"PEXPIRETIME" } else { b"PTTL" };
+        let replies = self.aside.ask(slot, db, &[dump, Command::new([ask, key])], cause).await?;
+        let [payload, expiry] = &replies[..] else {
+            return Err(Error::Internal("two questions, other than two answers".into()));
+        };
+        let Some(payload) = payload.as_bytes().cloned().filter(|_| !payload.is_null()) else {
+            return Ok(None);
+        };
+        let expiry = match expiry.as_i64() {
+            Some(at) if at >= 0 && absolute => Expiry::At(at),
+            Some(left) if left >= 0 => Expiry::In(left),
+            // Gone between the two.
+            Some(-2) => return Ok(None),
+            _ => Expiry::Never,
+        };
+        Ok(Some(Value { payload, expiry }))
+    }
+}
+
+/// `RESTORE key ttl payload REPLACE [ABSTTL]`
+fn restore(key: &[u8], value: &Value) -> Command {
+    let ttl = match value.expiry {
+        Expiry::Never => 0,
+        Expiry::At(at) => at.max(1),
+        // 0 would mean for ever.
+        Expiry::In(left) => left.max(1),
+    };
+    let ttl = ttl.to_string();
+    let mut args: Vec<&[u8]> = vec![b"RESTORE", key, ttl.as_bytes(), &value.payload, b"REPLACE"];
+    if matches!(value.expiry, Expiry::At(_)) {
+        args.push(b"ABSTTL");
+    }
+    Command::new(args)
+}
+
+fn del(key: &[u8]) -> Command {
+    Command::new([b"DEL", key])
+}
+
+/// `COPY` without `DB n`.
+fn without_db(command: &Command) -> Command {
+    let word =
+        (3..command.len()).find(|&i| command.arg(i).is_some_and(|arg| arg.eq_ignore_ascii_case(b"DB")));
+    let args: Vec<&[u8]> = command
+        .args()
+        .enumerate()
+        .filter(|&(i, _)| word.is_none_or(|word| i != word && i != word + 1))
+        .map(|(_, arg)| arg)
+        .collect();
+    Command::new(args)
+}
+
+/// The command in a form that does no harm where it has been carried out already.
+fn repeatable(command: &Command) -> Command {
+    let mut args: Vec<&[u8]> = command.args().collect();
+    let sub = |name: &[u8]| command.arg(1).is_some_and(|arg| arg.eq_ignore_ascii_case(name));
+    if command.is("FUNCTION") && sub(b"LOAD") {
+        if !command.arg(2).is_some_and(|arg| arg.eq_ignore_ascii_case(b"REPLACE")) {
+            args.insert(2, b"REPLACE");
+        }
+    } else if command.is("FUNCTION") && sub(b"RESTORE") && args.len() == 3 {
+        args.push(b"REPLACE");
+    }
+    Command::new(args)
+}
+
+/// True for the deletion of a function library that is gone.
+fn is_gone_already(command: &Command, error: &str) -> bool {
+    command.is("FUNCTION")
+        && command.arg(1).is_some_and(|arg| arg.eq_ignore_ascii_case(b"DELETE"))
+        && error.contains("not found")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_for_every_node_can_be_repeated() {
+        let load = repeatable(&Command::new(["FUNCTION", "LOAD", "#!lua name=a\n"]));
+        assert_eq!(load, Command::new(["FUNCTION", "LOAD", "REPLACE", "#!lua name=a\n"]));
+        assert_eq!(repeatable(&load), load);
+        assert_eq!(repeatable(&Command::new(["SCRIPT", "FLUSH"])), Command::new(["SCRIPT", "FLUSH"]));
+        let delete = Command::new(["function", "delete", "a"]);
+        assert!(is_gone_already(&delete, "ERR Library not found"));
+        assert!(!is_gone_already(&load, "ERR Library not found"));
+    }
+
+    #[test]
+    fn values_keep_their_expiry() {
+        let value = |expiry| Value { payload: bytes::Bytes::from_static(b"x"), expiry };
+        assert_eq!(restore(b"k", &value(Expiry::Never)), Command::new(["RESTORE", "k", "0", "x", "REPLACE"]));
+        let at = Command::new(["RESTORE", "k", "99", "x", "REPLACE", "ABSTTL"]);
+        assert_eq!(restore(b"k", &value(Expiry::At(99))), at);
+        assert_eq!(restore(b"k", &value(Expiry::In(0))), Command::new(["RESTORE", "k", "1", "x", "REPLACE"]));
+        let copy = Command::new(["COPY", "a", "b", "db", "3", "REPLACE"]);
+        assert_eq!(without_db(&copy), Command::new(["COPY", "a", "b", "REPLACE"]));
+    }
+}

@@ -1,0 +1,454 @@
+//! From what the source sends to items for the lanes.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+};
+
+use bytes::{Bytes, BytesMut};
+use keyferry_replication::Batch;
+use keyferry_resp::{Command, CommandDecoder, CommandRef, Limits};
+use keyferry_routing::{Route, SLOTS, SlotSet, Step, slot};
+
+use super::{
+    Target,
+    compute::{Across, Place},
+    flush::Flush,
+    item::{Class, Item, Mark},
+    links::Done,
+};
+use crate::{
+    error::Error,
+    pipeline::{Load, Origin},
+    progress::Meter,
+    snapshot::PieceKind,
+};
+
+/// Items below this size are copied out of the buffer that they came in: a slice would keep all of it alive.
+const SMALL: usize = 16 * 1024;
+
+const LIMITS: Limits = Limits::new()
+    .frame_bytes(usize::MAX)
+    .bulk_bytes(usize::MAX)
+    .elements(usize::MAX)
+    .total_elements(usize::MAX);
+
+/// Hands the keys of one link's snapshot to the lanes.
+#[derive(Debug)]
+pub(crate) struct SnapshotFeed {
+    target: Arc<Target>,
+    link: u16,
+    /// Items so far.
+    count: u64,
+}
+
+impl SnapshotFeed {
+    pub(crate) fn new(target: Arc<Target>, link: u16) -> Self {
+        SnapshotFeed { target, link, count: 0 }
+    }
+
+    /// Takes a load of the encoder; waits while too much is under way.
+    pub(crate) async fn load(&mut self, load: Load) -> Result<(), Error> {
+        self.target.room(self.link).await?;
+        let ticket = self.target.core().link(self.link).map_or(0, |account| account.open());
+        let mut start = 0;
+        for piece in &load.pieces {
+            let bytes = cut(&load.bytes, start..piece.end);
+            start = piece.end;
+            self.count += 1;
+            let class = match piece.kind {
+                PieceKind::Key => Class::Free,
+                PieceKind::Part => Class::Exact,
+                PieceKind::Everywhere => {
+                    self.everywhere(&bytes).await?;
+                    continue;
+                }
+            };
+            let databases = self.target.databases();
+            let db = databases.to(piece.db).map_err(|why| Error::no_route(None, piece.db, None, why))?;
+            let item = Item {
+                link: self.link,
+                mark: Mark::Snapshot(self.count),
+                at: 0,
+                class,
+                db,
+                bytes,
+                commands: piece.commands,
+                ticket,
+                replay: false,
+            };
+            self.target.core().add(piece.slot, item);
+        }
+        let done = match load.origin {
+            Origin::Snapshot { keys, end } => Done::Snapshot { keys, end },
+            Origin::Stream { end, .. } => Done::Stream { commands: 0, end },
+        };
+        if let Some(account) = self.target.core().link(self.link) {
+            account.seal(ticket, done);
+        }
+        Ok(())
+    }
+
+    async fn everywhere(&self, bytes: &Bytes) -> Result<(), Error> {
+        let mut decoder = CommandDecoder::with_limits(LIMITS);
+        match decoder.next_ref(bytes) {
+            Ok(Some(command)) => Across::new(&self.target).everywhere(&command.to_owned(), None).await,
+            _ => Err(Error::Internal("a command of the snapshot cannot be read back".into())),
+        }
+    }
+}
+
+/// Hands one link's command stream to the lanes.
+pub(crate) struct StreamFeed {
+    target: Arc<Target>,
+    link: u16,
+    /// The source's database.
+    db: u64,
+    /// The commands since `MULTI`, each with the offsets before and behind it.
+    transaction: Option<Transaction>,
+    /// The slots that this link's shard owns; none where the source is no cluster.
+    shard: Option<SlotSet>,
+    decoder: CommandDecoder,
+    meter: Meter,
+    /// What has been handed over and not been done, as it came.
+    unapplied: VecDeque<Load>,
+}
+
+#[derive(Debug, Default)]
+struct Transaction {
+    /// The offset before `MULTI`.
+    start: u64,
+    commands: Vec<Command>,
+    /// The offsets before each, and the one behind the last.
+    offsets: Vec<u64>,
+}
+
+/// A command and where it came from.
+struct At {
+    /// The offset before it.
+    start: u64,
+    mark: Mark,
+    ticket: u64,
+}
+
+impl StreamFeed {
+    /// `db` is the source's database in which the stream begins; `shard` the slots that the source's shard owns, where it
+    /// is one of a cluster.
+    pub(crate) fn new(target: Arc<Target>, link: u16, db: u64, shard: Option<SlotSet>, meter: Meter) -> Self {
+        let decoder = CommandDecoder::with_limits(LIMITS);
+        let unapplied = VecDeque::new();
+        StreamFeed { target, link, db, transaction: None, shard, decoder, meter, unapplied }
+    }
+
+    /// What has been handed over and is not known to be done, as it came from the source; oldest first.
+    pub(crate) fn into_unapplied(mut self) -> Vec<Load> {
+        self.forget_applied();
+        self.unapplied.into()
+    }
+
+    /// Takes a batch of commands, which came from this file of the spool; waits while too much is under way.
+    pub(crate) async fn batch(&mut self, batch: Batch, file: Option<u64>) -> Result<(), Error> {
+        self.forget_applied();
+        let Batch { start, end, db, in_transaction, .. } = batch;
+        self.unapplied.push_back(Load {
+            bytes: batch.bytes.clone(),
+            commands: batch.commands,
+            origin: Origin::Stream { start, end, db, in_transaction, file },
+            pieces: Vec::new(),
+        });
+        self.target.room(self.link).await?;
+        let ticket = self.target.core().link(self.link).map_or(0, |account| account.open());
+        if let Some(db) = batch.db.filter(|_| self.transaction.is_none()) {
+            self.db = db;
+        }
+        let mut decoder = std::mem::take(&mut self.decoder);
+        let mut at = 0;
+        while at < batch.bytes.len() {
+            let command = match decoder.next_ref(&batch.bytes[at..]) {
+                Ok(Some(command)) => command,
+                _ => return Err(Error::Internal("a command of the stream cannot be read back".into())),
+            };
+            let start = batch.start + at as u64;
+            let consumed = command.consumed();
+            let end = start + consumed as u64;
+            let raw = at + command.skipped()..at + consumed;
+            at += consumed;
+            let place = At { start, mark: Mark::Stream(end), ticket };
+            self.command(&command, &batch.bytes, raw, end, place).await?;
+        }
+        self.decoder = decoder;
+        let done = match &self.transaction {
+            None => Done::Stream { commands: u64::from(batch.commands), end: batch.end },
+            // What it holds is not even in the lanes.
+            Some(open) => Done::Stream { commands: u64::from(batch.commands), end: open.start },
+        };
+        if let Some(account) = self.target.core().link(self.link) {
+            account.seal(ticket, done);
+        }
+        Ok(())
+    }
+
+    fn forget_applied(&mut self) {
+        let applied = self.meter.applied_offset.load(Ordering::Relaxed);
+        let is_applied = |load: &Load| matches!(load.origin, Origin::Stream { end, .. } if end <= applied);
+        while self.unapplied.front().is_some_and(is_applied) {
+            self.unapplied.pop_front();
+        }
+    }
+
+    async fn command(
+        &mut self,
+        command: &CommandRef<'_>,
+        buffer: &Bytes,
+        raw: Range<usize>,
+        end: u64,
+        at: At,
+    ) -> Result<(), Error> {
+        if command.is("SELECT") {
+            self.db = self.selected(command, &at)?;
+            return Ok(());
+        }
+        if command.is("MULTI") {
+            self.transaction = Some(Transaction { start: at.start, ..Transaction::default() });
+            return Ok(());
+        }
+        if command.is("EXEC") {
+            let Some(mut open) = self.transaction.take() else {
+                return Err(self.no_route(command, &at, "there was no MULTI before it"));
+            };
+            open.offsets.push(end);
+            return self.exec(open, at.ticket).await;
+        }
+        if let Some(open) = &mut self.transaction {
+            open.offsets.push(at.start);
+            open.commands.push(command.to_owned());
+            return Ok(());
+        }
+        // The common case: one slot, and the bytes as they came.
+        if !self.is_special(command) {
+            let route = if self.target.map().is_single() {
+                Route::Slot(0)
+            } else {
+                self.target.table().route(command)
+            };
+            if let Route::Slot(slot) = route {
+                let class = self.class(command);
+                return self.add(slot, class, cut(buffer, raw), 1, &at);
+            }
+        }
+        self.other(command.to_owned(), at).await
+    }
+
+    /// Commands that are not forwarded as they are.
+    fn is_special(&self, command: &CommandRef<'_>) -> bool {
+        let name = command.name();
+        // By length first: nearly all commands end here.
+        match name.len() {
+            4 => command.is("COPY") || command.is("MOVE"),
+            6 => command.is("SWAPDB") || command.is("SCRIPT"),
+            7 => command.is("FLUSHDB") || (self.shard.is_some() && command.is("RESTORE")),
+            8 => command.is("FLUSHALL") || command.is("FUNCTION"),
+            9 => command.is("TRIMSLOTS"),
+            14 => command.is("RESTORE-ASKING"),
+            _ => false,
+        }
+    }
+
+    /// Everything but the common case.
+    async fn other(&mut self, command: Command, at: At) -> Result<(), Error> {
+        let table = self.target.table();
+        let rewritten = self.target.databases().rewrite(&command, self.db);
+        let command = match rewritten {
+            Ok(rewritten) => rewritten.unwrap_or(command),
+            Err(why) => return Err(self.no_route(&command.as_ref(), &at, why)),
+        };
+        let command = if command.is("RESTORE") || command.is("RESTORE-ASKING") {
+            restore_replacing(&command)
+        } else {
+            command
+        };
+        if table.touches_all_keys(&command) && !command.is("SWAPDB") {
+            return self.flush(command, at).await;
+        }
+        if command.is("FUNCTION") || command.is("SCRIPT") {
+            return Across::new(&self.target).everywhere(&command, Some(at.start)).await;
+        }
+        let single = self.target.map().is_single();
+        let route = if single { Route::Slot(0) } else { table.route(&command) };
+        if matches!(route, Route::Split(_) | Route::Compute(_)) && self.target.refuses_cross_slot() {
+            let why =
+                "its keys are in several slots, and such commands are to be refused (--cross-slot fail)";
+            return Err(self.no_route(&command.as_ref(), &at, why));
+        }
+        match route {
+            Route::Slot(slot) => {
+                let class = self.class(&command.as_ref());
+                self.add(slot, class, command.into_raw(), 1, &at)
+            }
+            Route::Split(split) => {
+                self.target.core().counts.note_cross_slot(&command, "split");
+                for part in split.parts {
+                    let class = self.class(&part.command.as_ref());
+                    self.add(part.slot, class, part.command.into_raw(), 1, &at)?;
+                }
+                Ok(())
+            }
+            Route::Compute(compute) => {
+                self.target.core().counts.note_cross_slot(&command, "computed at the target");
+                let slots: HashSet<u16> = compute.keys.iter().map(|&(_, slot)| slot).collect();
+                let db = self.to_db(&command, &at)?;
+                let place = Place { link: self.link, mark: at.mark, at: at.start, db };
+                self.behind_gate(slots, &at, async move |target: Arc<Target>| {
+                    Across::new(&target).compute(&command, &compute, place).await
+                });
+                Ok(())
+            }
+            Route::EveryPrimary => Across::new(&self.target).everywhere(&command, Some(at.start)).await,
+            // Messages and the like: at one node, once, in no order with anything but its like.
+            Route::Once => {
+                let slot = command.arg(1).map_or(0, slot);
+                self.add(slot, Class::Exact, command.into_raw(), 1, &at)
+            }
+            Route::Refuse(why) => Err(self.no_route(&command.as_ref(), &at, why)),
+            _ => Err(self.no_route(&command.as_ref(), &at, "this program knows no way for it")),
+        }
+    }
+
+    /// Carries out a transaction of the source: as one where it stays in one slot, else one for each slot.
+    async fn exec(&mut self, open: Transaction, ticket: u64) -> Result<(), Error> {
+        let one_by_one =
+            open.commands.iter().any(|command| command.is("SELECT") || self.is_special(&command.as_ref()));
+        if one_by_one {
+            // Something in it concerns more than keys of one slot.
+            self.target.core().counts.transactions_divided += 1;
+            let ends = open.offsets.iter().skip(1);
+            for ((command, &start), &end) in open.commands.into_iter().zip(&open.offsets).zip(ends) {
+                let at = At { start, mark: Mark::Stream(end), ticket };
+                if command.is("SELECT") {
+                    self.db = self.selected(&command.as_ref(), &at)?;
+                } else {
+                    self.other(command, at).await?;
+                }
+            }
+            return Ok(());
+        }
+        let plan = if self.target.map().is_single() {
+            vec![Step::Slot { slot: 0, commands: open.commands }]
+        } else {
+            self.target.table().plan_transaction(&open.commands)
+        };
+        if plan.len() > 1 {
+            self.target.core().counts.transactions_divided += 1;
+        }
+        // Each step has a mark of its own between the offsets before and behind the transaction, of which there are
+        // more: a step names a key at least.
+        for (mark, step) in (open.start + 1..).map(Mark::Stream).zip(plan) {
+            let at = At { start: open.start, mark, ticket };
+            match step {
+                Step::Slot { slot, commands, .. } => {
+                    let mut bytes = BytesMut::new();
+                    commands.iter().for_each(|command| bytes.extend_from_slice(command.raw()));
+                    let blind = commands.iter().all(|c| self.class(&c.as_ref()) == Class::Blind);
+                    let class = if blind { Class::Blind } else { Class::Exact };
+                    let count = u32::try_from(commands.len()).unwrap_or(u32::MAX);
+                    self.add(slot, class, bytes.freeze(), count, &at)?;
+                }
+                Step::Other { command, .. } => self.other(command, at).await?,
+                _ => return Err(Error::Internal("a step of a transaction that is not known".into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// `FLUSHALL` and `FLUSHDB`: everything that this link's shard owns, and no more.
+    async fn flush(&mut self, command: Command, at: At) -> Result<(), Error> {
+        let all = command.is("FLUSHALL");
+        if !all && self.target.databases().is_merged(self.db) {
+            let why = "other databases share the target's, and nobody can tell their keys from these";
+            return Err(self.no_route(&command.as_ref(), &at, why));
+        }
+        let db = if all { None } else { Some(self.to_db(&command, &at)?) };
+        let slots = self.shard.clone();
+        let gated: HashSet<u16> =
+            (0..SLOTS).filter(|&slot| slots.as_ref().is_none_or(|slots| slots.contains(slot))).collect();
+        let offset = at.start;
+        self.behind_gate(gated, &at, async move |target: Arc<Target>| {
+            Flush { command: &command, at: offset, db, slots: slots.as_ref() }.run(&target).await
+        });
+        Ok(())
+    }
+
+    /// Carries out `work` when everything before it in these slots is done, and holds them until it is done, too.
+    fn behind_gate<W, F>(&self, slots: HashSet<u16>, at: &At, work: W)
+    where
+        W: FnOnce(Arc<Target>) -> F + Send + 'static,
+        F: Future<Output = Result<(), Error>> + Send,
+    {
+        let target = Arc::clone(&self.target);
+        let gate = target.core().add_gate(slots, self.link, at.ticket);
+        tokio::spawn(async move {
+            gate.reached.notified().await;
+            match work(Arc::clone(&target)).await {
+                Ok(()) => target.core().open_gate(gate.id),
+                Err(error) => target.core().fail(error),
+            }
+        });
+    }
+
+    fn selected(&self, command: &CommandRef<'_>, at: &At) -> Result<u64, Error> {
+        let db = command.arg(1).and_then(|arg| std::str::from_utf8(arg).ok()?.parse().ok());
+        db.ok_or_else(|| self.no_route(command, at, "the database is no number"))
+    }
+
+    fn add(&self, slot: u16, class: Class, bytes: Bytes, commands: u32, at: &At) -> Result<(), Error> {
+        let db = self.target.databases().to(self.db).map_err(|why| {
+            let mut decoder = CommandDecoder::with_limits(LIMITS);
+            match decoder.next_ref(&bytes) {
+                Ok(Some(command)) => self.no_route(&command, at, &why),
+                _ => Error::no_route(None, self.db, Some(at.start), &why),
+            }
+        })?;
+        let item = Item {
+            link: self.link,
+            mark: at.mark,
+            at: at.start,
+            class,
+            db,
+            bytes,
+            commands,
+            ticket: at.ticket,
+            replay: false,
+        };
+        self.target.core().add(slot, item);
+        Ok(())
+    }
+
+    fn class(&self, command: &CommandRef<'_>) -> Class {
+        if self.target.table().is_blind_write(command) { Class::Blind } else { Class::Exact }
+    }
+
+    fn to_db(&self, command: &Command, at: &At) -> Result<u32, Error> {
+        self.target.databases().to(self.db).map_err(|why| self.no_route(&command.as_ref(), at, why))
+    }
+
+    fn no_route(&self, command: &CommandRef<'_>, at: &At, why: impl ToString) -> Error {
+        Error::no_route(Some(command), self.db, Some(at.start), why)
+    }
+}
+
+/// `RESTORE` as it would be written today: over what is there, since the target may hold an older value.
+fn restore_replacing(command: &Command) -> Command {
+    let mut args: Vec<&[u8]> = command.args().collect();
+    if let Some(name) = args.first_mut() {
+        *name = b"RESTORE";
+    }
+    if !args.iter().skip(4).any(|arg| arg.eq_ignore_ascii_case(b"REPLACE")) {
+        args.push(b"REPLACE");
+    }
+    Command::new(args)
+}
+
+fn cut(buffer: &Bytes, range: Range<usize>) -> Bytes {
+    if range.len() < SMALL { Bytes::copy_from_slice(&buffer[range]) } else { buffer.slice(range) }
+}

@@ -1,0 +1,171 @@
+//! `FLUSHALL` and `FLUSHDB` of a source: everything that it owned, and no more.
+
+use keyferry_client::Error as ClientError;
+use keyferry_resp::{Command, ErrorReply, Frame, Retry};
+use keyferry_routing::{SLOTS, SlotSet, slot};
+
+use super::{
+    Target,
+    aside::{Aside, Cause, refused},
+    checkpoint,
+};
+use crate::error::Error;
+
+/// Keys looked at in one go.
+const STEP: &str = "1000";
+
+/// What of the target is emptied.
+pub(crate) struct Flush<'f> {
+    pub(crate) command: &'f Command,
+    /// The offset before it.
+    pub(crate) at: u64,
+    /// One database of the target, or all.
+    pub(crate) db: Option<u32>,
+    /// Only these slots.
+    pub(crate) slots: Option<&'f SlotSet>,
+}
+
+impl Flush<'_> {
+    /// Empties it. The caller holds the gate of all slots concerned. May be carried out again from the beginning.
+    pub(crate) async fn run(&self, target: &Target) -> Result<(), Error> {
+        let mut aside = Aside::new(target);
+        let since = std::time::Instant::now();
+        loop {
+            let owners: Vec<String> = {
+                let core = target.core();
+                core.owners().into_iter().map(|node| core.node_address(node).to_owned()).collect()
+            };
+            let mut missed = None;
+            for address in &owners {
+                match self.at(target, &mut aside, address).await {
+                    Ok(()) if aside.confirmed(address).await => {}
+                    Ok(()) => missed = Some(Missed::Lost(None)),
+                    Err(why) => missed = Some(why),
+                }
+            }
+            let cause = Cause { command: self.command, db: self.db.unwrap_or(0), offset: Some(self.at) };
+            let late = since.elapsed() >= target.retry_window();
+            match missed {
+                None => return Ok(()),
+                Some(Missed::Refused(address, error)) => {
+                    let passes =
+                        matches!(error.retry(), Retry::BackOff | Retry::RefreshTopology | Retry::Redirect);
+                    if !passes || late {
+                        return Err(refused(&address, &error, cause));
+                    }
+                }
+                Some(Missed::Lost(Some(error))) if late => return Err(Error::Target(error)),
+                Some(Missed::Lost(_)) => {}
+            }
+            target.core().topology.notify_one();
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn at(&self, target: &Target, aside: &mut Aside<'_>, address: &str) -> Result<(), Missed> {
+        let Some(slots) = self.slots else { return self.whole(aside, address).await };
+        let databases = match self.db {
+            Some(db) => db..=db,
+            None => 0..=target.databases().last(),
+        };
+        for db in databases {
+            if target.map().is_single() {
+                self.scan(aside, address, db, slots).await?;
+            } else {
+                self.by_slot(target, aside, address, db, slots).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn whole(&self, aside: &mut Aside<'_>, address: &str) -> Result<(), Missed> {
+        let name = if self.db.is_some() { "FLUSHDB" } else { "FLUSHALL" };
+        ask(aside, address, self.db.unwrap_or(0), &[name.as_bytes()]).await.map(drop)
+    }
+
+    /// Deletes the keys of these slots that a node of a cluster holds.
+    async fn by_slot(
+        &self,
+        target: &Target,
+        aside: &mut Aside<'_>,
+        address: &str,
+        db: u32,
+        slots: &SlotSet,
+    ) -> Result<(), Missed> {
+        for slot in (0..SLOTS).filter(|&slot| slots.contains(slot)) {
+            let here = {
+                let core = target.core();
+                core.owner(slot).is_some_and(|node| core.node_address(node) == address)
+            };
+            if !here {
+                continue;
+            }
+            loop {
+                let number = slot.to_string();
+                let args: [&[u8]; 4] = [b"CLUSTER", b"GETKEYSINSLOT", number.as_bytes(), STEP.as_bytes()];
+                let reply = ask(aside, address, db, &args).await?;
+                let own = checkpoint::key(slot);
+                let keys: Vec<&[u8]> = keys(&reply).filter(|&key| key != own.as_bytes()).collect();
+                if keys.is_empty() {
+                    break;
+                }
+                unlink(aside, address, db, keys).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the keys of these slots among those of a server that knows no slots.
+    async fn scan(
+        &self,
+        aside: &mut Aside<'_>,
+        address: &str,
+        db: u32,
+        slots: &SlotSet,
+    ) -> Result<(), Missed> {
+        let mut cursor = b"0".to_vec();
+        loop {
+            let reply = ask(aside, address, db, &[b"SCAN", &cursor, b"COUNT", STEP.as_bytes()]).await?;
+            let Frame::Array(parts) = &reply else { return Ok(()) };
+            let [next, found] = &parts[..] else { return Ok(()) };
+            let ours =
+                |key: &&[u8]| slots.contains(slot(key)) && !key.starts_with(checkpoint::PREFIX.as_bytes());
+            let keys: Vec<&[u8]> = keys(found).filter(ours).collect();
+            if !keys.is_empty() {
+                unlink(aside, address, db, keys).await?;
+            }
+            cursor = next.as_bytes().map(|bytes| bytes.to_vec()).unwrap_or_default();
+            if cursor == b"0" || cursor.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Why a node was not emptied.
+enum Missed {
+    Refused(String, ErrorReply),
+    Lost(Option<ClientError>),
+}
+
+async fn ask(aside: &mut Aside<'_>, address: &str, db: u32, args: &[&[u8]]) -> Result<Frame, Missed> {
+    let reply = aside.at(address, db, &Command::new(args)).await.map_err(|e| Missed::Lost(Some(e)))?;
+    match reply.error_reply() {
+        Some(error) => Err(Missed::Refused(address.to_owned(), error)),
+        None => Ok(reply),
+    }
+}
+
+async fn unlink(aside: &mut Aside<'_>, address: &str, db: u32, keys: Vec<&[u8]>) -> Result<(), Missed> {
+    let mut args: Vec<&[u8]> = vec![b"UNLINK"];
+    args.extend(keys);
+    ask(aside, address, db, &args).await.map(drop)
+}
+
+fn keys(reply: &Frame) -> impl Iterator<Item = &[u8]> {
+    let items = match reply {
+        Frame::Array(items) => &items[..],
+        _ => &[],
+    };
+    items.iter().filter_map(Frame::as_bytes).map(|key| &key[..])
+}

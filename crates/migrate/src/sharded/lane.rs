@@ -1,0 +1,218 @@
+//! One lane: the work of one slot, in order.
+
+use std::{collections::VecDeque, time::Instant};
+
+use super::item::{Class, Item, Mark};
+
+/// Items of one lane that go out together, at most.
+pub(crate) const BATCH_ITEMS: usize = 512;
+/// Bytes of them, at most, unless the first alone has more.
+pub(crate) const BATCH_BYTES: usize = 256 * 1024;
+
+/// What waits in a lane.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    Item(Item),
+    /// Nothing passes until the gate is opened; it is reached when all before it is done.
+    Gate(u64),
+}
+
+/// The work of one slot.
+///
+/// Everything moves from `waiting` to `sent`, to `unconfirmed`, and is done. Invariant: `unconfirmed` is older than
+/// `sent`, and `sent` is older than `waiting`. Ordered items go out one batch at a time, so that no later one can be
+/// executed where an earlier one was refused.
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    /// The node that serves it, as far as known.
+    pub(crate) owner: Option<usize>,
+    pub(crate) waiting: VecDeque<Entry>,
+    /// The ordered batch that has been sent and not answered.
+    pub(crate) sent: VecDeque<Item>,
+    /// Keys of the snapshot that have been sent and not answered.
+    pub(crate) free: u32,
+    /// Answered, but no replica is known to have it.
+    pub(crate) unconfirmed: VecDeque<Item>,
+    /// Where the next thing goes, after `ASKING`.
+    pub(crate) ask: Option<usize>,
+    /// Nobody knows what of the front of `waiting` has been executed: the checkpoint tells.
+    pub(crate) recover: bool,
+    /// The checkpoint has been asked for.
+    pub(crate) recovering: bool,
+    /// What is unconfirmed, and what is under way, may be lost; to be put back when nothing is under way.
+    pub(crate) doubt: bool,
+    /// Not before this moment.
+    pub(crate) hold: Option<Instant>,
+    /// Since when it has been refused, without a success in between.
+    pub(crate) trouble: Option<Instant>,
+    /// How often in a row.
+    pub(crate) refused: u32,
+    /// In whose list of lanes with work it is.
+    pub(crate) queued: Option<usize>,
+}
+
+impl Lane {
+    /// Where its next work goes.
+    pub(crate) fn target(&self) -> Option<usize> {
+        self.ask.or(self.owner)
+    }
+
+    /// True when nothing is under way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.sent.is_empty() && self.free == 0 && !self.recovering
+    }
+
+    /// True when something could be sent, were the node ready.
+    pub(crate) fn has_work(&self) -> bool {
+        if self.hold.is_some() || self.recovering {
+            return false;
+        }
+        match self.waiting.front() {
+            None => false,
+            Some(Entry::Item(item)) if item.class == Class::Free && !self.recover => self.sent.is_empty(),
+            Some(_) => self.is_quiet(),
+        }
+    }
+
+    /// Takes the next ordered items that may go out in one batch.
+    pub(crate) fn take_batch(&mut self) {
+        let mut bytes = 0;
+        while let Some(Entry::Item(item)) = self.waiting.front() {
+            let full = self.sent.len() >= BATCH_ITEMS || bytes + item.bytes.len() > BATCH_BYTES;
+            if item.class == Class::Free || (full && !self.sent.is_empty()) {
+                break;
+            }
+            bytes += item.bytes.len();
+            if let Some(Entry::Item(item)) = self.waiting.pop_front() {
+                self.sent.push_back(item);
+            }
+        }
+    }
+
+    /// Puts back what has been sent and refused: it was not executed.
+    pub(crate) fn put_back_sent(&mut self) {
+        for item in self.sent.drain(..).rev() {
+            self.waiting.push_front(Entry::Item(item));
+        }
+    }
+
+    /// Puts back everything that is not known to have survived: it will be sent again, behind a look at the
+    /// checkpoint. Gives the number of items.
+    pub(crate) fn put_back_uncertain(&mut self) -> u64 {
+        let count = (self.sent.len() + self.unconfirmed.len()) as u64;
+        self.doubt = false;
+        for item in self.sent.drain(..).rev().chain(self.unconfirmed.drain(..).rev()) {
+            self.recover |= item.class != Class::Free;
+            self.waiting.push_front(Entry::Item(Item { replay: true, ..item }));
+        }
+        count
+    }
+
+    /// Puts back one key of the snapshot.
+    pub(crate) fn put_back_free(&mut self, item: Item, executed: Executed) {
+        self.free = self.free.saturating_sub(1);
+        let replay = item.replay || executed == Executed::Unknown;
+        self.waiting.push_front(Entry::Item(Item { replay, ..item }));
+    }
+
+    /// Takes out what the checkpoint says is there.
+    pub(crate) fn drop_executed(&mut self, marks: &[(u16, Mark)]) -> Vec<Item> {
+        let is_there = |item: &Item| {
+            item.replay
+                && marks.iter().any(|&(link, mark)| {
+                    // The snapshot's keys have no order: only the stream, which begins after them, vouches for them.
+                    let vouches = item.class != Class::Free || mark >= Mark::Stream(0);
+                    link == item.link && vouches && item.mark <= mark
+                })
+        };
+        let mut dropped = Vec::new();
+        for entry in std::mem::take(&mut self.waiting) {
+            match entry {
+                Entry::Item(item) if is_there(&item) => dropped.push(item),
+                entry => self.waiting.push_back(entry),
+            }
+        }
+        dropped
+    }
+}
+
+/// What is known of something that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Executed {
+    No,
+    Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn item(class: Class, mark: Mark) -> Item {
+        Item {
+            link: 0,
+            mark,
+            at: 0,
+            class,
+            db: 0,
+            bytes: Bytes::from_static(b"x"),
+            commands: 1,
+            ticket: 0,
+            replay: false,
+        }
+    }
+
+    fn marks(lane: &Lane) -> Vec<u64> {
+        let of = |mark: Mark| match mark {
+            Mark::Snapshot(at) | Mark::Stream(at) => at,
+        };
+        lane.waiting
+            .iter()
+            .map(|entry| match entry {
+                Entry::Item(item) => of(item.mark),
+                Entry::Gate(_) => 0,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_is_uncertain_comes_back_in_order() {
+        let mut lane = Lane::default();
+        lane.unconfirmed.extend([item(Class::Blind, Mark::Stream(1)), item(Class::Exact, Mark::Stream(2))]);
+        lane.sent.extend([item(Class::Blind, Mark::Stream(3)), item(Class::Exact, Mark::Stream(4))]);
+        lane.waiting.push_back(Entry::Item(item(Class::Blind, Mark::Stream(5))));
+        lane.put_back_uncertain();
+        assert_eq!(marks(&lane), [1, 2, 3, 4, 5]);
+        assert!(lane.recover);
+        let dropped = lane.drop_executed(&[(0, Mark::Stream(2)), (1, Mark::Stream(9))]);
+        assert_eq!(dropped.len(), 2);
+        assert_eq!(marks(&lane), [3, 4, 5]);
+    }
+
+    #[test]
+    fn a_snapshot_checkpoint_says_nothing_of_free_keys() {
+        let mut lane = Lane::default();
+        let free = item(Class::Free, Mark::Snapshot(1));
+        lane.unconfirmed.push_back(free.clone());
+        lane.unconfirmed.push_back(item(Class::Exact, Mark::Snapshot(2)));
+        lane.put_back_uncertain();
+        assert_eq!(lane.drop_executed(&[(0, Mark::Snapshot(2))]).len(), 1);
+        assert_eq!(marks(&lane), [1]);
+        assert_eq!(lane.drop_executed(&[(0, Mark::Stream(0))]).len(), 1);
+    }
+
+    #[test]
+    fn a_batch_ends_before_keys_of_a_snapshot_and_gates() {
+        let mut lane = Lane::default();
+        lane.waiting.push_back(Entry::Item(item(Class::Blind, Mark::Stream(1))));
+        lane.waiting.push_back(Entry::Item(item(Class::Exact, Mark::Stream(2))));
+        lane.waiting.push_back(Entry::Gate(7));
+        lane.waiting.push_back(Entry::Item(item(Class::Exact, Mark::Stream(3))));
+        lane.take_batch();
+        assert_eq!(lane.sent.len(), 2);
+        assert!(matches!(lane.waiting.front(), Some(Entry::Gate(7))));
+        lane.put_back_sent();
+        assert_eq!(lane.waiting.len(), 4);
+    }
+}

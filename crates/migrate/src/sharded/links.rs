@@ -1,0 +1,139 @@
+//! What each link to the source has handed over and what of it is done: memory, and progress.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+};
+
+use tokio::sync::Notify;
+
+use crate::progress::Meter;
+
+/// Bytes of a link that may be in the lanes, sent or not.
+pub(crate) const BUDGET: usize = 16 * 1024 * 1024;
+
+/// What it means when a ticket's items are all done, and those of all tickets before it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Done {
+    /// Keys of the snapshot: so many, and the snapshot is applied up to this byte.
+    Snapshot { keys: u64, end: u64 },
+    /// The stream is applied up to this offset; so many commands.
+    Stream { commands: u64, end: u64 },
+}
+
+#[derive(Debug)]
+struct Ticket {
+    left: u32,
+    /// No more items will be added.
+    done: Option<Done>,
+}
+
+/// One link's account.
+#[derive(Debug)]
+pub(crate) struct LinkAccount {
+    meter: Meter,
+    tickets: VecDeque<Ticket>,
+    /// The number of the first of them.
+    first: u64,
+    retained: usize,
+    /// Told when there is room again, or when everything is done.
+    pub(crate) room: Arc<Notify>,
+}
+
+impl LinkAccount {
+    pub(crate) fn new(meter: Meter) -> Self {
+        LinkAccount { meter, tickets: VecDeque::new(), first: 0, retained: 0, room: Arc::default() }
+    }
+
+    /// Opens a ticket for what comes next.
+    pub(crate) fn open(&mut self) -> u64 {
+        self.tickets.push_back(Ticket { left: 0, done: None });
+        self.first + self.tickets.len() as u64 - 1
+    }
+
+    /// Says what it means when the ticket is done; it gets no more items.
+    pub(crate) fn seal(&mut self, ticket: u64, done: Done) {
+        if let Some(ticket) = self.get(ticket) {
+            ticket.done = Some(done);
+        }
+        self.advance();
+    }
+
+    /// An item, or whatever else has to happen, counts for `ticket`.
+    pub(crate) fn add(&mut self, ticket: u64, cost: usize) {
+        self.retained += cost;
+        self.meter.in_flight.fetch_add(cost as u64, Ordering::Relaxed);
+        if let Some(ticket) = self.get(ticket) {
+            ticket.left += 1;
+        }
+    }
+
+    /// It has happened.
+    pub(crate) fn done(&mut self, ticket: u64, cost: usize) {
+        let was_full = !self.has_room();
+        self.retained = self.retained.saturating_sub(cost);
+        self.meter.in_flight.fetch_sub(cost as u64, Ordering::Relaxed);
+        if let Some(ticket) = self.get(ticket) {
+            ticket.left = ticket.left.saturating_sub(1);
+        }
+        self.advance();
+        if (was_full && self.has_room()) || self.is_idle() {
+            self.room.notify_waiters();
+        }
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.retained < BUDGET
+    }
+
+    /// True when everything handed over is done.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.tickets.is_empty()
+    }
+
+    fn get(&mut self, ticket: u64) -> Option<&mut Ticket> {
+        self.tickets.get_mut(usize::try_from(ticket.checked_sub(self.first)?).ok()?)
+    }
+
+    fn advance(&mut self) {
+        while let Some(Ticket { left: 0, done: Some(done) }) = self.tickets.front() {
+            match *done {
+                Done::Snapshot { keys, end } => {
+                    self.meter.keys_applied.fetch_add(keys, Ordering::Relaxed);
+                    self.meter.snapshot_applied.fetch_max(end, Ordering::Relaxed);
+                }
+                Done::Stream { commands, end } => {
+                    self.meter.commands_applied.fetch_add(commands, Ordering::Relaxed);
+                    self.meter.applied_offset.fetch_max(end, Ordering::Relaxed);
+                }
+            }
+            self.tickets.pop_front();
+            self.first += 1;
+        }
+        if self.is_idle() {
+            self.room.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_follows_the_oldest_ticket() {
+        let meter = Meter::default();
+        let mut link = LinkAccount::new(meter.clone());
+        let (a, b) = (link.open(), link.open());
+        link.add(a, 10);
+        link.add(b, 10);
+        link.seal(a, Done::Stream { commands: 1, end: 100 });
+        link.seal(b, Done::Stream { commands: 2, end: 200 });
+        link.done(b, 10);
+        assert_eq!(meter.figures().applied_offset, 0);
+        assert!(!link.is_idle());
+        link.done(a, 10);
+        assert_eq!((meter.figures().applied_offset, meter.figures().commands_applied), (200, 3));
+        assert!(link.is_idle() && link.has_room());
+    }
+}

@@ -1,0 +1,256 @@
+//! Targets of several nodes, and everything that needs to look into commands: clusters, servers behind sentinels, several
+//! sources into one, databases that change their number.
+//!
+//! **Takes** keys of a snapshot and commands of a stream, from one link to the source or several. **Gives** them to the
+//! nodes that own their slots: in order within a slot, over one pipeline a node. **Promises** that what must not be
+//! repeated is executed once, whatever is lost on the way: see [`core`]. **Refuses**, with the command and its offset,
+//! what has no place on the target.
+//!
+//! Where one server takes over from another of the same kind, [`crate::pipeline`] forwards the bytes as they are.
+
+mod aside;
+mod batch;
+mod checkpoint;
+mod compute;
+mod core;
+mod databases;
+mod feed;
+mod flush;
+mod item;
+mod lane;
+mod links;
+mod map;
+mod node;
+mod run;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use keyferry_routing::CommandTable;
+use tokio::task::JoinSet;
+
+pub(crate) use self::{
+    core::Counts,
+    databases::Databases,
+    map::TargetMap,
+    run::{LinkSource, run},
+};
+use self::{
+    core::{Core, Rules},
+    feed::{SnapshotFeed, StreamFeed},
+};
+use crate::{error::Error, options::CrossSlotPolicy, progress::Meter};
+
+/// How often held-back lanes are looked at.
+const TICK: Duration = Duration::from_millis(5);
+
+/// A target, shared by all links.
+#[derive(Debug)]
+pub(crate) struct Target {
+    core: Mutex<Core>,
+    map: TargetMap,
+    table: CommandTable,
+    databases: Databases,
+    meter: Meter,
+    silence: Duration,
+    retry_window: Duration,
+    in_trouble: AtomicBool,
+    /// The target knows `PEXPIRETIME` (7.0).
+    expiry_time: bool,
+    cross_slot: CrossSlotPolicy,
+}
+
+/// What a target is made of.
+pub(crate) struct Settings {
+    pub(crate) map: TargetMap,
+    pub(crate) databases: Databases,
+    /// The whole migration's figures.
+    pub(crate) meter: Meter,
+    /// Those of each link.
+    pub(crate) links: Vec<Meter>,
+    /// How long a node may owe a reply.
+    pub(crate) silence: Duration,
+    /// How long something that passes by itself may last.
+    pub(crate) retry_window: Duration,
+    /// The target knows `PEXPIRETIME` (7.0).
+    pub(crate) expiry_time: bool,
+    pub(crate) cross_slot: CrossSlotPolicy,
+}
+
+impl Target {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        let rules = Rules { single: settings.map.is_single(), retry_window: settings.retry_window };
+        Arc::new(Target {
+            core: Mutex::new(Core::new(rules, settings.links)),
+            map: settings.map,
+            table: CommandTable::builtin().clone(),
+            databases: settings.databases,
+            meter: settings.meter,
+            silence: settings.silence,
+            retry_window: settings.retry_window,
+            in_trouble: AtomicBool::new(false),
+            expiry_time: settings.expiry_time,
+            cross_slot: settings.cross_slot,
+        })
+    }
+
+    /// Keeps the connections, the map of slots and the clock going, until the future is dropped.
+    pub(crate) async fn drive(self: Arc<Self>) -> Error {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(watch_map(Arc::clone(&self)));
+        tasks.spawn(tick(Arc::clone(&self)));
+        let mut running = HashMap::new();
+        loop {
+            // New nodes turn up in the map and in redirections.
+            let nodes: Vec<(usize, String)> = {
+                let core = self.core();
+                (0..core.nodes()).map(|node| (node, core.node_address(node).to_owned())).collect()
+            };
+            for (node, address) in nodes {
+                running.entry(node).or_insert_with(|| {
+                    let connect = self.map.connect_options(&address);
+                    tasks.spawn(node::run(Arc::clone(&self), node, connect));
+                });
+            }
+            tokio::select! {
+                error = self.failed() => return error,
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            }
+        }
+    }
+
+    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    pub(crate) fn silence(&self) -> Duration {
+        self.silence
+    }
+
+    pub(crate) fn table(&self) -> &CommandTable {
+        &self.table
+    }
+
+    pub(crate) fn databases(&self) -> &Databases {
+        &self.databases
+    }
+
+    pub(crate) fn map(&self) -> &TargetMap {
+        &self.map
+    }
+
+    pub(crate) fn refuses_cross_slot(&self) -> bool {
+        self.cross_slot == CrossSlotPolicy::Fail
+    }
+
+    pub(crate) fn tells_expiry_time(&self) -> bool {
+        self.expiry_time
+    }
+
+    pub(crate) fn retry_window(&self) -> Duration {
+        self.retry_window
+    }
+
+    /// Something that passes, shown to whoever watches.
+    pub(crate) fn note_trouble(&self, error: &keyferry_client::Error) {
+        self.in_trouble.store(true, Ordering::Relaxed);
+        self.meter.note_trouble(Some(format!("target: {error}")));
+    }
+
+    pub(crate) fn clear_trouble(&self) {
+        if self.in_trouble.swap(false, Ordering::Relaxed) {
+            self.meter.note_trouble(None);
+        }
+    }
+
+    /// Returns when the target has failed for good.
+    pub(crate) async fn failed(&self) -> Error {
+        let over = Arc::clone(&self.core().over);
+        loop {
+            let told = over.notified();
+            tokio::pin!(told);
+            told.as_mut().enable();
+            {
+                let mut core = self.core();
+                if core.has_failed() {
+                    return core.take_failure();
+                }
+            }
+            told.await;
+        }
+    }
+
+    /// Waits until the link may hand over more.
+    pub(crate) async fn room(&self, link: u16) -> Result<(), Error> {
+        self.wait_link(link, |account| account.has_room()).await
+    }
+
+    /// Waits until everything that the link has handed over is done.
+    pub(crate) async fn drained(&self, link: u16) -> Result<(), Error> {
+        self.wait_link(link, |account| account.is_idle()).await
+    }
+
+    async fn wait_link(&self, link: u16, ready: impl Fn(&links::LinkAccount) -> bool) -> Result<(), Error> {
+        loop {
+            let room = {
+                let mut core = self.core();
+                if core.has_failed() {
+                    return Err(core.take_failure());
+                }
+                let Some(account) = core.link(link) else {
+                    return Err(Error::Internal(format!("there is no link {link}")));
+                };
+                if ready(account) {
+                    return Ok(());
+                }
+                Arc::clone(&account.room)
+            };
+            // A notification between the look and the wait is made good by the next one; this bounds the delay.
+            tokio::time::timeout(TICK, room.notified()).await.ok();
+        }
+    }
+}
+
+/// Keeps the map of slots fresh: when somebody stumbles over it, and from time to time.
+async fn watch_map(target: Arc<Target>) {
+    const PERIOD: Duration = Duration::from_secs(2);
+    /// No more often than this.
+    const PAUSE: Duration = Duration::from_millis(100);
+    let topology = Arc::clone(&target.core().topology);
+    loop {
+        match target.map.survey().await {
+            Ok(survey) => {
+                let mut core = target.core();
+                survey.apply(&mut core);
+                core.ask_for_replicas();
+            }
+            Err(error) => target.note_trouble(&error),
+        }
+        tokio::time::sleep(PAUSE).await;
+        tokio::time::timeout(PERIOD, topology.notified()).await.ok();
+    }
+}
+
+/// Lets lanes go on that were held back.
+async fn tick(target: Arc<Target>) {
+    let timer = Arc::clone(&target.core().timer);
+    loop {
+        timer.notified().await;
+        loop {
+            tokio::time::sleep(TICK).await;
+            if !target.core().release_held(Instant::now()) {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Running a migration into a target of several nodes, from one link or several.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use keyferry_client::{ConnectOptions, Connection};
+use keyferry_resp::Command;
+use keyferry_routing::{SLOTS, SlotSet};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    SnapshotFeed, StreamFeed, Target,
+    aside::{Aside, Cause},
+    checkpoint,
+};
+use crate::{
+    catch_up::CatchUp,
+    error::Error,
+    intake::Intake,
+    journal::{Journal, blocking},
+    kept::Unapplied,
+    migration::Migration,
+    options::Options,
+    pipeline::Load,
+    progress::{Meter, Phase},
+    report::{Ends, Outcome},
+    run::{STOP_GRACE, SnapshotThread, intake_ended},
+    snapshot::{SnapshotCounts, SnapshotEncoder, Temporary},
+    spool::{Closed, Next, SpoolReader},
+    target::Abilities,
+};
+
+/// One link to the source.
+pub(crate) struct LinkSource {
+    pub(crate) connect: ConnectOptions,
+    /// The slots that it brings keys of, where the source is a cluster.
+    pub(crate) slots: Option<SlotSet>,
+    pub(crate) meter: Meter,
+    /// For questions beside the replication link; none where the source does not answer them.
+    pub(crate) control: Option<Connection>,
+}
+
+/// Runs to the end, and cleans up after itself.
+pub(crate) async fn run(
+    migration: &Migration,
+    links: Vec<LinkSource>,
+    target: Arc<Target>,
+    abilities: Abilities,
+    ends: &mut Ends,
+) -> Result<Outcome, Error> {
+    let Migration { options, meter, stop, .. } = migration;
+    meter.enter(Phase::Preparing);
+    let mut driver = tokio::spawn(Arc::clone(&target).drive());
+    let end = stop.child_token();
+    let several = links.len() > 1;
+    let mut tasks = JoinSet::new();
+    let mut waits = JoinSet::new();
+    for (number, link) in links.into_iter().enumerate() {
+        let number = u16::try_from(number).map_err(|_| Error::Internal("more links than slots".into()))?;
+        let directory = match &options.journal {
+            Some(root) if several => Some(root.join(format!("shard-{number}"))),
+            other => other.clone(),
+        };
+        let journal = Journal::create(directory.as_deref())?;
+        let wait = CatchUp::new(
+            options.until.clone(),
+            link.meter.clone(),
+            link.control,
+            link.connect.clone().with_db(0),
+        );
+        waits.spawn(wait.wait());
+        let address = link.connect.address().to_string();
+        let run = LinkRun {
+            number,
+            connect: link.connect,
+            slots: link.slots,
+            meter: link.meter,
+            options: options.clone(),
+            target: Arc::clone(&target),
+            stop: stop.clone(),
+            end: end.clone(),
+            encoder: Some(SnapshotEncoder::new(abilities, address, options.value_limit).dividing()),
+            reader: None,
+            feed: None,
+        };
+        tasks.spawn(run.run(journal));
+    }
+
+    let mut finished = Vec::new();
+    let mut source_was_writing = false;
+    let mut caught_up = false;
+    let mut grace = None;
+    let mut result: Result<(), Error> = Ok(());
+    while !tasks.is_empty() {
+        tokio::select! {
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(link) => {
+                    if let Err(error) = &link.result {
+                        end.cancel();
+                        if result.is_ok() {
+                            result = Err(Error::Internal(error.to_line()));
+                        }
+                    }
+                    finished.push(link);
+                }
+                Err(e) => {
+                    end.cancel();
+                    result = Err(Error::Internal(format!("the task of a link ended: {e}")));
+                }
+            },
+            Some(level) = waits.join_next(), if !caught_up => {
+                source_was_writing |= level.unwrap_or(true);
+                if waits.is_empty() {
+                    caught_up = true;
+                    end.cancel();
+                }
+            }
+            () = stop.cancelled(), if grace.is_none() && !caught_up => {
+                grace = Some(tokio::time::Instant::now() + STOP_GRACE);
+            }
+            () = async { match grace { Some(at) => tokio::time::sleep_until(at).await, None => std::future::pending().await } } => {
+                break;
+            }
+            error = &mut driver => {
+                end.cancel();
+                result = Err(error.unwrap_or_else(|e| Error::Internal(format!("the target's task ended: {e}"))));
+                break;
+            }
+        }
+    }
+    tasks.shutdown().await;
+    waits.shutdown().await;
+    // The first error of a link itself says more than one passed on.
+    let mut first = None;
+    let mut everything_applied =
+        finished.iter().all(|link| matches!(link.result, Ok(Closed::Stopped))) && grace_holds(grace);
+    for link in finished {
+        ends.counts.add(&link.counts);
+        if let Err(error) = link.result {
+            first.get_or_insert(error);
+        }
+        everything_applied &= link.applied;
+        if !link.temporaries.is_empty() {
+            remove_temporaries(&target, &link.temporaries, ends).await;
+        }
+        if let Some(journal) = link.journal {
+            ends.journal = Some(journal);
+        }
+    }
+    let counts = target.core().counts.clone();
+    ends.note_target(&counts);
+    if let Some(error) = first {
+        driver.abort();
+        return Err(error);
+    }
+    result?;
+    if everything_applied {
+        remove_checkpoints(&target, ends).await;
+    }
+    driver.abort();
+    Ok(if caught_up {
+        Outcome::CaughtUp { source_was_writing }
+    } else {
+        Outcome::Stopped { everything_applied }
+    })
+}
+
+fn grace_holds(grace: Option<tokio::time::Instant>) -> bool {
+    grace.is_none_or(|at| tokio::time::Instant::now() < at)
+}
+
+/// One link at work.
+struct LinkRun {
+    number: u16,
+    connect: ConnectOptions,
+    slots: Option<SlotSet>,
+    meter: Meter,
+    options: Options,
+    target: Arc<Target>,
+    stop: CancellationToken,
+    /// Ends the intake.
+    end: CancellationToken,
+    /// Away while its thread uses it.
+    encoder: Option<SnapshotEncoder>,
+    reader: Option<SpoolReader>,
+    feed: Option<StreamFeed>,
+}
+
+/// How a link ended.
+struct LinkEnd {
+    result: Result<Closed, Error>,
+    counts: SnapshotCounts,
+    /// Everything received has been applied.
+    applied: bool,
+    temporaries: Vec<Temporary>,
+    /// Where the rest is kept.
+    journal: Option<String>,
+}
+
+impl LinkRun {
+    async fn run(mut self, journal: Journal) -> LinkEnd {
+        let result = self.execute(&journal).await;
+        let received = self.meter.received_offset.load(Ordering::Relaxed);
+        let applied = matches!(result, Ok(Closed::Stopped))
+            && self.meter.is_past_snapshot()
+            && self.meter.applied_offset.load(Ordering::Relaxed) >= received;
+        let mut end = LinkEnd {
+            result,
+            counts: SnapshotCounts::default(),
+            applied,
+            temporaries: Vec::new(),
+            journal: None,
+        };
+        if let Some(encoder) = &self.encoder {
+            end.counts = encoder.counts().clone();
+            end.temporaries = encoder.half_built(self.meter.snapshot_applied.load(Ordering::Relaxed));
+        }
+        let kept = if applied {
+            journal.remove().map(|()| None)
+        } else {
+            journal.keep(Unapplied {
+                id: self.meter.history(),
+                snapshot_complete: self.meter.snapshot_complete.load(Ordering::Relaxed),
+                in_flight: self.feed.map(StreamFeed::into_unapplied).unwrap_or_default(),
+                reader: self.reader,
+            })
+        };
+        match kept {
+            Ok(kept) => end.journal = kept,
+            Err(error) if end.result.is_ok() => end.result = Err(error),
+            Err(_) => {}
+        }
+        end
+    }
+
+    async fn execute(&mut self, journal: &Journal) -> Result<Closed, Error> {
+        let intake = Intake::start(
+            self.connect.clone(),
+            self.options.link.clone(),
+            self.options.reconnect_window,
+            journal,
+            self.meter.clone(),
+            self.end.clone(),
+        )?;
+        let started = tokio::select! {
+            started = intake.started => started,
+            error = self.target.failed() => return Err(error),
+        };
+        let Ok((position, reader)) = started else { return ended(intake.task).await };
+        self.reader = Some(reader);
+        if !self.apply_snapshot(intake.snapshot).await? {
+            return ended(intake.task).await;
+        }
+        self.meter.applied_offset.fetch_max(position.offset, Ordering::Relaxed);
+        journal.drop_base()?;
+        self.meter.enter(Phase::CatchingUp);
+
+        let db = self.encoder.as_ref().map_or(0, |encoder| encoder.counts().stream_db);
+        let Some(reader) = self.reader.as_mut() else { return Err(Error::Internal("no reader".into())) };
+        let feed = self.feed.insert(StreamFeed::new(
+            Arc::clone(&self.target),
+            self.number,
+            db,
+            self.slots.clone(),
+            self.meter.clone(),
+        ));
+        loop {
+            let next = tokio::select! {
+                next = reader.next() => next?,
+                error = self.target.failed() => return Err(error),
+            };
+            match next {
+                Next::Batch { batch, file } => feed.batch(batch, file).await?,
+                Next::End(Closed::Failed) => return ended(intake.task).await,
+                Next::End(closed) => {
+                    self.target.drained(self.number).await?;
+                    return Ok(closed);
+                }
+            }
+        }
+    }
+
+    /// Applies the snapshot as it comes, and waits until it is done. False when it will never be complete, or when the run
+    /// is stopped.
+    async fn apply_snapshot(
+        &mut self,
+        snapshot: crate::snapshot_spool::SnapshotReader,
+    ) -> Result<bool, Error> {
+        let Some(mut encoder) = self.encoder.take() else { return Err(Error::Internal("no encoder".into())) };
+        let (loads, mut waiting) = mpsc::channel::<Load>(2);
+        let abandon = self.stop.child_token();
+        let thread = SnapshotThread::new(snapshot, loads, self.meter.clone(), abandon.clone());
+        let work = tokio::spawn(blocking(move || {
+            let result = thread.encode(&mut encoder);
+            Ok((encoder, result))
+        }));
+        let mut feed = SnapshotFeed::new(Arc::clone(&self.target), self.number);
+        let fed = async {
+            while let Some(load) = waiting.recv().await {
+                feed.load(load).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        let fed = tokio::select! {
+            fed = fed => fed,
+            error = self.target.failed() => Err(error),
+            // A target that takes nothing must not hold up the end.
+            () = abandon.cancelled() => Ok(()),
+        };
+        // Wakes the thread, should it wait for room or for bytes.
+        drop(waiting);
+        if fed.is_err() {
+            abandon.cancel();
+        }
+        let (encoder, result) = work
+            .await
+            .map_err(|e| Error::Internal(format!("the thread that reads the snapshot ended: {e}")))??;
+        self.encoder = Some(encoder);
+        fed?;
+        if !result? || abandon.is_cancelled() {
+            return Ok(false);
+        }
+        tokio::select! {
+            done = self.target.drained(self.number) => done.map(|()| true),
+            () = abandon.cancelled() => Ok(false),
+        }
+    }
+}
+
+async fn ended(task: tokio::task::JoinHandle<Result<(), Error>>) -> Result<Closed, Error> {
+    intake_ended(task).await.map(|_| Closed::Failed)
+}
+
+/// Removes half-built keys of a run that ended early.
+async fn remove_temporaries(target: &Target, temporaries: &[Temporary], ends: &mut Ends) {
+    let mut aside = Aside::new(target);
+    for Temporary { db, key, .. } in temporaries {
+        let command = Command::new([b"DEL", &key[..]]);
+        let Ok(db) = target.databases().to(*db) else { continue };
+        let cause = Cause { command: &command, db, offset: None };
+        let slot = keyferry_routing::slot(key);
+        let commands = std::slice::from_ref(&command);
+        let removed =
+            tokio::time::timeout(Duration::from_secs(5), aside.ask(slot, db, commands, cause)).await;
+        if !matches!(removed, Ok(Ok(_))) {
+            ends.notes.push(format!(
+                "the half-built key {} in database {db} of the target could not be removed: delete it, or migrate \
+                 again, which replaces it",
+                key.escape_ascii()
+            ));
+        }
+    }
+}
+
+/// Removes the migration's own keys when they are of no more use.
+async fn remove_checkpoints(target: &Target, ends: &mut Ends) {
+    let owners: Vec<(String, Vec<u16>)> = {
+        let core = target.core();
+        let slots = |node: usize| (0..SLOTS).filter(|&slot| core.owner(slot) == Some(node)).collect();
+        core.owners().into_iter().map(|node| (core.node_address(node).to_owned(), slots(node))).collect()
+    };
+    for (address, slots) in owners {
+        let slots = if target.map().is_single() { vec![0] } else { slots };
+        let removed = async {
+            let options = target.map().connect_options(&address).with_db(0);
+            let mut connection = Connection::connect(&options).await?;
+            let mut pipeline = keyferry_client::Pipeline::new();
+            for slot in slots {
+                pipeline.push(["DEL", &checkpoint::key(slot)]);
+            }
+            connection.pipeline(&pipeline).await
+        };
+        if let Err(error) = removed.await {
+            ends.notes.push(format!(
+                "the migration's own keys ({}…) could not be removed from {address} ({error}): delete them",
+                checkpoint::PREFIX
+            ));
+        }
+    }
+}

@@ -111,6 +111,15 @@ pub enum Error {
         address: Address,
     },
 
+    /// No node of a cluster tells which node serves which slot.
+    #[error("no topology of the cluster: {reasons}")]
+    NoTopology {
+        /// What each node answered, or why it could not be asked.
+        reasons: String,
+        /// Whether something among that passes by itself: a node that cannot be reached now, nodes that disagree.
+        passing: bool,
+    },
+
     /// No sentinel leads to a primary.
     #[error("no primary found for the service {service:?}: {reasons}")]
     NoPrimary {
@@ -234,7 +243,7 @@ impl Error {
             | Self::Io { .. }
             | Self::OutOfStep { .. } => true,
             Self::ConnectionLost { cause, .. } => cause.is_retryable(),
-            Self::NoPrimary { passing, .. } => *passing,
+            Self::NoPrimary { passing, .. } | Self::NoTopology { passing, .. } => *passing,
             Self::Server { code, message, .. } => is_passing(code, message),
             _ => false,
         }

@@ -14,6 +14,7 @@
 //!   RESP. [`Transport`] is the raw stream underneath.
 //! - [`Client`]: a handle that many tasks share, with a bounded window and with reconnecting.
 //! - [`Endpoint::detect`], [`detect()`]: whether a plain URL leads to a cluster.
+//! - [`cluster`]: all nodes of a cluster, found from a few of them, with the slots that they serve.
 //! - [`sentinel`]: the primary that sentinels name, confirmed by the server itself, also through a failover.
 //! - [`Backoff`]: delays between attempts, as a value.
 //!
@@ -74,6 +75,7 @@
 mod address;
 mod backoff;
 mod client;
+pub mod cluster;
 mod connection;
 mod dial;
 mod driver;
@@ -89,6 +91,7 @@ pub mod sentinel;
 mod server;
 mod tls;
 mod transport;
+mod tried;
 mod url;
 
 pub use address::{Address, DEFAULT_PORT};

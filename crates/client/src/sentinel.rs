@@ -18,12 +18,12 @@
 //! # Ok(()) }
 //! ```
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use keyferry_resp::Frame;
 use tokio::time::Instant;
 
+use crate::tried::Tried;
 use crate::{Address, Backoff, ConnectOptions, Connection, Error, SentinelOptions};
 
 /// The options of the primary: the first server that a sentinel names and that says itself that it is a primary.
@@ -40,10 +40,10 @@ pub async fn primary(options: &SentinelOptions) -> Result<ConnectOptions, Error>
     for sentinel in options.sentinels() {
         match confirmed(options, sentinel).await {
             Ok(primary) => return Ok(primary),
-            Err(obstacle) => tried.add(sentinel, &obstacle),
+            Err(obstacle) => obstacle.note(sentinel, &mut tried),
         }
     }
-    Err(tried.into_error(options))
+    Err(no_primary(tried, options))
 }
 
 /// As [`primary`], asking again for at most `time` while a failover may be under way, with the delays of `backoff`.
@@ -81,10 +81,10 @@ pub async fn replicas(options: &SentinelOptions) -> Result<Vec<ConnectOptions>, 
     for sentinel in options.sentinels() {
         match list_replicas(options, sentinel).await {
             Ok(replicas) => return Ok(replicas.iter().map(|address| options.at(address)).collect()),
-            Err(error) => tried.add(sentinel, &unless_unknown(error)),
+            Err(error) => unless_unknown(error).note(sentinel, &mut tried),
         }
     }
-    Err(tried.into_error(options))
+    Err(no_primary(tried, options))
 }
 
 /// Asks one sentinel, and then the server that it names.
@@ -151,6 +151,18 @@ enum Obstacle {
     Failed(Error),
 }
 
+impl Obstacle {
+    fn note(&self, sentinel: &Address, tried: &mut Tried) {
+        match self {
+            Self::UnknownService => tried.at(sentinel, false, "does not know that name"),
+            Self::NoPrimary(named) => {
+                tried.at(sentinel, true, format_args!("names {named}, which is no primary"));
+            }
+            Self::Failed(error) => tried.error(error),
+        }
+    }
+}
+
 impl From<Error> for Obstacle {
     fn from(error: Error) -> Self {
         Self::Failed(error)
@@ -165,35 +177,9 @@ fn unless_unknown(error: Error) -> Obstacle {
     }
 }
 
-/// What the sentinels said, for the error when none of them helps.
-#[derive(Default)]
-struct Tried {
-    reasons: String,
-    passing: bool,
-}
-
-impl Tried {
-    fn add(&mut self, sentinel: &Address, obstacle: &Obstacle) {
-        if !self.reasons.is_empty() {
-            self.reasons.push_str("; ");
-        }
-        let _ = match obstacle {
-            Obstacle::UnknownService => write!(self.reasons, "{sentinel} does not know that name"),
-            Obstacle::NoPrimary(address) => {
-                self.passing = true;
-                write!(self.reasons, "{sentinel} names {address}, which is no primary")
-            }
-            Obstacle::Failed(error) => {
-                self.passing |= error.is_retryable();
-                write!(self.reasons, "{error}")
-            }
-        };
-    }
-
-    fn into_error(self, options: &SentinelOptions) -> Error {
-        let service = crate::error::printable(options.service().as_bytes());
-        Error::NoPrimary { service, reasons: self.reasons, passing: self.passing }
-    }
+fn no_primary(tried: Tried, options: &SentinelOptions) -> Error {
+    let service = crate::error::printable(options.service().as_bytes());
+    Error::NoPrimary { service, reasons: tried.reasons, passing: tried.passing }
 }
 
 /// A subscription to the failovers that a sentinel tells of (`+switch-master`).
@@ -227,10 +213,10 @@ impl Watch {
         for sentinel in options.sentinels() {
             match Self::subscribe_at(options, sentinel).await {
                 Ok(watch) => return Ok(watch),
-                Err(error) => tried.add(sentinel, &Obstacle::Failed(error)),
+                Err(error) => tried.error(&error),
             }
         }
-        Err(tried.into_error(options))
+        Err(no_primary(tried, options))
     }
 
     async fn subscribe_at(options: &SentinelOptions, sentinel: &Address) -> Result<Self, Error> {

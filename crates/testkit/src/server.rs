@@ -348,7 +348,7 @@ impl Builder {
         let mut attempt = 1;
         loop {
             let port = free_port(self.cluster)?;
-            let tls_port = if self.tls.is_some() { Some(free_port(false)?) } else { None };
+            let tls_port = if self.tls.is_some() { Some(free_port(self.cluster)?) } else { None };
             match Running::start(&self, home.path(), port, tls_port) {
                 Ok(running) => {
                     return Ok(Server { setup: self, home, port, tls_port, running: Some(running) });

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod client;
+mod cluster;
 mod connection;
 mod endpoint;
 mod faults;

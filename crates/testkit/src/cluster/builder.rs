@@ -89,10 +89,11 @@ impl ClusterBuilder {
         self
     }
 
-    /// Every node listens with TLS on a second port.
+    /// Every node listens with TLS on a second port, and nodes speak TLS with each other: else they would not know each
+    /// other's TLS ports, and could not tell them.
     pub fn tls(mut self, certs: &Certs) -> ClusterBuilder {
         self.node = self.node.tls(certs);
-        self
+        self.config("tls-cluster", "yes").config("tls-replication", "yes")
     }
 
     /// Every node keeps an append-only file, so that a node that was killed comes back with its data.
@@ -123,8 +124,8 @@ impl ClusterBuilder {
         }
         // Everybody meets everybody: faster than waiting for gossip.
         for (i, client) in clients.iter_mut().enumerate() {
-            for other in &cluster.nodes[i + 1..] {
-                client.call(&["CLUSTER", "MEET", "127.0.0.1", &other.port().to_string()])?;
+            for other in i + 1..count {
+                client.call(&["CLUSTER", "MEET", "127.0.0.1", &cluster.inner_port(other)])?;
             }
         }
         for (i, client) in clients.iter_mut().enumerate().skip(self.primaries) {

@@ -12,6 +12,8 @@ pub use reshard::MoveStep;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
+use keyferry_resp::Frame;
+
 use crate::binaries::ServerBinary;
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -266,6 +268,11 @@ impl Cluster {
             if !info.contains("cluster_state:ok") {
                 return Ok(Some(format!("node {i}: {}", info.replace("\r\n", " "))));
             }
+            // Which shard a replica belongs to is told apart from which primary it has, and later.
+            let shards = client.call_raw(&["CLUSTER", "SHARDS"])?;
+            if !shards.as_array().unwrap_or_default().iter().all(has_primary) {
+                return Ok(Some(format!("node {i} takes a replica for a shard of its own")));
+            }
             let view = View::ask(&mut client)?;
             for other in self.living() {
                 if !view.is_well(&self.ids[other]) {
@@ -311,6 +318,12 @@ impl Cluster {
         View::ask(&mut self.nodes[i].client()?)
     }
 
+    /// The port at which the other nodes reach a node.
+    fn inner_port(&self, number: usize) -> String {
+        let node = &self.nodes[number];
+        node.tls_port().unwrap_or(node.port()).to_string()
+    }
+
     fn clients(&self, numbers: &[usize]) -> Result<Vec<Client>> {
         numbers.iter().map(|&i| self.nodes[i].client()).collect()
     }
@@ -332,4 +345,10 @@ impl Cluster {
         let name = self.nodes.first().map_or("cluster", |node| &node.binary().name).to_owned();
         Error::Cluster { name, what: what.into() }
     }
+}
+
+/// Whether one of the nodes of a shard, as CLUSTER SHARDS shows it, is a primary.
+fn has_primary(shard: &Frame) -> bool {
+    let nodes = shard.get("nodes").and_then(Frame::as_array).unwrap_or_default();
+    nodes.iter().any(|node| node.get("role").and_then(Frame::as_str) == Some("master"))
 }

@@ -90,7 +90,7 @@ impl Cluster {
     ) -> Result<u64> {
         let mut client = self.nodes[from].client()?;
         let (slot_text, at_once) = (slot.to_string(), at_once.max(1).to_string());
-        let port = self.nodes[to].port().to_string();
+        let port = self.inner_port(to);
         let mut moved = 0;
         for database in 0..databases(&mut client)? {
             let database = database.to_string();

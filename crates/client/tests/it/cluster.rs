@@ -27,10 +27,10 @@ async fn finds_all_nodes(binary: &ServerBinary) {
         let topology = found.topology();
         assert_eq!((topology.shards().len(), topology.unserved().len()), (3, 0), "{binary}");
         assert_eq!(found.asked(), &Address::tcp("127.0.0.1", seed));
-        for number in 0..3 {
-            let shard = topology.shard(*odd[number][0].start()).unwrap();
+        for (number, expected) in odd.iter().enumerate() {
+            let shard = topology.shard(*expected[0].start()).unwrap();
             let ranges: Vec<_> = shard.slots.ranges().map(|(first, last)| first..=last).collect();
-            assert_eq!(ranges, odd[number], "{binary}");
+            assert_eq!(ranges, *expected, "{binary}");
             let owner = shard.primary.as_ref().unwrap();
             assert_eq!(found.node(owner).unwrap().address(), &address(cluster.node(number)), "{binary}");
             assert_eq!(owner.id.as_deref(), Some(cluster.id(number)), "{binary}");
@@ -159,7 +159,8 @@ async fn nodes_behind_other_addresses() {
     let found = cluster::discover(&options(&url)).await.unwrap();
     let mut reached: Vec<String> = found.primaries().map(|primary| primary.address().to_string()).collect();
     let mut expected: Vec<String> = proxies.iter().map(|proxy| proxy.addr().to_string()).collect();
-    (reached.sort(), expected.sort());
+    reached.sort();
+    expected.sort();
     assert_eq!(reached, expected);
     // A redirection names the address inside.
     let seed = found.options().node().clone();

@@ -1,4 +1,4 @@
-//! LZF, both ways. Reading is bounded: what the `lzf` crate leaves to its caller is checked here.
+//! LZF, both ways. Reading is bounded: no more is made than was claimed, and no claim is met that its input cannot give.
 //!
 //! A stream is a row of tokens. A control byte `c` below 32 is followed by `c + 1` literal bytes. Any other is a
 //! back reference of `(c >> 5) + 2` bytes, where 7 in the top bits means that a byte to be added follows, starting
@@ -22,26 +22,106 @@ pub(crate) fn check_ratio(deflated: u64, inflated: u64) -> Result<(), &'static s
 
 /// Decompresses `deflated` to exactly `inflated` bytes.
 pub(crate) fn inflate(deflated: &[u8], inflated: u64) -> Result<Vec<u8>, &'static str> {
+    let mut out = Vec::new();
+    inflate_onto(deflated, inflated, &mut out)?;
+    Ok(out)
+}
+
+/// Decompresses `deflated` to exactly `inflated` bytes behind what is in `out`. On failure `out` is as it was.
+pub(crate) fn inflate_onto(deflated: &[u8], inflated: u64, out: &mut Vec<u8>) -> Result<(), &'static str> {
     check_ratio(deflated.len() as u64, inflated)?;
     let size = usize::try_from(inflated).map_err(|_| IMPOSSIBLE)?;
-    if i32::try_from(size).is_err() {
-        // The crate counts in 32 bits.
-        let mut inflater = Inflater::new(deflated.len() as u64, inflated)?;
-        return match inflater.take(deflated, usize::MAX)? {
-            (_, true) => Ok(inflater.out),
-            _ => Err(BROKEN),
-        };
+    let start = out.len();
+    out.resize(start.checked_add(size).ok_or(IMPOSSIBLE)?, 0);
+    let room = &mut out[start..];
+    let mut made = 0;
+    let verdict = match decode(deflated, room, &mut made, size) {
+        // A token that is cut, or one more when all was made.
+        Ok(used) if used < deflated.len() => Err(if made == size { WRONG_SIZE } else { BROKEN }),
+        Ok(_) if made < size => Err(WRONG_SIZE),
+        decoded => decoded.map(|_| ()),
+    };
+    if verdict.is_err() {
+        out.truncate(start);
     }
-    let out = lzf::decompress(deflated, size).map_err(|_| BROKEN)?;
-    if out.len() == size { Ok(out) } else { Err(WRONG_SIZE) }
+    verdict
+}
+
+/// Copies are made in pieces of these sizes while there is room behind them: what a piece writes too much is written
+/// over by what follows.
+const LITERAL_PIECE: usize = 32;
+const MATCH_PIECE: usize = 16;
+
+/// Decodes tokens from the start of `stream` to `out[*made..]` until `goal` bytes are made, or the stream ends, be it inside
+/// of a token. Gives the bytes of the stream that it used. No token may write beyond the end of `out`.
+fn decode(stream: &[u8], out: &mut [u8], made: &mut usize, goal: usize) -> Result<usize, &'static str> {
+    let mut left = stream;
+    let mut at = *made;
+    while at < goal
+        && let [control, rest @ ..] = left
+    {
+        let control = *control;
+        if control < 32 {
+            let len = usize::from(control) + 1;
+            let room = &mut out[at..];
+            if let (Some(from), Some(to)) =
+                (rest.first_chunk::<LITERAL_PIECE>(), room.first_chunk_mut::<LITERAL_PIECE>())
+            {
+                *to = *from;
+            } else {
+                let Some(literals) = rest.get(..len) else { break };
+                room.get_mut(..len).ok_or(WRONG_SIZE)?.copy_from_slice(literals);
+            }
+            at += len;
+            left = &rest[len..];
+            continue;
+        }
+        let (len, low, rest) = match (control >> 5, rest) {
+            (7, [more, low, rest @ ..]) => (9 + usize::from(*more), *low, rest),
+            (7, _) | (_, []) => break,
+            (len, [low, rest @ ..]) => (2 + usize::from(len), *low, rest),
+        };
+        let back = (usize::from(control & 31) << 8 | usize::from(low)) + 1;
+        let from = at.checked_sub(back).ok_or(BROKEN)?;
+        let (done, room) = out.split_at_mut(at);
+        if back >= MATCH_PIECE && room.len() >= len + MATCH_PIECE {
+            // A piece may be read where an earlier one was written, never where it is written itself.
+            let mut copied = 0;
+            while copied < len {
+                let (done, room) = out.split_at_mut(at + copied);
+                if let (Some(from), Some(to)) = (
+                    done[from + copied..].first_chunk::<MATCH_PIECE>(),
+                    room.first_chunk_mut::<MATCH_PIECE>(),
+                ) {
+                    *to = *from;
+                }
+                copied += MATCH_PIECE;
+            }
+        } else {
+            let room = room.get_mut(..len).ok_or(WRONG_SIZE)?;
+            if back == 1 {
+                room.fill(done[from]);
+            } else {
+                for piece in room.chunks_mut(back) {
+                    piece.copy_from_slice(&done[from..from + piece.len()]);
+                }
+            }
+        }
+        at += len;
+        left = rest;
+    }
+    *made = at;
+    Ok(stream.len() - left.len())
 }
 
 /// Decompresses a stream that arrives in parts, holding 8 KiB of what it gave and one chunk.
 #[derive(Clone, Debug)]
 pub(crate) struct Inflater {
-    /// History, then the chunk being made.
+    /// History, the chunk being made, and room for more.
     out: Vec<u8>,
     history: usize,
+    /// End of the chunk.
+    made: usize,
     deflated_left: u64,
     inflated_left: u64,
 }
@@ -50,7 +130,7 @@ impl Inflater {
     /// For a stream of `deflated` bytes that gives `inflated`.
     pub(crate) fn new(deflated: u64, inflated: u64) -> Result<Self, &'static str> {
         check_ratio(deflated, inflated)?;
-        Ok(Self { out: Vec::new(), history: 0, deflated_left: deflated, inflated_left: inflated })
+        Ok(Self { out: Vec::new(), history: 0, made: 0, deflated_left: deflated, inflated_left: inflated })
     }
 
     /// Takes tokens from the start of `input` until at least `size` bytes of a chunk are made, the stream is over, or
@@ -59,77 +139,43 @@ impl Inflater {
     pub(crate) fn take(&mut self, input: &[u8], size: usize) -> Result<(usize, bool), &'static str> {
         let here = usize::try_from(self.deflated_left).map_or(input.len(), |left| left.min(input.len()));
         let (input, all_here) = (&input[..here], here as u64 == self.deflated_left);
-        let mut at = 0;
-        while self.out.len() - self.history < size && at < input.len() {
-            match self.token(&input[at..]) {
-                Ok(used) => at += used,
-                Err(Token::Cut) if all_here => return Err(BROKEN),
-                Err(Token::Cut) => break,
-                Err(Token::Broken(what)) => return Err(what),
-            }
-        }
-        self.deflated_left -= at as u64;
+        let goal = self.history.saturating_add(size);
+        // Room for the token that reaches the goal, but not for more than is left, nor than the input can give.
+        let left = usize::try_from(self.inflated_left).unwrap_or(usize::MAX);
+        let gives = here.saturating_mul(MAX_EXPANSION as usize).min(left);
+        let room = goal.saturating_add(MAX_TOKEN_OUTPUT).min(self.made.saturating_add(gives));
+        self.out.resize(room.max(self.made), 0);
+        let before = self.made;
+        let used = decode(input, &mut self.out, &mut self.made, goal)?;
+        self.deflated_left -= used as u64;
+        self.inflated_left -= (self.made - before) as u64;
         let over = self.deflated_left == 0;
         if over && self.inflated_left > 0 {
             return Err(WRONG_SIZE);
         }
-        Ok((at, over || self.out.len() - self.history >= size))
+        let full = self.made >= goal;
+        if !over && !full && all_here {
+            return Err(BROKEN);
+        }
+        Ok((used, over || full))
     }
 
     /// The chunk made so far.
     pub(crate) fn chunk(&self) -> &[u8] {
-        &self.out[self.history..]
+        &self.out[self.history..self.made]
     }
 
     /// Starts the next chunk.
     pub(crate) fn next_chunk(&mut self) {
-        let keep = self.out.len().saturating_sub(WINDOW);
-        self.out.drain(..keep);
-        self.history = self.out.len();
+        let keep = self.made.saturating_sub(WINDOW);
+        self.out.copy_within(keep..self.made, 0);
+        self.made -= keep;
+        self.history = self.made;
     }
 
     /// Whether the stream is over.
     pub(crate) fn is_over(&self) -> bool {
         self.deflated_left == 0
-    }
-
-    fn token(&mut self, b: &[u8]) -> Result<usize, Token> {
-        let (used, made) = match *b {
-            [control @ 0..32, ref rest @ ..] => {
-                let len = usize::from(control) + 1;
-                let literals = rest.get(..len).ok_or(Token::Cut)?;
-                self.room(len)?;
-                self.out.extend_from_slice(literals);
-                (1 + len, len)
-            }
-            [control, ref rest @ ..] => {
-                let (len, low, used) = match (control >> 5, rest) {
-                    (7, [more, low, ..]) => (9 + usize::from(*more), *low, 3),
-                    (7, _) | (_, []) => return Err(Token::Cut),
-                    (len, [low, ..]) => (2 + usize::from(len), *low, 2),
-                };
-                let back = (usize::from(control & 31) << 8 | usize::from(low)) + 1;
-                let from = self.out.len().checked_sub(back).ok_or(Token::Broken(BROKEN))?;
-                self.room(len)?;
-                debug_assert!(len <= MAX_TOKEN_OUTPUT);
-                if back >= len {
-                    self.out.extend_from_within(from..from + len);
-                } else {
-                    for i in 0..len {
-                        let byte = self.out[from + i];
-                        self.out.push(byte);
-                    }
-                }
-                (used, len)
-            }
-            [] => return Err(Token::Cut),
-        };
-        self.inflated_left -= made as u64;
-        Ok(used)
-    }
-
-    fn room(&self, len: usize) -> Result<(), Token> {
-        if len as u64 > self.inflated_left { Err(Token::Broken(WRONG_SIZE)) } else { Ok(()) }
     }
 }
 
@@ -216,12 +262,6 @@ fn slot(a: u8, b: u8, c: u8) -> usize {
     (word.wrapping_mul(0x9E37_79B1) >> (32 - HASH_BITS)) as usize
 }
 
-enum Token {
-    /// The input ends inside the token.
-    Cut,
-    Broken(&'static str),
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +287,55 @@ mod tests {
                 fed = (fed + part).min(deflated.len());
             }
         }
+    }
+
+    /// The slow twin, straight from the description at the top.
+    fn naive(stream: &[u8], size: u64) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        let mut bytes = stream.iter().map(|byte| usize::from(*byte));
+        while let Some(control) = bytes.next() {
+            if control < 32 {
+                for _ in 0..=control {
+                    out.push(bytes.next()? as u8);
+                }
+            } else {
+                let len = if control >> 5 == 7 { 9 + bytes.next()? } else { (control >> 5) + 2 };
+                let back = ((control & 31) << 8 | bytes.next()?) + 1;
+                for _ in 0..len {
+                    out.push(*out.get(out.len().checked_sub(back)?)?);
+                }
+            }
+        }
+        (out.len() as u64 == size).then_some(out)
+    }
+
+    /// The size that a stream states by its tokens.
+    fn naive_size(stream: &[u8]) -> Option<u64> {
+        let mut rest = stream;
+        let mut size = 0;
+        while let [control, more @ ..] = rest {
+            let control = usize::from(*control);
+            let (made, used) = match control {
+                0..32 => (control + 1, control + 1),
+                224.. => (9 + usize::from(*more.first()?), 2),
+                _ => (2 + (control >> 5), 1),
+            };
+            size += made as u64;
+            rest = more.get(used..)?;
+        }
+        Some(size)
+    }
+
+    /// Streams of well-formed tokens: literals, and references with any distance that occurs.
+    fn tokens() -> impl Strategy<Value = Vec<u8>> {
+        let literal = prop::collection::vec(any::<u8>(), 1..=32)
+            .prop_map(|bytes| [&[bytes.len() as u8 - 1][..], &bytes].concat());
+        let reference =
+            (1u8..=7, any::<u8>(), prop_oneof![0u16..40, 0u16..600]).prop_map(|(len, more, offset)| {
+                let control = len << 5 | (offset >> 8) as u8;
+                if len == 7 { vec![control, more, offset as u8] } else { vec![control, offset as u8] }
+            });
+        prop::collection::vec(prop_oneof![literal, reference], 1..60).prop_map(|tokens| tokens.concat())
     }
 
     #[test]
@@ -275,7 +364,7 @@ mod tests {
     fn claims_are_bounded_and_checked() {
         assert_eq!(inflate(&[0, b'a'], u64::MAX), Err(IMPOSSIBLE));
         assert_eq!(inflate(&[0, b'a'], 2), Err(WRONG_SIZE));
-        assert_eq!(inflate(&[1, b'a', b'b'], 1), Err(BROKEN));
+        assert_eq!(inflate(&[1, b'a', b'b'], 1), Err(WRONG_SIZE));
         assert_eq!(inflate(&[], 0), Err(IMPOSSIBLE));
         for (deflated, claim) in
             [(&[0, b'a'][..], 2), (&[1, b'a', b'b'], 1), (&[0x20, 5], 3), (&[5, b'a'], 6)]
@@ -332,6 +421,28 @@ mod tests {
             let whole = inflate(&deflated, claim);
             let parts = stream(&deflated, claim, part, 64);
             prop_assert_eq!(whole.ok(), parts.ok());
+        }
+
+        #[test]
+        fn whole_and_streaming_and_naive_agree(start in prop::collection::vec(any::<u8>(), 32), rest in tokens(), off in 0u64..3) {
+            // Something to refer to comes first.
+            let deflated = [&[31][..], &start, &rest].concat();
+            let size = naive_size(&deflated);
+            // The right size or one beside it, and some for a stream that is broken anyhow.
+            let claim = size.unwrap_or(deflated.len() as u64) + off.saturating_sub(1);
+            let want = naive(&deflated, claim);
+            prop_assert_eq!(inflate(&deflated, claim).ok(), want.clone());
+            prop_assert_eq!(stream(&deflated, claim, 7, 64).ok(), want.clone());
+            prop_assert_eq!(lzf::decompress(&deflated, claim as usize).ok().filter(|out| out.len() as u64 == claim), want);
+        }
+
+        #[test]
+        fn what_was_there_before_stays(before in prop::collection::vec(any::<u8>(), 0..50), rest in tokens(), claim in 1u64..500) {
+            let mut out = before.clone();
+            match inflate_onto(&rest, claim, &mut out) {
+                Ok(()) => prop_assert_eq!(&out[before.len()..], inflate(&rest, claim).unwrap()),
+                Err(_) => prop_assert_eq!(&out, &before),
+            }
         }
     }
 }

@@ -60,7 +60,7 @@ fn decode_coded(payload: &[u8], head: StrHead, limit: usize, scratch: &mut Vec<u
             if inflated > limit as u64 {
                 return Err(Fault::Limit { claimed: inflated, limit: limit as u64 });
             }
-            scratch.extend_from_slice(&crate::lzf::inflate(payload, inflated).map_err(Fault::Bad)?);
+            crate::lzf::inflate_onto(payload, inflated, scratch).map_err(Fault::Bad)?;
         }
     }
     Ok(Place::Scratch { at, len: scratch.len() - at })

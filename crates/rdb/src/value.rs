@@ -264,13 +264,13 @@ impl RawValue<'_> {
             add(&mut value, &element, self.ty());
         }
         if repeats(&value) {
-            return Err(twice(&elements));
+            return Err(twice(&mut elements));
         }
         Ok(value)
     }
 }
 
-fn twice(elements: &Elements<'_>) -> Error {
+fn twice(elements: &mut Elements<'_>) -> Error {
     Error::Corrupt {
         offset: elements.offset(),
         what: "a value that ends here has one member or field twice",

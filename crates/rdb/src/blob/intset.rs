@@ -12,7 +12,7 @@ use super::{BlobFault, Broken, Scalar};
 const HEADER: usize = 8;
 
 /// Walks an intset from its smallest number to its largest.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Cursor {
     at: usize,
     width: usize,
@@ -48,11 +48,14 @@ impl Cursor {
     /// The next number, or `None` after the last.
     #[inline]
     pub(crate) fn next<'a>(&mut self, blob: &'a [u8]) -> Option<Scalar<'a>> {
-        let bytes = blob.get(self.at..self.at + self.width)?;
+        let rest = blob.get(self.at..)?;
+        let n = match self.width {
+            2 => i64::from(i16::from_le_bytes(*rest.first_chunk()?)),
+            4 => i64::from(i32::from_le_bytes(*rest.first_chunk()?)),
+            _ => i64::from_le_bytes(*rest.first_chunk()?),
+        };
         self.at += self.width;
-        let mut wide = if bytes.last().is_some_and(|b| *b >= 0x80) { [0xFF; 8] } else { [0; 8] };
-        wide[..bytes.len()].copy_from_slice(bytes);
-        Some(Scalar::Int(i64::from_le_bytes(wide)))
+        Some(Scalar::Int(n))
     }
 }
 

@@ -15,7 +15,7 @@ const HEADER: usize = 6;
 const UNKNOWN: u16 = u16::MAX;
 
 /// Walks a listpack from its first entry to its last.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Cursor {
     at: usize,
     seen: u64,
@@ -37,9 +37,61 @@ impl Cursor {
         Ok(Self { at: HEADER, seen: 0, declared })
     }
 
+    /// The next entry, when it is written in a common form and rightly; `None` after the last entry, too.
+    #[inline(always)]
+    pub(crate) fn quick<'a>(&mut self, blob: &'a [u8]) -> Option<Scalar<'a>> {
+        let b = blob.get(self.at..blob.len() - 1)?;
+        let (value, size) = match *b {
+            [n @ 0x00..=0x7F, 1, ..] => (Scalar::Int(i64::from(n)), 2),
+            [head @ 0x80..=0xBF, ref rest @ ..] => {
+                let len = usize::from(head & 0x3F);
+                match rest.get(..=len)?.split_last()? {
+                    (&back, text) if usize::from(back) == len + 1 => (Scalar::Bytes(text), len + 2),
+                    _ => return None,
+                }
+            }
+            [head @ 0xC0..=0xDF, low, 2, ..] => (Scalar::Int(signed_13(head, low)), 3),
+            [high @ 0xE0..=0xEF, low, ref rest @ ..] => {
+                let len = usize::from(high & 0x0F) << 8 | usize::from(low);
+                let size = len + 2;
+                let (text, rest) = rest.split_at_checked(len)?;
+                match *rest {
+                    [back, ..] if size <= 127 && usize::from(back) == size => (Scalar::Bytes(text), size + 1),
+                    [first, second, ..]
+                        if size > 127
+                            && usize::from(first) == size >> 7
+                            && usize::from(second) == size & 0x7F | 0x80 =>
+                    {
+                        (Scalar::Bytes(text), size + 2)
+                    }
+                    _ => return None,
+                }
+            }
+            [0xF1, a, b, 3, ..] => (Scalar::Int(i64::from(i16::from_le_bytes([a, b]))), 4),
+            [0xF2, a, b, c, 4, ..] => (Scalar::Int(i64::from(i32::from_le_bytes([0, a, b, c]) >> 8)), 5),
+            [0xF3, a, b, c, d, 5, ..] => (Scalar::Int(i64::from(i32::from_le_bytes([a, b, c, d]))), 6),
+            [0xF4, a, b, c, d, e, f, g, h, 9, ..] => {
+                (Scalar::Int(i64::from_le_bytes([a, b, c, d, e, f, g, h])), 10)
+            }
+            _ => return None,
+        };
+        self.at += size;
+        self.seen += 1;
+        Some(value)
+    }
+
     /// The next entry, or `None` after the last.
     #[inline]
     pub(crate) fn next<'a>(&mut self, blob: &'a [u8]) -> Result<Option<Scalar<'a>>, BlobFault> {
+        if let Some(value) = self.quick(blob) {
+            return Ok(Some(value));
+        }
+        self.next_by_grammar(blob)
+    }
+
+    /// The same, whatever the form. Tells what is wrong.
+    #[inline(never)]
+    fn next_by_grammar<'a>(&mut self, blob: &'a [u8]) -> Result<Option<Scalar<'a>>, BlobFault> {
         let end = blob.len() - 1;
         if self.at >= end {
             if self.declared != UNKNOWN && u64::from(self.declared) != self.seen {
@@ -77,8 +129,7 @@ fn entry(b: &[u8]) -> Parsed<'_, Scalar<'_>> {
         0x80..=0xBF => bytes(rest, usize::from(first & 0x3F))?,
         0xC0..=0xDF => {
             let (rest, low) = u8(rest)?;
-            let raw = i64::from(first & 0x1F) << 8 | i64::from(low);
-            (rest, Scalar::Int(if raw >= 1 << 12 { raw - (1 << 13) } else { raw }))
+            (rest, Scalar::Int(signed_13(first, low)))
         }
         0xE0..=0xEF => {
             let (rest, low) = u8(rest)?;
@@ -98,6 +149,12 @@ fn entry(b: &[u8]) -> Parsed<'_, Scalar<'_>> {
     let size = b.len() - rest.len();
     let (rest, ()) = back_len(rest, size)?;
     Ok((rest, value))
+}
+
+/// A signed number of 13 bits, five of them in the encoding byte.
+#[inline]
+fn signed_13(head: u8, low: u8) -> i64 {
+    i64::from((i16::from_be_bytes([head, low]) << 3) >> 3)
 }
 
 #[inline]
@@ -136,6 +193,7 @@ const WRONG_BACK_LEN: &str = "the back length of a listpack entry is not its siz
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// Writes a listpack of byte strings and integers, in the encodings that servers choose.
     pub(crate) fn build(entries: &[Scalar<'_>]) -> Vec<u8> {
@@ -221,6 +279,42 @@ pub(crate) mod tests {
         }
         assert_eq!(cursor.next(&blob), Ok(None));
         assert_eq!(count(&blob), Ok(entries.len() as u64));
+    }
+
+    proptest! {
+        /// The quick way and the grammar are twins: what the one gives the other gives, too, and in well-formed blobs
+        /// nothing but the longest strings is left to the grammar.
+        #[test]
+        fn the_quick_way_agrees_with_the_grammar(
+            entries in prop::collection::vec(prop_oneof![
+                (any::<i64>(), 0u32..64).prop_map(|(n, shift)| Ok(n >> shift)),
+                prop_oneof![0usize..70, 120usize..135, 4090usize..4100].prop_map(|len| Err(vec![b'x'; len])),
+            ], 0..12),
+            hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        ) {
+            let scalars: Vec<_> = entries.iter().map(|entry| match entry {
+                Ok(n) => Scalar::Int(*n),
+                Err(text) => Scalar::Bytes(text),
+            }).collect();
+            let mut blob = build(&scalars);
+            for (index, byte) in &hits {
+                let at = index.index(blob.len());
+                blob[at] = *byte;
+            }
+            let Ok(mut quick) = Cursor::open(&blob) else { return Ok(()) };
+            let mut slow = quick;
+            while let Ok(Some(value)) = slow.next_by_grammar(&blob) {
+                match quick.quick(&blob) {
+                    Some(found) => prop_assert_eq!(found, value),
+                    None => {
+                        prop_assert!(!hits.is_empty() || matches!(value, Scalar::Bytes(text) if text.len() >= 4096));
+                        quick = slow;
+                    }
+                }
+                prop_assert_eq!((quick.at, quick.seen), (slow.at, slow.seen));
+            }
+            prop_assert_eq!(quick.quick(&blob), None);
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ const HEADER: usize = 10;
 const UNKNOWN: u16 = u16::MAX;
 
 /// Walks a ziplist from its first entry to its last.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Cursor {
     at: usize,
     /// Where the entry before starts; the header's end when there is none.
@@ -44,9 +44,57 @@ impl Cursor {
         Ok(Self { at: HEADER, last: HEADER, tail, seen: 0, declared })
     }
 
+    /// The next entry, when it is written in a common form and rightly; `None` after the last entry, too.
+    #[inline(always)]
+    pub(crate) fn quick<'a>(&mut self, blob: &'a [u8]) -> Option<Scalar<'a>> {
+        let (&before, b) = blob.get(self.at..blob.len() - 1)?.split_first()?;
+        // The long form of a back length starts with 254.
+        if before >= 0xFE || usize::from(before) != self.size_before() {
+            return None;
+        }
+        let (value, size) = match *b {
+            [head @ 0x00..=0x3F, ref rest @ ..] => {
+                let len = usize::from(head);
+                (Scalar::Bytes(rest.get(..len)?), len + 2)
+            }
+            [high @ 0x40..=0x7F, low, ref rest @ ..] => {
+                let len = usize::from(high & 0x3F) << 8 | usize::from(low);
+                (Scalar::Bytes(rest.get(..len)?), len + 3)
+            }
+            [head @ 0xF1..=0xFD, ..] => (Scalar::Int(i64::from(head & 0x0F) - 1), 2),
+            [0xFE, n, ..] => (Scalar::Int(i64::from(n as i8)), 3),
+            [0xC0, a, b, ..] => (Scalar::Int(i64::from(i16::from_le_bytes([a, b]))), 4),
+            [0xF0, a, b, c, ..] => (Scalar::Int(i64::from(i32::from_le_bytes([0, a, b, c]) >> 8)), 5),
+            [0xD0, a, b, c, d, ..] => (Scalar::Int(i64::from(i32::from_le_bytes([a, b, c, d]))), 6),
+            [0xE0, a, b, c, d, e, f, g, h, ..] => {
+                (Scalar::Int(i64::from_le_bytes([a, b, c, d, e, f, g, h])), 10)
+            }
+            _ => return None,
+        };
+        self.last = self.at;
+        self.at += size;
+        self.seen += 1;
+        Some(value)
+    }
+
+    /// The size of the entry before the one that comes now.
+    #[inline]
+    fn size_before(&self) -> usize {
+        if self.seen == 0 { 0 } else { self.at - self.last }
+    }
+
     /// The next entry, or `None` after the last.
     #[inline]
     pub(crate) fn next<'a>(&mut self, blob: &'a [u8]) -> Result<Option<Scalar<'a>>, BlobFault> {
+        if let Some(value) = self.quick(blob) {
+            return Ok(Some(value));
+        }
+        self.next_by_grammar(blob)
+    }
+
+    /// The same, whatever the form. Tells what is wrong.
+    #[inline(never)]
+    fn next_by_grammar<'a>(&mut self, blob: &'a [u8]) -> Result<Option<Scalar<'a>>, BlobFault> {
         let end = blob.len() - 1;
         if self.at >= end {
             if self.last != self.tail {
@@ -61,8 +109,7 @@ impl Cursor {
             return Ok(None);
         }
         let ((before, value), next) = run(entry, blob, self.at, end)?;
-        let size_before = if self.seen == 0 { 0 } else { self.at - self.last };
-        if before as usize != size_before {
+        if before as usize != self.size_before() {
             return Err(BlobFault::new(
                 self.at,
                 "the back length of a ziplist entry is not the size before it",
@@ -120,6 +167,7 @@ fn bytes(b: &[u8], len: usize) -> Parsed<'_, Scalar<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn all(blob: &[u8]) -> Result<Vec<Scalar<'_>>, &'static str> {
         let mut cursor = Cursor::open(blob).map_err(|fault| fault.what)?;
@@ -183,18 +231,47 @@ mod tests {
         assert_eq!(fails(&GOOD[..8]), "a ziplist is shorter than its header");
     }
 
+    /// One of every encoding.
+    #[rustfmt::skip]
+    const EVERY: [u8; 47] = [
+        47, 0, 0, 0, 36, 0, 0, 0, 6, 0, // header
+        0, 0xFE, 0x80, // -128
+        3, 0xC0, 0x00, 0x80, // -32768
+        4, 0xF0, 0x00, 0x00, 0x80, // -8388608
+        5, 0xD0, 0x00, 0x00, 0x00, 0x80, // i32::MIN
+        6, 0x40, 0x05, b'a', b'b', b'c', b'd', b'e', // 14-bit length
+        8, 0xE0, 0, 0, 0, 0, 0, 0, 0, 0x80, // i64::MIN
+        0xFF,
+    ];
+
+    proptest! {
+        /// The quick way and the grammar are twins: what the one gives the other gives, too.
+        #[test]
+        fn the_quick_way_agrees_with_the_grammar(
+            first in any::<bool>(),
+            hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        ) {
+            let mut blob = if first { GOOD.to_vec() } else { EVERY.to_vec() };
+            for (index, byte) in &hits {
+                let at = index.index(blob.len());
+                blob[at] = *byte;
+            }
+            let Ok(mut quick) = Cursor::open(&blob) else { return Ok(()) };
+            let mut slow = quick;
+            while let Ok(Some(value)) = slow.next_by_grammar(&blob) {
+                match quick.quick(&blob) {
+                    Some(found) => prop_assert_eq!(found, value),
+                    // A back length in its long form.
+                    None => quick = slow,
+                }
+                prop_assert_eq!((quick.at, quick.last, quick.seen), (slow.at, slow.last, slow.seen));
+            }
+            prop_assert_eq!(quick.quick(&blob), None);
+        }
+    }
+
     #[test]
     fn every_integer_width() {
-        let blob = [
-            47, 0, 0, 0, 36, 0, 0, 0, 6, 0, // header
-            0, 0xFE, 0x80, // -128
-            3, 0xC0, 0x00, 0x80, // -32768
-            4, 0xF0, 0x00, 0x00, 0x80, // -8388608
-            5, 0xD0, 0x00, 0x00, 0x00, 0x80, // i32::MIN
-            6, 0x40, 0x05, b'a', b'b', b'c', b'd', b'e', // 14-bit length
-            8, 0xE0, 0, 0, 0, 0, 0, 0, 0, 0x80, // i64::MIN
-            0xFF,
-        ];
         let want = [
             Scalar::Int(-128),
             Scalar::Int(-32768),
@@ -203,6 +280,6 @@ mod tests {
             Scalar::Bytes(b"abcde"),
             Scalar::Int(i64::MIN),
         ];
-        assert_eq!(all(&blob).unwrap(), want);
+        assert_eq!(all(&EVERY).unwrap(), want);
     }
 }

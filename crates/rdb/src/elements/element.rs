@@ -94,7 +94,7 @@ impl<'a> Score<'a> {
         self.value
     }
 
-    /// The text by which the score is stored, where it is stored as text or as an integer in a blob.
+    /// The text by which the score is stored, where it is stored as text. Most are stored as numbers.
     pub const fn text(self) -> Option<&'a [u8]> {
         self.text
     }
@@ -140,9 +140,9 @@ impl fmt::Display for StreamId {
 /// Where a decoded string lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loc {
-    /// In the input, counted from where the call began.
+    /// In the input.
     Input { at: usize, len: usize },
-    /// In the blob that is open.
+    /// In the blob that is open, which may lie in the input itself.
     Blob { at: usize, len: usize },
     /// In the scratch space.
     Scratch { at: usize, len: usize },

@@ -54,14 +54,12 @@ use machine::Machine;
 pub struct ElementDecoder {
     machine: Machine,
     buf: Vec<u8>,
-    /// `buf[start..]` is not consumed.
-    start: usize,
 }
 
 impl ElementDecoder {
     /// A decoder for one value of type `ty`.
     pub fn new(ty: ValueType, limits: &Limits) -> Self {
-        Self { machine: Machine::new(ty, limits), buf: Vec::new(), start: 0 }
+        Self { machine: Machine::new(ty, limits), buf: Vec::new() }
     }
 
     /// Gives the templates that hashes of types 30 and 32 refer to.
@@ -80,12 +78,10 @@ impl ElementDecoder {
 
     /// Copies in the next bytes of the value.
     pub fn feed(&mut self, part: &[u8]) {
-        if self.start == self.buf.len() {
-            self.buf.clear();
-            self.start = 0;
-        } else if self.start > self.buf.len() / 2 {
-            self.buf.drain(..self.start);
-            self.start = 0;
+        let unneeded = self.machine.unneeded();
+        if unneeded > self.buf.len() / 2 {
+            self.buf.drain(..unneeded);
+            self.machine.forget(unneeded);
         }
         self.buf.extend_from_slice(part);
     }
@@ -95,13 +91,24 @@ impl ElementDecoder {
     /// # Errors
     ///
     /// Whatever rule of the format the bytes break, with the offset in the value.
+    #[inline]
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Element<'_>>, Error> {
-        let from = self.start;
-        let mut used = 0;
-        let found = self.machine.advance(&self.buf[from..], &mut used)?;
-        self.start = from + used;
-        Ok(found.map(|found| self.machine.element(found, &self.buf[from..])))
+        self.machine.next(&self.buf)
+    }
+
+    /// Calls `visit` with each element that the bytes fed so far hold and that was not taken yet. Quicker than asking for
+    /// the [`next`](Self::next) of many.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`next`](Self::next), and those of `visit`.
+    #[inline]
+    pub fn for_each<E: From<Error>>(
+        &mut self,
+        visit: impl FnMut(Element<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.machine.each(&self.buf, visit)
     }
 
     /// Whether the value is complete.
@@ -115,30 +122,48 @@ impl ElementDecoder {
     ///
     /// [`Error::Truncated`] when the value is not complete, [`Error::Corrupt`] when bytes are left over.
     pub fn finish(&self) -> Result<(), Error> {
-        self.machine.finish(self.buf.len() - self.start)
+        self.machine.finish(self.buf.len() - self.machine.consumed())
     }
 }
 
-/// The elements of a value that is there as a whole, from [`RawValue::elements`].
+/// The elements of a value that is there as a whole, from [`RawValue::elements`] or [`ElementReader::read`].
 ///
-/// Not an [`Iterator`], since an element borrows from it until the next is asked for.
+/// Not an [`Iterator`], since an element may borrow from it until the next is asked for: numbers and compressed strings
+/// are decoded into it. Everything else is lent from the value itself.
 #[derive(Debug)]
 pub struct Elements<'a> {
-    machine: Machine,
-    rest: &'a [u8],
+    machine: Held<'a>,
+    value: &'a [u8],
+}
+
+/// A machine, its own or lent.
+#[derive(Debug)]
+enum Held<'a> {
+    Own(Box<Machine>),
+    Lent(&'a mut Machine),
+}
+
+impl Held<'_> {
+    #[inline]
+    fn get(&mut self) -> &mut Machine {
+        match self {
+            Self::Own(machine) => machine,
+            Self::Lent(machine) => machine,
+        }
+    }
 }
 
 impl Elements<'_> {
     /// Gives the templates that hashes of types 30 and 32 refer to.
     #[must_use]
     pub fn with_templates(mut self, templates: Templates) -> Self {
-        self.machine.set_templates(templates);
+        self.machine.get().set_templates(templates);
         self
     }
 
     /// Where in its value it stands.
-    pub(crate) fn offset(&self) -> u64 {
-        self.machine.position()
+    pub(crate) fn offset(&mut self) -> u64 {
+        self.machine.get().position()
     }
 
     /// The next element, or `None` after the last.
@@ -147,16 +172,84 @@ impl Elements<'_> {
     ///
     /// Whatever rule of the format the bytes break, with the offset in the value; also when they end too early or
     /// some are left over.
+    #[inline]
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Element<'_>>, Error> {
-        let input = self.rest;
-        let mut used = 0;
-        let found = self.machine.advance(input, &mut used)?;
-        self.rest = &input[used..];
-        match found {
-            Some(found) => Ok(Some(self.machine.element(found, input))),
-            None => self.machine.finish(self.rest.len()).map(|()| None),
-        }
+        self.machine.get().next_of_whole(self.value)
+    }
+
+    /// Calls `visit` with each element that is left. Quicker than asking for the [`next`](Self::next) of many.
+    ///
+    /// ```
+    /// use keyferry_rdb::elements::Element;
+    /// use keyferry_rdb::{Error, Limits, RawValue, ValueType};
+    ///
+    /// let mut sum = 0;
+    /// let value = RawValue::new(ValueType::Set, b"\x02\x01a\xC0\x05");
+    /// value.elements(&Limits::default()).for_each(|element| {
+    ///     if let Element::Member(member) = element {
+    ///         sum += member.len();
+    ///     }
+    ///     Ok::<(), Error>(())
+    /// })?;
+    /// assert_eq!(sum, 2);
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`next`](Self::next), and those of `visit`.
+    #[inline]
+    pub fn for_each<E: From<Error>>(
+        mut self,
+        visit: impl FnMut(Element<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let machine = self.machine.get();
+        machine.each(self.value, visit)?;
+        Ok(machine.finish(self.value.len() - machine.consumed())?)
+    }
+}
+
+/// Reads whole values one after the other with the same memory. For millions of small values this is quicker than
+/// [`RawValue::elements`], which starts anew for each.
+///
+/// ```
+/// use keyferry_rdb::elements::{Element, ElementReader};
+/// use keyferry_rdb::{Limits, RawValue, ValueType};
+///
+/// let mut reader = ElementReader::new(&Limits::default());
+/// let mut members = 0;
+/// for bytes in [&b"\x02\x01a\xC0\x05"[..], b"\x01\x01b"] {
+///     let mut elements = reader.read(RawValue::new(ValueType::Set, bytes));
+///     while let Some(element) = elements.next()? {
+///         members += u64::from(matches!(element, Element::Member(_)));
+///     }
+/// }
+/// assert_eq!(members, 3);
+/// # Ok::<(), keyferry_rdb::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct ElementReader {
+    machine: Machine,
+}
+
+impl ElementReader {
+    /// A reader that keeps to these limits.
+    pub fn new(limits: &Limits) -> Self {
+        Self { machine: Machine::new(ValueType::String, limits) }
+    }
+
+    /// Gives the templates that hashes of types 30 and 32 refer to.
+    #[must_use]
+    pub fn with_templates(mut self, templates: Templates) -> Self {
+        self.machine.set_templates(templates);
+        self
+    }
+
+    /// The elements of `value`, decoded as they are asked for.
+    pub fn read<'a>(&'a mut self, value: RawValue<'a>) -> Elements<'a> {
+        self.machine.restart(value.ty());
+        Elements { machine: Held::Lent(&mut self.machine), value: value.bytes() }
     }
 }
 
@@ -174,6 +267,6 @@ impl<'a> RawValue<'a> {
     /// # Ok::<(), keyferry_rdb::Error>(())
     /// ```
     pub fn elements(self, limits: &Limits) -> Elements<'a> {
-        Elements { machine: Machine::new(self.ty(), limits), rest: self.bytes() }
+        Elements { machine: Held::Own(Box::new(Machine::new(self.ty(), limits))), value: self.bytes() }
     }
 }

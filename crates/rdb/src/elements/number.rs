@@ -2,8 +2,67 @@
 
 /// Reads a score: decimal text, `inf`, `-inf`. `None` for anything else and for NaN.
 pub(crate) fn parse_score(text: &[u8]) -> Option<f64> {
+    if let Some(value) = short_decimal(text) {
+        return Some(value);
+    }
     let value: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
     (!value.is_nan()).then_some(value)
+}
+
+/// Powers of ten that fit 64 bits.
+const TENS: [u64; 20] = {
+    let mut tens = [1; 20];
+    let mut i = 1;
+    while i < tens.len() {
+        tens[i] = tens[i - 1] * 10;
+        i += 1;
+    }
+    tens
+};
+
+/// Reads up to 19 digits with a dot among them or without, such as every score that servers write without an exponent.
+/// `None` for anything else.
+#[inline]
+fn short_decimal(text: &[u8]) -> Option<f64> {
+    let (digits, negative) = match text {
+        [b'-', digits @ ..] => (digits, true),
+        digits => (digits, false),
+    };
+    if digits.len() > TENS.len() {
+        return None;
+    }
+    let mut n = 0u64;
+    let mut dot = None;
+    for (at, &byte) in digits.iter().enumerate() {
+        match byte.wrapping_sub(b'0') {
+            digit @ 0..=9 => n = n.checked_mul(10)?.checked_add(u64::from(digit))?,
+            _ if byte == b'.' && dot.is_none() => dot = Some(at),
+            _ => return None,
+        }
+    }
+    let whole = dot.unwrap_or(digits.len());
+    let places = digits.len() - whole - usize::from(dot.is_some());
+    if whole == 0 || (dot.is_some() && places == 0) {
+        return None;
+    }
+    let value = if n <= 1 << 53 {
+        // Both are exact, so their quotient is the nearest there is.
+        n as f64 / TENS[places] as f64
+    } else {
+        quotient(n, TENS[places])
+    };
+    Some(if negative { -value } else { value })
+}
+
+/// The number nearest to `n / d`. Neither is zero.
+fn quotient(n: u64, d: u64) -> f64 {
+    let (n_shift, d_shift) = (n.leading_zeros(), d.leading_zeros());
+    let (n, d) = (u128::from(n << n_shift) << 63, u128::from(d << d_shift));
+    // 63 or 64 bits. The lowest, far below what the result holds, stands for all that follow.
+    let rounded = ((n / d) as u64 | u64::from(n % d != 0)) as f64;
+    // A power of two that stays in the range of normal numbers: nothing is lost.
+    let exponent = 1023 - 63 + u64::from(d_shift) - u64::from(n_shift);
+    rounded * f64::from_bits(exponent << 52)
 }
 
 /// Appends a number of an array as a server prints it: the shortest digits that read back as the same number,
@@ -59,6 +118,7 @@ pub(crate) fn push_double(out: &mut Vec<u8>, value: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn scores() {
@@ -71,6 +131,46 @@ mod tests {
         assert_eq!(parse_score(b""), None);
         assert_eq!(parse_score(b"1.5x"), None);
         assert_eq!(parse_score(b"\xFF"), None);
+    }
+
+    proptest! {
+        /// Short decimals are read as the standard library reads them, to the last bit, or left to it.
+        #[test]
+        fn short_decimals_are_exact(text in "-?[0-9]{0,19}\\.?[0-9]{0,19}") {
+            if let Some(value) = short_decimal(text.as_bytes()) {
+                prop_assert_eq!(text.parse::<f64>().map(f64::to_bits), Ok(value.to_bits()));
+            }
+        }
+
+        #[test]
+        fn scores_are_read_as_the_standard_library_reads_them(score in any::<f64>(), places in 0usize..20, any in ".{0,8}") {
+            for text in [score.to_string(), format!("{score:e}"), format!("{score:.places$}"), any] {
+                let want = text.parse().ok().filter(|value: &f64| !value.is_nan());
+                prop_assert_eq!(parse_score(text.as_bytes()).map(f64::to_bits), want.map(f64::to_bits));
+            }
+        }
+    }
+
+    #[test]
+    fn short_decimals() {
+        for text in [
+            "0",
+            "-0",
+            "0.00000000000000000",
+            "1.5",
+            "-17.25",
+            "9007199254740993",
+            "0.12345678901234567",
+            "-73.456000000000003",
+            "9999999999999999999",
+            "0.000000000000000001",
+        ] {
+            let value = short_decimal(text.as_bytes()).map(f64::to_bits);
+            assert_eq!(value, text.parse().ok().map(f64::to_bits), "{text}");
+        }
+        for text in ["", "-", ".", "1.", ".5", "+1", "1e3", "1.2.3", "99999999999999999999"] {
+            assert_eq!(short_decimal(text.as_bytes()), None, "{text}");
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use super::element::{Loc, StreamCounters, StreamId, StreamInfo};
-use super::machine::{Fault, Found, Input, Machine, Turn, lens, need, string};
-use crate::blob::Scalar;
+use super::machine::{Fault, Found, Input, Machine, Turn, lens, need, place, string};
+use crate::blob::{Scalar, listpack};
 use crate::types::ValueType;
 
 /// The entry is a mark of one that was deleted.
@@ -126,7 +126,7 @@ impl Stream {
                 self.place = Place::Nodes;
             }
             Place::Nodes => return self.node(machine, input),
-            Place::Entries => return self.entry(machine),
+            Place::Entries => return self.entry(machine, input),
             Place::Info => return self.info(input),
             Place::GroupCount => {
                 let ([groups], size) = need!(lens(input.rest()));
@@ -244,15 +244,15 @@ impl Stream {
         input.at += len;
         machine.left = left;
 
-        let live = count(machine, "a stream node states a number of entries below zero")?;
-        let deleted = count(machine, "a stream node states a number of deleted entries below zero")?;
-        let fields = count(machine, "a stream node states a number of fields below zero")?;
+        let live = count(machine, input, "a stream node states a number of entries below zero")?;
+        let deleted = count(machine, input, "a stream node states a number of deleted entries below zero")?;
+        let fields = count(machine, input, "a stream node states a number of fields below zero")?;
         self.node = Node { id, live, deleted, ..Node::default() };
         self.master_fields.clear();
         self.numbers.clear();
         for _ in 0..fields {
             machine.scratch.clear();
-            let field = machine.scalar_loc()?.ok_or(Fault::Bad(CUT))?;
+            let field = machine.scalar_loc(input)?.ok_or(Fault::Bad(CUT))?;
             self.master_fields.push(match field {
                 Loc::Scratch { at, len } => {
                     let start = self.numbers.len();
@@ -262,29 +262,66 @@ impl Stream {
                 field => field,
             });
         }
-        if number(machine)? != 0 {
+        if number(machine, input)? != 0 {
             return Err(Fault::Bad("the master entry of a stream node does not end with 0"));
         }
         self.place = Place::Entries;
         Ok(Turn::Next)
     }
 
+    /// Reads the next entry when it is live, has the fields of the master entry and nothing unusual, as most have.
+    /// Otherwise nothing is changed that matters to the long way, which then starts at the same place.
+    fn quick_entry(&mut self, machine: &mut Machine, input: &Input<'_>) -> Option<StreamId> {
+        let (blob, cursor, scratch) = machine.open_listpack(input)?;
+        let mut ahead = *cursor;
+        let number = |ahead: &mut listpack::Cursor| match ahead.quick(blob)? {
+            Scalar::Int(n) => Some(n),
+            Scalar::Bytes(_) => None,
+        };
+        if number(&mut ahead)? != SAME_FIELDS {
+            return None;
+        }
+        let (ms, seq) = (number(&mut ahead)? as u64, number(&mut ahead)? as u64);
+        let id = StreamId { ms: self.node.id.ms.wrapping_add(ms), seq: self.node.id.seq.wrapping_add(seq) };
+        scratch.clear();
+        scratch.extend_from_slice(&self.numbers);
+        self.pairs.clear();
+        for &field in &self.master_fields {
+            self.pairs.push((field, place(blob, ahead.quick(blob)?, scratch)));
+        }
+        let is_right = number(&mut ahead)? == self.master_fields.len() as i64 + 3
+            && self.last_entry.is_none_or(|last| id > last)
+            && id >= self.node.id;
+        if !is_right {
+            return None;
+        }
+        *cursor = ahead;
+        self.last_entry = Some(id);
+        self.node.seen_live += 1;
+        self.live += 1;
+        Some(id)
+    }
+
     /// Reads the next entry of the node. Deleted ones are checked and passed over.
-    fn entry(&mut self, machine: &mut Machine) -> Result<Turn, Fault> {
+    fn entry(&mut self, machine: &mut Machine, input: &Input<'_>) -> Result<Turn, Fault> {
+        if let Some(id) = self.quick_entry(machine, input) {
+            return Ok(Turn::Found(Found::StreamEntry(id)));
+        }
         let node = &mut self.node;
-        let Some(flags) = machine.scalar()? else {
+        let Some(flags) = machine.scalar(input)? else {
             if (node.seen_live, node.seen_deleted) != (node.live, node.deleted) {
                 return Err(Fault::Bad("a stream node has another number of entries than it states"));
             }
             self.place = Place::Nodes;
+            machine.close();
             return Ok(Turn::Next);
         };
         let Scalar::Int(flags) = flags else { return Err(Fault::Bad(NOT_A_NUMBER)) };
         if flags & !(DELETED | SAME_FIELDS) != 0 {
             return Err(Fault::Bad("a stream entry has unknown flags"));
         }
-        let ms = number(machine)?;
-        let seq = number(machine)?;
+        let ms = number(machine, input)?;
+        let seq = number(machine, input)?;
         // Differences are stored as signed numbers of the same 64 bits.
         let id =
             StreamId { ms: node.id.ms.wrapping_add(ms as u64), seq: node.id.seq.wrapping_add(seq as u64) };
@@ -294,22 +331,22 @@ impl Stream {
             // The numbers among the master fields must be in the same scratch space as those of the entry.
             machine.scratch.extend_from_slice(&self.numbers);
             for &field in &self.master_fields {
-                let value = machine.scalar_loc()?.ok_or(Fault::Bad(CUT))?;
+                let value = machine.scalar_loc(input)?.ok_or(Fault::Bad(CUT))?;
                 self.pairs.push((field, value));
             }
             self.master_fields.len() as i64 + 3
         } else {
-            let fields = count(machine, "a stream entry states a number of fields below zero")?;
+            let fields = count(machine, input, "a stream entry states a number of fields below zero")?;
             let mut read = 0;
             while read < fields {
-                let name = machine.scalar_loc()?.ok_or(Fault::Bad(CUT))?;
-                let value = machine.scalar_loc()?.ok_or(Fault::Bad(CUT))?;
+                let name = machine.scalar_loc(input)?.ok_or(Fault::Bad(CUT))?;
+                let value = machine.scalar_loc(input)?.ok_or(Fault::Bad(CUT))?;
                 self.pairs.push((name, value));
                 read += 1;
             }
             2 * self.pairs.len() as i64 + 4
         };
-        if number(machine)? != elements {
+        if number(machine, input)? != elements {
             return Err(Fault::Bad("the element count of a stream entry is not its number of elements"));
         }
         if self.last_entry.is_some_and(|last| id <= last) || id < self.node.id {
@@ -462,14 +499,14 @@ fn raw_id(b: &[u8]) -> Option<StreamId> {
     Some(StreamId { ms, seq })
 }
 
-fn number(machine: &mut Machine) -> Result<i64, Fault> {
-    match machine.scalar()? {
+fn number(machine: &mut Machine, input: &Input<'_>) -> Result<i64, Fault> {
+    match machine.scalar(input)? {
         Some(Scalar::Int(n)) => Ok(n),
         Some(Scalar::Bytes(_)) => Err(Fault::Bad(NOT_A_NUMBER)),
         None => Err(Fault::Bad(CUT)),
     }
 }
 
-fn count(machine: &mut Machine, what: &'static str) -> Result<u64, Fault> {
-    u64::try_from(number(machine)?).map_err(|_| Fault::Bad(what))
+fn count(machine: &mut Machine, input: &Input<'_>, what: &'static str) -> Result<u64, Fault> {
+    u64::try_from(number(machine, input)?).map_err(|_| Fault::Bad(what))
 }

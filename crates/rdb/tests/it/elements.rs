@@ -1,8 +1,9 @@
 //! Elements of values: what the origins of real files say they hold, and the same for any cutting.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use keyferry_rdb::elements::{Element, ElementDecoder, Templates};
+use keyferry_rdb::elements::{Element, ElementDecoder, ElementReader, Templates};
 use keyferry_rdb::{Error, Event, Kind, Limits, Parser, RawValue, ValueType, crc64, dump};
 use proptest::prelude::*;
 use serde_json::Value as Json;
@@ -69,20 +70,64 @@ fn show(element: &Element<'_>) -> String {
     format!("{element:?}")
 }
 
-/// The elements as text, chunks put together, from a value fed in pieces of `size`.
-fn in_pieces(ty: ValueType, value: &[u8], size: usize, limits: &Limits) -> (Vec<String>, Result<(), Error>) {
-    let mut decoder = ElementDecoder::new(ty, limits);
-    let mut seen = Vec::new();
-    let mut bytes = Vec::new();
-    let mut take = |decoder: &mut ElementDecoder| -> Result<(), Error> {
-        while let Some(element) = decoder.next()? {
-            match element {
-                Element::Chunk(chunk) => bytes.extend(chunk),
-                Element::Opaque(part) => bytes.extend(part),
-                element => seen.push(show(&element)),
-            }
+/// The elements as text, chunks put together.
+#[derive(Default)]
+struct Shown {
+    seen: Vec<String>,
+    bytes: Vec<u8>,
+}
+
+impl Shown {
+    fn take(&mut self, element: &Element<'_>) {
+        match element {
+            Element::Chunk(chunk) => self.bytes.extend(*chunk),
+            Element::Opaque(part) => self.bytes.extend(*part),
+            element => self.seen.push(show(element)),
         }
-        Ok(())
+    }
+
+    fn done(mut self) -> Vec<String> {
+        self.seen.push(format!("{:?}", self.bytes.escape_ascii().to_string()));
+        self.seen
+    }
+}
+
+/// How elements are asked for: the two ways must not differ.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    OneByOne,
+    ForEach,
+}
+
+/// The elements of a value fed in pieces of `size`, asked for in both ways.
+fn in_pieces(ty: ValueType, value: &[u8], size: usize, limits: &Limits) -> (Vec<String>, Result<(), Error>) {
+    let found = in_pieces_by(Asked::OneByOne, ty, value, size, limits);
+    assert_eq!(in_pieces_by(Asked::ForEach, ty, value, size, limits), found, "{ty} in pieces of {size}");
+    found
+}
+
+fn in_pieces_by(
+    asked: Asked,
+    ty: ValueType,
+    value: &[u8],
+    size: usize,
+    limits: &Limits,
+) -> (Vec<String>, Result<(), Error>) {
+    let mut decoder = ElementDecoder::new(ty, limits);
+    let mut shown = Shown::default();
+    let mut take = |decoder: &mut ElementDecoder| -> Result<(), Error> {
+        match asked {
+            Asked::OneByOne => {
+                while let Some(element) = decoder.next()? {
+                    shown.take(&element);
+                }
+                Ok(())
+            }
+            Asked::ForEach => decoder.for_each(|element| {
+                shown.take(&element);
+                Ok(())
+            }),
+        }
     };
     let mut result = Ok(());
     for piece in value.chunks(size) {
@@ -100,8 +145,17 @@ fn in_pieces(ty: ValueType, value: &[u8], size: usize, limits: &Limits) -> (Vec<
         decoder.is_finished(),
         result.is_ok() || matches!(result, Err(Error::Corrupt { what, .. }) if what.contains("left over"))
     );
-    seen.push(format!("{:?}", bytes.escape_ascii().to_string()));
-    (seen, result)
+    (shown.done(), result)
+}
+
+/// The elements of a whole value, by a reader that has read something else before.
+fn by_reader(reader: &mut ElementReader, value: RawValue<'_>) -> (Vec<String>, Result<(), Error>) {
+    let mut shown = Shown::default();
+    let result = reader.read(value).for_each(|element| {
+        shown.take(&element);
+        Ok(())
+    });
+    (shown.done(), result)
 }
 
 fn all_keys() -> Vec<(String, Head, Vec<u8>)> {
@@ -151,8 +205,10 @@ fn every_value_of_every_real_file_decodes() {
 fn any_cutting_gives_the_same_elements() {
     let mut limits = Limits::default();
     limits.chunk = 64;
+    let mut reader = ElementReader::new(&limits);
     for (file, head, value) in all_keys() {
         let whole = in_pieces(head.ty, &value, usize::MAX, &limits);
+        assert_eq!(by_reader(&mut reader, RawValue::new(head.ty, &value)), whole, "{file}, by a reader");
         let sizes: &[usize] = if value.len() < 5000 { &[1, 2, 7, 100] } else { &[1000] };
         for &size in sizes {
             assert_eq!(in_pieces(head.ty, &value, size, &limits), whole, "{file}, pieces of {size}");
@@ -676,7 +732,9 @@ proptest! {
         hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
         thread_local!(static KEYS: Vec<(String, Head, Vec<u8>)> =
-            all_keys().into_iter().filter(|(_, _, value)| (1..3000).contains(&value.len())).collect());
+            all_keys().into_iter().filter(|(_, _, value)| (1..3000).contains(&value.len())).collect();
+            // One for all values, as it would be used: whatever went wrong before must leave no trace.
+            static READER: RefCell<ElementReader> = RefCell::new(ElementReader::new(&Limits::default())));
         let (head, mut value) = KEYS.with(|keys| {
             let (_, head, value) = index.get(keys);
             (head.clone(), value.clone())
@@ -687,7 +745,12 @@ proptest! {
         }
         let limits = Limits::default();
         let whole = in_pieces(head.ty, &value, usize::MAX, &limits);
-        prop_assert_eq!(in_pieces(head.ty, &value, 13, &limits), whole);
+        prop_assert_eq!(&in_pieces(head.ty, &value, 13, &limits), &whole);
+        READER.with_borrow_mut(|reader| {
+            let (seen, result) = by_reader(reader, RawValue::new(head.ty, &value));
+            prop_assert_eq!((&seen, &result), (&whole.0, &whole.1));
+            Ok(())
+        })?;
         let _ = RawValue::new(head.ty, &value).is_empty_container();
         let _ = RawValue::new(head.ty, &value).plain_string();
     }

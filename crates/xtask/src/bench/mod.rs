@@ -6,6 +6,7 @@
 mod burst;
 mod full_sync;
 mod page;
+mod rdb_elements;
 mod rdb_walk;
 
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ pub(crate) enum Which {
     Burst,
     /// Walking RDB files, beside the server's own checker
     RdbWalk,
+    /// Visiting every element of RDB files, beside the server's own checker
+    RdbElements,
 }
 
 /// The server that all figures are taken on.
@@ -53,6 +56,7 @@ pub(crate) fn run(which: &[Which], scale: f64, dry_run: bool) -> Outcome {
             Which::FullSync => full_sync::measure(server, scale)?,
             Which::Burst => burst::measure(server, scale)?,
             Which::RdbWalk => rdb_walk::measure(server, scale)?,
+            Which::RdbElements => rdb_elements::measure(server, scale)?,
         });
     }
     for table in &tables {

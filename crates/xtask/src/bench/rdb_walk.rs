@@ -1,10 +1,11 @@
 //! Walking RDB files, beside the server's own checker.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use keyferry_testkit::data::{Mixed, large_strings, large_texts, tiny_keys};
 use keyferry_testkit::process::{Measured, measure as measure_program};
-use keyferry_testkit::{Client, ServerBinary};
+use keyferry_testkit::{Client, Server, ServerBinary};
 
 use super::page::{Table, mebibytes, seconds, times};
 use super::{client, start};
@@ -15,15 +16,62 @@ use crate::failure::{Context as _, Failure, Outcome};
 const LARGE_STRINGS: f64 = 500.0;
 const TINY_KEYS: f64 = 1e7;
 
+/// The programs that read files.
+pub(super) struct Readers {
+    /// The server's own checker.
+    pub(super) checker: PathBuf,
+    /// `walk_rdb` with the default features.
+    pub(super) plain: PathBuf,
+    /// `walk_rdb` with the faster checksum.
+    pub(super) fast: PathBuf,
+}
+
+impl Readers {
+    pub(super) fn build(binary: &ServerBinary) -> Outcome<Readers> {
+        let Some(checker) = binary.check_rdb() else {
+            return Err(Failure::new(format!("{} has no RDB checker beside it", binary.name)));
+        };
+        let built = release("keyferry-benches", "--example", "walk_rdb", &[])?;
+        // The next build takes its place.
+        let plain = built.with_file_name("walk_rdb-plain");
+        std::fs::copy(&built, &plain).during(plain.display())?;
+        let fast = release("keyferry-benches", "--example", "walk_rdb", &["crc-fast"])?;
+        Ok(Readers { checker, plain, fast })
+    }
+}
+
+/// Seconds and peak memory of each command on a file: the least and the most of three runs, taken in turn.
+pub(super) fn compete<const N: usize>(mut commands: [Command; N], file: &Path) -> Outcome<[(f64, u64); N]> {
+    // All are run once before: the file is then in memory, and nobody pays for that.
+    for command in &mut commands {
+        succeed(command.arg(file))?;
+    }
+    let mut results = [(f64::INFINITY, 0); N];
+    for _ in 0..3 {
+        for (command, (seconds, peak)) in commands.iter_mut().zip(&mut results) {
+            let run = succeed(command)?;
+            *seconds = seconds.min(run.wall.as_secs_f64());
+            *peak = (*peak).max(run.peak_rss_kib);
+        }
+    }
+    Ok(results)
+}
+
+/// Writes the data of a server that `fill` filled to a file.
+pub(super) fn save(server: &Server, fill: Fill<'_>) -> Outcome<(PathBuf, u64, u64)> {
+    let mut filling = client(server)?;
+    let elements = fill(&mut filling)?;
+    filling.call(&["SAVE"])?;
+    let file = server.dir().join("dump.rdb");
+    let bytes = std::fs::metadata(&file).during(file.display())?.len();
+    Ok((file, bytes, elements))
+}
+
+/// Fills a server and says with how many elements.
+pub(super) type Fill<'a> = &'a dyn Fn(&mut Client) -> keyferry_testkit::Result<u64>;
+
 pub(super) fn measure(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Table>> {
-    let Some(checker) = binary.check_rdb() else {
-        return Err(Failure::new(format!("{} has no RDB checker beside it", binary.name)));
-    };
-    let built = release("keyferry-benches", "--example", "walk_rdb", &[])?;
-    // The next build takes its place.
-    let plain = built.with_file_name("walk_rdb-plain");
-    std::fs::copy(&built, &plain).during(plain.display())?;
-    let fast = release("keyferry-benches", "--example", "walk_rdb", &["crc-fast"])?;
+    let readers = Readers::build(binary)?;
     let scaled = |count: f64| (count * scale) as u64;
     let about = "Reading a file from start to end with its checksum, from the page cache: the server's own checker, \
                  keyferry-rdb with its default features, and with `crc-fast`. Best of three runs each, taken in turn. The \
@@ -35,7 +83,6 @@ pub(super) fn measure(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Table>> 
     let mixed = |client: &mut Client| Mixed::scaled(scale).fill(client);
     let large = |client: &mut Client| large_strings(client, 1, scaled(LARGE_STRINGS), 1_000_000);
     let tiny = |client: &mut Client| tiny_keys(client, 1, scaled(TINY_KEYS));
-    type Fill<'a> = &'a dyn Fn(&mut Client) -> keyferry_testkit::Result<u64>;
     let named = |what: &str, count: f64| format!("{} {what}", scaled(count));
     let texts = |client: &mut Client| large_texts(client, 1, scaled(LARGE_STRINGS), 1_000_000);
     let sets: [(String, Fill<'_>); 4] = [
@@ -47,29 +94,10 @@ pub(super) fn measure(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Table>> 
     for (name, fill) in sets {
         println!("rdb walk: {name}");
         let server = start(binary)?;
-        let mut filling = client(&server)?;
-        fill(&mut filling)?;
-        filling.call(&["SAVE"])?;
-        let file = server.dir().join("dump.rdb");
-        let bytes = std::fs::metadata(&file).during(file.display())?.len();
-        // All are run once before: the file is then in memory, and nobody pays for that.
-        let mut contenders =
-            [Command::new(&checker), Command::new(&plain), Command::new(&fast), Command::new("cat")];
-        let mut best = [f64::INFINITY; 4];
-        let mut peak = 0;
-        for command in &mut contenders {
-            succeed(command.arg(&file))?;
-        }
-        for _ in 0..3 {
-            for (command, best) in contenders.iter_mut().zip(&mut best) {
-                let run = succeed(command)?;
-                *best = best.min(run.wall.as_secs_f64());
-                if command.get_program() == fast {
-                    peak = peak.max(run.peak_rss_kib);
-                }
-            }
-        }
-        let [theirs, plain, fast, reading] = best;
+        let (file, bytes, _) = save(&server, fill)?;
+        let contenders = [&*readers.checker, &*readers.plain, &*readers.fast, Path::new("cat")];
+        let [(theirs, _), (plain, _), (fast, peak), (reading, _)] =
+            compete(contenders.map(Command::new), &file)?;
         table.row([
             name,
             format!("{:.0} MB", bytes as f64 / 1e6),

@@ -1,7 +1,7 @@
 //! Values that are compact blobs, or quicklists of them.
 
 use super::{
-    Fault, Found, Input, Machine, NOT_A_SCORE, State, Turn, decode, field_expiry, lens, need, push_int,
+    Fault, Found, Input, KEPT, Machine, NOT_A_SCORE, State, Turn, decode, field_expiry, lens, need, push_int,
     string,
 };
 use crate::blob::{self, Cursor, Scalar, intset, listpack, ziplist, zipmap};
@@ -10,6 +10,68 @@ use crate::elements::number;
 use crate::lzf;
 use crate::types::ValueType;
 use crate::wire::{StrForm, StrHead};
+
+/// The blob that is open.
+#[derive(Debug, Default)]
+pub(in crate::elements) struct Open {
+    place: Place,
+    /// The blob itself, when it was compressed.
+    inflated: Vec<u8>,
+}
+
+/// Where the open blob lies. Positions are those of the input.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// In the input.
+    Input { at: usize, end: usize },
+    /// In memory of its own; its compressed form starts at this place.
+    Inflated { at: usize },
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::Inflated { at: 0 }
+    }
+}
+
+impl Open {
+    /// The blob, while this is the input.
+    #[inline]
+    pub(super) fn bytes<'a>(&'a self, input: &'a [u8]) -> &'a [u8] {
+        match self.place {
+            Place::Input { at, end } => &input[at..end],
+            Place::Inflated { .. } => &self.inflated,
+        }
+    }
+
+    /// Where its byte `at` stands in the input. Inside of a compressed blob, its start.
+    pub(super) fn place_of(&self, at: usize) -> usize {
+        match self.place {
+            Place::Input { at: start, .. } => start + at,
+            Place::Inflated { at: start } => start,
+        }
+    }
+
+    /// Where it needs the input from.
+    pub(super) fn start(&self) -> usize {
+        self.place_of(0)
+    }
+
+    pub(super) fn forget(&mut self, n: usize) {
+        match &mut self.place {
+            Place::Input { at, end } => (*at, *end) = (at.saturating_sub(n), end.saturating_sub(n)),
+            Place::Inflated { at } => *at = at.saturating_sub(n),
+        }
+    }
+
+    pub(super) fn restart(&mut self) {
+        self.place = Place::default();
+        self.inflated.clear();
+        if self.inflated.capacity() > KEPT {
+            self.inflated = Vec::new();
+        }
+    }
+}
 
 impl Machine {
     /// Takes `skip` bytes and the string that is the value's one blob.
@@ -27,18 +89,19 @@ impl Machine {
     /// Opens the blob that the string at the input's position holds.
     pub(in crate::elements) fn open(&mut self, input: &Input<'_>, head: StrHead) -> Result<(), Fault> {
         use ValueType as T;
-        let payload = &input.rest()[head.head..][..head.payload as usize];
-        self.blob_at = self.consumed + (input.at + head.head) as u64;
-        self.blob_verbatim = head.form == StrForm::Plain;
+        let at = input.at + head.head;
+        let end = at + head.payload as usize;
         match head.form {
-            StrForm::Plain => {
-                self.blob.clear();
-                self.blob.extend_from_slice(payload);
+            StrForm::Plain => self.blob.place = Place::Input { at, end },
+            StrForm::Lzf { inflated } => {
+                self.blob.place = Place::Inflated { at };
+                self.blob.inflated.clear();
+                lzf::inflate_onto(&input.bytes[at..end], inflated, &mut self.blob.inflated)
+                    .map_err(Fault::Bad)?;
             }
-            StrForm::Lzf { inflated } => self.blob = lzf::inflate(payload, inflated).map_err(Fault::Bad)?,
             StrForm::Int => return Err(Fault::Bad("a compact blob is written as an integer")),
         }
-        let blob = &self.blob;
+        let blob = self.blob.bytes(input.bytes);
         self.cursor = match self.ty {
             T::HashZipmap => Cursor::Zipmap(zipmap::Cursor::open(blob)?),
             T::ListZiplist | T::ZsetZiplist | T::HashZiplist | T::ListQuicklist => {
@@ -50,16 +113,38 @@ impl Machine {
         Ok(())
     }
 
+    /// Closes the blob: it was read to its end.
+    pub(in crate::elements) fn close(&mut self) {
+        self.cursor = Cursor::Closed;
+        self.blob.place = Place::default();
+    }
+
+    /// The open blob, when it is a listpack, with the place in it and the scratch space.
+    #[inline]
+    pub(in crate::elements) fn open_listpack<'a>(
+        &'a mut self,
+        input: &Input<'a>,
+    ) -> Option<(&'a [u8], &'a mut listpack::Cursor, &'a mut Vec<u8>)> {
+        match &mut self.cursor {
+            Cursor::Listpack(cursor) => Some((self.blob.bytes(input.bytes), cursor, &mut self.scratch)),
+            _ => None,
+        }
+    }
+
     /// The next element of the open blob.
     #[inline]
-    pub(in crate::elements) fn scalar(&mut self) -> Result<Option<Scalar<'_>>, Fault> {
-        Ok(self.cursor.next(&self.blob)?)
+    pub(in crate::elements) fn scalar<'a>(
+        &'a mut self,
+        input: &Input<'a>,
+    ) -> Result<Option<Scalar<'a>>, Fault> {
+        Ok(self.cursor.next(self.blob.bytes(input.bytes))?)
     }
 
     /// Its place.
     #[inline]
-    pub(in crate::elements) fn scalar_loc(&mut self) -> Result<Option<Loc>, Fault> {
-        Ok(self.cursor.next(&self.blob)?.map(|scalar| place(&self.blob, scalar, &mut self.scratch)))
+    pub(in crate::elements) fn scalar_loc(&mut self, input: &Input<'_>) -> Result<Option<Loc>, Fault> {
+        let blob = self.blob.bytes(input.bytes);
+        Ok(self.cursor.next(blob)?.map(|scalar| place(blob, scalar, &mut self.scratch)))
     }
 
     pub(super) fn node(&mut self, input: &mut Input<'_>, kinds: bool) -> Result<Turn, Fault> {
@@ -88,11 +173,13 @@ impl Machine {
         }
     }
 
-    pub(super) fn blob_element(&mut self) -> Result<Turn, Fault> {
+    pub(super) fn blob_element(&mut self, input: &Input<'_>) -> Result<Turn, Fault> {
         use ValueType as T;
-        let first = match self.cursor.next(&self.blob)? {
-            Some(scalar) => place(&self.blob, scalar, &mut self.scratch),
+        let blob = self.blob.bytes(input.bytes);
+        let first = match self.cursor.next(blob)? {
+            Some(scalar) => place(blob, scalar, &mut self.scratch),
             None => {
+                self.close();
                 self.state = match self.ty {
                     T::ListQuicklist => State::Nodes { kinds: false },
                     T::ListQuicklist2 => State::Nodes { kinds: true },
@@ -102,24 +189,26 @@ impl Machine {
             }
         };
         let mut second =
-            |what| -> Result<Scalar<'_>, Fault> { self.cursor.next(&self.blob)?.ok_or(Fault::Bad(what)) };
+            |what| -> Result<Scalar<'_>, Fault> { self.cursor.next(blob)?.ok_or(Fault::Bad(what)) };
         let found = match self.ty {
             T::ListZiplist | T::ListQuicklist | T::ListQuicklist2 => Found::Item(first),
             T::SetIntset | T::SetListpack => Found::Member(first),
             T::ZsetZiplist | T::ZsetListpack => {
                 let score = second("a member of a sorted set has no score")?;
-                let value = match score {
-                    Scalar::Int(n) => n as f64,
-                    Scalar::Bytes(text) => number::parse_score(text).ok_or(Fault::Bad(NOT_A_SCORE))?,
+                let (value, text) = match score {
+                    Scalar::Int(n) => (n as f64, None),
+                    Scalar::Bytes(text) => (
+                        number::parse_score(text).ok_or(Fault::Bad(NOT_A_SCORE))?,
+                        Some(place(blob, score, &mut self.scratch)),
+                    ),
                 };
-                let text = Some(place(&self.blob, score, &mut self.scratch));
                 Found::Scored { member: first, value, text }
             }
             _ => {
                 let value = second("a field of a hash has no value")?;
-                let value = place(&self.blob, value, &mut self.scratch);
+                let value = place(blob, value, &mut self.scratch);
                 let expires_at = if matches!(self.ty, T::HashListpackTtl | T::HashListpackTtlPreGa) {
-                    let Some(Scalar::Int(time)) = self.cursor.next(&self.blob)? else {
+                    let Some(Scalar::Int(time)) = self.cursor.next(blob)? else {
                         return Err(Fault::Bad("a field's expiry is missing or no number"));
                     };
                     self.ordered_expiry(time)?
@@ -146,7 +235,7 @@ impl Machine {
 
 /// The place of an element of a blob; integers become text in the scratch space.
 #[inline]
-fn place(blob: &[u8], scalar: Scalar<'_>, scratch: &mut Vec<u8>) -> Loc {
+pub(in crate::elements) fn place(blob: &[u8], scalar: Scalar<'_>, scratch: &mut Vec<u8>) -> Loc {
     match scalar {
         Scalar::Bytes(bytes) => Loc::Blob { at: blob::place(blob, bytes), len: bytes.len() },
         Scalar::Int(n) => {

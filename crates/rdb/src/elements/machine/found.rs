@@ -31,9 +31,15 @@ pub(in crate::elements) enum Found {
 }
 
 impl Machine {
+    /// Where decoded strings lie while this is the input.
+    #[inline]
+    pub(super) fn sources<'a>(&'a self, input: &'a [u8]) -> Sources<'a> {
+        Sources { input, blob: self.blob.bytes(input), scratch: &self.scratch }
+    }
+
     /// Builds the element that was found by the last call, which got this input.
-    pub(in crate::elements) fn element<'a>(&'a self, found: Found, input: &'a [u8]) -> Element<'a> {
-        let sources = Sources { input, blob: &self.blob, scratch: &self.scratch };
+    pub(super) fn element<'a>(&'a self, found: Found, input: &'a [u8]) -> Element<'a> {
+        let sources = self.sources(input);
         let get = |loc| sources.get(loc);
         let (pairs, held): (&[_], &[u8]) =
             self.stream.as_ref().map_or((&[], &[]), |stream| (&stream.pairs, &stream.name));

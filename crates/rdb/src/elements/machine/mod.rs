@@ -1,19 +1,27 @@
 //! The state machine behind the decoders.
 //!
-//! A [`Machine`] owns no input. Each call of [`Machine::advance`] gets the bytes that are not consumed yet, and either
-//! consumes one whole element's worth of them or leaves the unfinished token where it is. What it finds is told as
-//! [`Loc`]s, so the owner of the input can build the borrowing [`Element`] afterwards.
+//! A [`Machine`] owns no input. Each call of [`Machine::next`] gets the bytes of the value from some point on, always
+//! the same but for more at the end, and either consumes one whole element's worth of them or leaves the unfinished token
+//! where it is. Its owner may let go of bytes at the start that are not needed any more, and says so by
+//! [`Machine::forget`]. What is found is told as [`Loc`]s, so that the element that borrows from input and machine can
+//! be built afterwards.
+//!
+//! There are two ways to elements. The long one takes one [`Turn`] after the other, knows everything and tells what is
+//! wrong. The quick one (`quick`) goes along rows of elements in common encodings, and stops at anything else.
+//! A verbatim blob is read where it stands in the input; only compressed ones are copied.
 
 use std::sync::Arc;
 
 mod blobs;
 mod found;
+mod quick;
 mod strings;
 mod templates;
 
+pub(super) use blobs::place;
 pub(super) use found::Found;
 
-use super::element::{Loc, Sources};
+use super::element::{Element, Loc};
 use super::number;
 use super::stream::{self, Stream};
 use super::templates::{FieldNames, Templates};
@@ -25,6 +33,9 @@ use crate::text;
 use crate::types::{ModuleId, ValueType};
 use crate::walk::{self, Ended, TemplateSizes, Walker};
 use crate::wire::{self, Stop, StrForm, StrHead};
+
+/// The most room in bytes that is kept from one value to the next.
+const KEPT: usize = 1 << 20;
 
 /// Field expiries of servers fit 48 bits.
 const MAX_FIELD_EXPIRY: u64 = (1 << 48) - 1;
@@ -40,12 +51,11 @@ pub(super) struct Machine {
     min_expiry: u64,
     /// Where the value starts in its file.
     offset: u64,
-    /// Bytes of the value consumed.
-    consumed: u64,
-    /// The blob that is open, decoded, where it starts in the value, and whether it was written verbatim.
-    pub(super) blob: Vec<u8>,
-    blob_at: u64,
-    blob_verbatim: bool,
+    /// Bytes of the value before the input's first.
+    before: u64,
+    /// Bytes of the input consumed.
+    at: usize,
+    pub(super) blob: blobs::Open,
     cursor: Cursor,
     pub(super) scratch: Vec<u8>,
     inflater: Option<Inflater>,
@@ -56,6 +66,8 @@ pub(super) struct Machine {
     next_name: usize,
     /// The last expiry of an ordered listpack.
     last_expiry: u64,
+    /// One of the following was set, or `names` or `inflater`.
+    is_rare: bool,
     walker: Option<Box<Walker>>,
     pub(super) stream: Option<Box<Stream>>,
 }
@@ -93,6 +105,22 @@ enum State {
     Stream,
     Done,
     Failed,
+}
+
+impl State {
+    /// Whether a row of elements of one kind comes now.
+    fn is_row(self) -> bool {
+        matches!(self, Self::Blob | Self::Items | Self::Members | Self::Scores | Self::Pairs)
+    }
+}
+
+/// What a call came to.
+enum Step {
+    Found(Found),
+    /// A row of elements comes now.
+    Opened,
+    /// No more elements in the input.
+    End,
 }
 
 /// What one step came to.
@@ -195,10 +223,9 @@ impl Machine {
             left: 0,
             min_expiry: 0,
             offset: 0,
-            consumed: 0,
-            blob: Vec::new(),
-            blob_at: 0,
-            blob_verbatim: true,
+            before: 0,
+            at: 0,
+            blob: blobs::Open::default(),
             cursor: Cursor::Closed,
             scratch: Vec::new(),
             inflater: None,
@@ -207,8 +234,32 @@ impl Machine {
             names: None,
             next_name: 0,
             last_expiry: 0,
+            is_rare: false,
             walker: None,
             stream: None,
+        }
+    }
+
+    /// Makes it ready for another value, with what it has of memory.
+    pub(super) fn restart(&mut self, ty: ValueType) {
+        self.ty = ty;
+        self.state = State::Start;
+        self.before = 0;
+        self.at = 0;
+        self.cursor = Cursor::Closed;
+        self.last_expiry = 0;
+        self.next_name = 0;
+        self.chunk_given = false;
+        self.blob.restart();
+        if self.scratch.capacity() > KEPT {
+            self.scratch = Vec::new();
+        }
+        if self.is_rare {
+            self.is_rare = false;
+            self.inflater = None;
+            self.names = None;
+            self.walker = None;
+            self.stream = None;
         }
     }
 
@@ -224,9 +275,26 @@ impl Machine {
         &self.limits
     }
 
-    /// Where the input is consumed to.
+    /// Where the input is consumed to, from the start of the value or file.
     pub(super) fn position(&self) -> u64 {
-        self.offset + self.consumed
+        self.offset + self.before + self.at as u64
+    }
+
+    /// Bytes of the input consumed.
+    pub(super) fn consumed(&self) -> usize {
+        self.at
+    }
+
+    /// Bytes at the start of the input that are not needed any more.
+    pub(super) fn unneeded(&self) -> usize {
+        if matches!(self.cursor, Cursor::Closed) { self.at } else { self.at.min(self.blob.start()) }
+    }
+
+    /// Tells that the input now starts `n` bytes later, at most [`unneeded`](Self::unneeded).
+    pub(super) fn forget(&mut self, n: usize) {
+        self.at -= n;
+        self.before += n as u64;
+        self.blob.forget(n);
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -234,7 +302,7 @@ impl Machine {
     }
 
     pub(super) fn finish(&self, left_over: usize) -> Result<(), Error> {
-        let offset = self.offset + self.consumed;
+        let offset = self.position();
         if self.state != State::Done {
             Err(Error::Truncated { offset: offset + left_over as u64, what: "a value" })
         } else if left_over > 0 {
@@ -244,30 +312,72 @@ impl Machine {
         }
     }
 
-    /// Looks for the next element in `bytes`, the part of the value not consumed so far. Adds what it consumes to
-    /// `used`.
-    pub(super) fn advance(&mut self, bytes: &[u8], used: &mut usize) -> Result<Option<Found>, Error> {
+    /// The next element in `bytes`, of which [`consumed`](Self::consumed) are. `None` when there are not enough bytes or
+    /// the value is complete.
+    pub(super) fn next<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Option<Element<'a>>, Error> {
+        loop {
+            match self.advance(bytes)? {
+                Step::Found(found) => return Ok(Some(self.element(found, bytes))),
+                Step::Opened => {}
+                Step::End => return Ok(None),
+            }
+        }
+    }
+
+    /// The same for a value that is there as a whole: when no element is left that must have been all.
+    pub(super) fn next_of_whole<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Option<Element<'a>>, Error> {
+        loop {
+            match self.advance(bytes)? {
+                Step::Found(found) => return Ok(Some(self.element(found, bytes))),
+                Step::Opened => {}
+                Step::End => return self.finish(bytes.len() - self.at).map(|()| None),
+            }
+        }
+    }
+
+    /// Calls `visit` for each element that `bytes` holds. Says nothing of what follows them.
+    #[inline]
+    pub(super) fn each<E: From<Error>>(
+        &mut self,
+        bytes: &[u8],
+        mut visit: impl FnMut(Element<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        loop {
+            self.run(bytes, &mut visit)?;
+            if self.state == State::Done {
+                return Ok(());
+            }
+            match self.advance(bytes)? {
+                Step::Found(found) => visit(self.element(found, bytes))?,
+                Step::Opened => {}
+                Step::End => return Ok(()),
+            }
+        }
+    }
+
+    /// Looks for the next element, or for where many are.
+    fn advance(&mut self, bytes: &[u8]) -> Result<Step, Error> {
         if std::mem::take(&mut self.chunk_given)
             && let Some(inflater) = &mut self.inflater
         {
             inflater.next_chunk();
         }
-        let mut input = Input { bytes, at: 0 };
+        let mut input = Input { bytes, at: self.at };
         let turned = loop {
             self.scratch.clear();
+            let before = self.state;
             match self.turn(&mut input) {
+                Ok(Turn::Next) if self.state.is_row() && self.state != before => break Ok(Step::Opened),
                 Ok(Turn::Next) => {}
-                other => break other,
+                Ok(Turn::Found(found)) => break Ok(Step::Found(found)),
+                Ok(Turn::Need) => break Ok(Step::End),
+                Err(fault) => break Err(fault),
             }
         };
         match turned {
-            Ok(turn) => {
-                *used += input.at;
-                self.consumed += input.at as u64;
-                Ok(match turn {
-                    Turn::Found(found) => Some(found),
-                    Turn::Next | Turn::Need => None,
-                })
+            Ok(step) => {
+                self.at = input.at;
+                Ok(step)
             }
             Err(fault) => {
                 self.state = State::Failed;
@@ -278,12 +388,12 @@ impl Machine {
 
     #[cold]
     fn error(&self, fault: Fault, at: usize) -> Error {
-        let offset = self.offset + self.consumed + at as u64;
+        let start = self.offset + self.before;
+        let offset = start + at as u64;
         match fault {
             Fault::Bad(what) => Error::Corrupt { offset, what, key: None },
             Fault::Blob(BlobFault { at, what }) => {
-                let inside = if self.blob_verbatim { at as u64 } else { 0 };
-                Error::Corrupt { offset: self.offset + self.blob_at + inside, what, key: None }
+                Error::Corrupt { offset: start + self.blob.place_of(at) as u64, what, key: None }
             }
             Fault::Limit { what, claimed, limit } => {
                 Error::LimitExceeded { offset, what, claimed, limit, key: None }
@@ -364,7 +474,7 @@ impl Machine {
             }
             State::ArrayItems => self.array_item(input),
             State::Nodes { kinds } => self.node(input, kinds),
-            State::Blob => self.blob_element(),
+            State::Blob => self.blob_element(input),
             State::TemplateNames => self.template_name(input),
             State::TemplateBlob => self.template_blob(input),
             State::TemplateListpack | State::TemplateValues => self.template_value(input),
@@ -417,6 +527,7 @@ impl Machine {
                 Ok(Turn::Next)
             }
             T::Stream | T::Stream2 | T::Stream3 | T::Stream4 | T::Stream5 => {
+                self.is_rare = true;
                 self.stream = Some(Box::new(Stream::new(self.ty)));
                 self.state = State::Stream;
                 Ok(Turn::Next)
@@ -432,6 +543,7 @@ impl Machine {
                 Err(Fault::PreGa(ModuleId(id)))
             }
             T::Module | T::CronJob => {
+                self.is_rare = true;
                 self.walker = Some(Box::new(Walker::new(walk::value_layout(self.ty))));
                 self.state = State::Opaque;
                 Ok(Turn::Next)
@@ -473,7 +585,7 @@ impl Machine {
 
     /// The bytes of a string that was taken.
     pub(super) fn bytes<'a>(&'a self, input: &Input<'a>, loc: Loc) -> &'a [u8] {
-        Sources { input: input.bytes, blob: &self.blob, scratch: &self.scratch }.get(loc)
+        self.sources(input.bytes).get(loc)
     }
 
     /// Takes `skip` bytes and two strings.

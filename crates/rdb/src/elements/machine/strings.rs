@@ -11,6 +11,7 @@ impl Machine {
         match head.form {
             StrForm::Lzf { inflated } if inflated > self.limits.chunk as u64 => {
                 input.at += head.head;
+                self.is_rare = true;
                 self.inflater = Some(Inflater::new(head.payload, inflated).map_err(Fault::Bad)?);
                 self.state = State::Inflate;
                 Ok(Turn::Next)

@@ -18,13 +18,14 @@ impl Machine {
                 self.open(input, head)?;
                 input.at += len;
                 let mut names = FieldNames::default();
-                while let Some(name) = self.cursor.next(&self.blob)? {
+                while let Some(name) = self.scalar(input)? {
                     match name {
                         Scalar::Bytes(name) => names.push_name(name),
                         Scalar::Int(n) => names.push_name(itoa::Buffer::new().format(n).as_bytes()),
                     }
                 }
-                self.names = Some(Arc::new(names));
+                self.close();
+                self.set_names(Arc::new(names));
                 self.left = 0;
             }
             1 => {
@@ -57,7 +58,8 @@ impl Machine {
             return Ok(Turn::Next);
         };
         let name = need!(self.text(input));
-        let sources = Sources { input: input.bytes, blob: &self.blob, scratch: &self.scratch };
+        self.is_rare = true;
+        let sources = Sources { input: input.bytes, blob: &[], scratch: &self.scratch };
         // While the names are gathered nobody else has them.
         let names = Arc::make_mut(self.names.get_or_insert_default());
         names.push_name(sources.get(name));
@@ -72,15 +74,20 @@ impl Machine {
     pub(super) fn look_up(&mut self, id: u64) -> Result<(), Fault> {
         let names = self.templates.as_ref().and_then(|known| known.get(id)).ok_or(Fault::Template(id))?;
         self.left = names.len() as u64;
-        self.names = Some(names);
+        self.set_names(names);
         Ok(())
+    }
+
+    fn set_names(&mut self, names: Arc<FieldNames>) {
+        self.is_rare = true;
+        self.names = Some(names);
     }
 
     pub(super) fn template_blob(&mut self, input: &mut Input<'_>) -> Result<Turn, Fault> {
         let (head, size) = need!(string(input.rest(), self.limits.element));
         self.open(input, head)?;
         input.at += size;
-        let id = match self.cursor.next(&self.blob)? {
+        let id = match self.scalar(input)? {
             Some(Scalar::Int(id)) => id as u64,
             _ => return Err(Fault::Bad("a hash by template does not start with the template's number")),
         };
@@ -95,9 +102,12 @@ impl Machine {
     pub(super) fn template_value(&mut self, input: &mut Input<'_>) -> Result<Turn, Fault> {
         const COUNT: &str = "a hash by template has another number of values than field names";
         let value = if self.state == State::TemplateListpack {
-            match (self.scalar_loc()?, self.left) {
+            match (self.scalar_loc(input)?, self.left) {
                 (Some(value), 1..) => value,
-                (None, 0) => return Ok(self.done()),
+                (None, 0) => {
+                    self.close();
+                    return Ok(self.done());
+                }
                 _ => return Err(Fault::Bad(COUNT)),
             }
         } else if self.left == 0 {

@@ -5,9 +5,12 @@
 //! operands are brought into the slot of what it writes under temporary names, the command runs there, and what it changed
 //! of an operand goes back. Each slot's part is one transaction with the slot's checkpoint.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use keyferry_resp::Command;
+use keyferry_resp::{Command, ErrorReply, Retry};
 use keyferry_routing::{Compute, sibling_key, with_keys_replaced};
 
 use super::{
@@ -126,7 +129,8 @@ impl<'t> Across<'t> {
         Ok(())
     }
 
-    /// Carries out a command at every primary, in a form that can be repeated.
+    /// Carries out a command at every primary, in a form that can be repeated; from the beginning where a primary is
+    /// replaced meanwhile.
     pub(crate) async fn everywhere(&mut self, command: &Command, at: Option<u64>) -> Result<(), Error> {
         let command = &repeatable(command);
         let cause = Cause { command, db: 0, offset: at };
@@ -135,27 +139,32 @@ impl<'t> Across<'t> {
             core.owners().into_iter().map(|node| core.node_address(node).to_owned()).collect()
         };
         for address in owners {
-            let since = std::time::Instant::now();
+            let since = Instant::now();
             loop {
+                let late = since.elapsed() >= self.target.retry_window();
                 match self.aside.at(&address, 0, command).await {
                     Ok(reply) => match reply.error_reply() {
-                        Some(error) if is_gone_already(command, &error.to_string()) => break,
-                        Some(error) => return Err(refused(&address, &error, cause)),
                         None => break,
+                        Some(error) if is_gone_already(command, &error.to_string()) => break,
+                        Some(error) if passes(&error) && !late && self.is_owner(&address) => {}
+                        Some(error) if passes(&error) && !self.is_owner(&address) => {
+                            return Box::pin(self.everywhere(command, at)).await;
+                        }
+                        Some(error) => return Err(refused(&address, &error, cause)),
                     },
-                    Err(error) if since.elapsed() >= self.target.retry_window() => {
-                        return Err(Error::Target(error));
-                    }
-                    // A node that is gone for good is in nobody's way: its replica has what it had.
-                    Err(_) if !self.is_owner(&address) => break,
-                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+                    Err(error) if late => return Err(Error::Target(error)),
+                    Err(_) if self.is_owner(&address) => {}
+                    Err(_) => return Box::pin(self.everywhere(command, at)).await,
                 }
+                self.target.core().topology.notify_one();
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             self.aside.confirmed(&address).await;
         }
         Ok(())
     }
 
+    /// True while the node serves a slot.
     fn is_owner(&self, address: &str) -> bool {
         let core = self.target.core();
         core.owners().into_iter().any(|node| core.node_address(node) == address)
@@ -234,6 +243,11 @@ fn repeatable(command: &Command) -> Command {
         args.push(b"REPLACE");
     }
     Command::new(args)
+}
+
+/// True for errors that pass by themselves, or when another node takes over.
+pub(super) fn passes(error: &ErrorReply) -> bool {
+    matches!(error.retry(), Retry::BackOff | Retry::RefreshTopology | Retry::Redirect)
 }
 
 /// True for the deletion of a function library that is gone.

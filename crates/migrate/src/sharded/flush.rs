@@ -1,13 +1,14 @@
 //! `FLUSHALL` and `FLUSHDB` of a source: everything that it owned, and no more.
 
 use keyferry_client::Error as ClientError;
-use keyferry_resp::{Command, ErrorReply, Frame, Retry};
+use keyferry_resp::{Command, ErrorReply, Frame};
 use keyferry_routing::{SLOTS, SlotSet, slot};
 
 use super::{
     Target,
     aside::{Aside, Cause, refused},
     checkpoint,
+    compute::passes,
 };
 use crate::error::Error;
 
@@ -48,9 +49,7 @@ impl Flush<'_> {
             match missed {
                 None => return Ok(()),
                 Some(Missed::Refused(address, error)) => {
-                    let passes =
-                        matches!(error.retry(), Retry::BackOff | Retry::RefreshTopology | Retry::Redirect);
-                    if !passes || late {
+                    if !passes(&error) || late {
                         return Err(refused(&address, &error, cause));
                     }
                 }

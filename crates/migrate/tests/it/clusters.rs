@@ -36,7 +36,11 @@ fn compare(a: Side<'_>, b: Side<'_>, what: &str) {
 /// What is done to the target while it is being written to.
 type Disturbance = fn(&mut Cluster);
 
-async fn standalone_to_cluster(binary: &'static ServerBinary, replicas: usize, disturb: Disturbance) -> Finished {
+async fn standalone_to_cluster(
+    binary: &'static ServerBinary,
+    replicas: usize,
+    disturb: Disturbance,
+) -> Finished {
     let source = start(binary);
     let mut builder = Cluster::builder(binary).primaries(3).replicas(replicas);
     if replicas > 0 {
@@ -46,8 +50,13 @@ async fn standalone_to_cluster(binary: &'static ServerBinary, replicas: usize, d
     let what = format!("{} to three primaries", binary.name);
     let mut client = source.client().unwrap();
     data::small(&mut client, 11, 1).unwrap();
-    let options =
-        WriterOptions { rate: 3000, multi_key: true, databases: 1, short_expiries: false, ..WriterOptions::default() };
+    let options = WriterOptions {
+        rate: 3000,
+        multi_key: true,
+        databases: 1,
+        short_expiries: false,
+        ..WriterOptions::default()
+    };
     let writer = Writer::start(&source, options).unwrap();
     let mut running = Running::start(&source.url(), &target.url(), |_| {});
     running.until_phase(Phase::Following).await;

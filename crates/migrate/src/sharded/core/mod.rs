@@ -1,0 +1,398 @@
+//! The state of a target of several nodes: what waits for which slot, what is under way to which node, and what each
+//! reply means. No sockets and no clock of its own: [`super::node`] carries the bytes.
+//!
+//! # Rules
+//!
+//! - Ordered items of a lane go out one batch at a time. A batch is one transaction, or one blind write, so that it is
+//!   executed or refused as a whole, and nothing overtakes what was refused.
+//! - A batch that must not be repeated ends with the lane's checkpoint.
+//! - What a primary has answered is kept until a replica has it, where there are replicas. When a node is lost or a slot
+//!   changes hands, what is not known to have survived is sent again, in order, behind a look at the checkpoint.
+mod node;
+mod reply;
+mod send;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use keyferry_resp::{Command, ErrorReply};
+use tokio::sync::Notify;
+
+use self::node::{Node, What};
+pub(crate) use self::{
+    node::Expect,
+    reply::{Redirection, redirection},
+};
+use super::{
+    checkpoint::RunId,
+    item::Item,
+    lane::{Entry, Executed, Lane},
+    links::LinkAccount,
+};
+use crate::{error::Error, progress::Meter};
+
+/// How a target is spoken to.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    /// One lane for everything, as one server holds all slots and refuses no command for its keys.
+    pub(crate) single: bool,
+    /// How long something that passes by itself may last.
+    pub(crate) retry_window: Duration,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Core {
+    rules: Rules,
+    run: RunId,
+    lanes: Vec<Lane>,
+    nodes: Vec<Node>,
+    links: Vec<LinkAccount>,
+    gates: HashMap<u64, Gate>,
+    next_gate: u64,
+    /// Lanes that are held back.
+    held: Vec<usize>,
+    failure: Option<Error>,
+    pub(crate) counts: Counts,
+    /// Told when somebody should look at who serves which slot.
+    pub(crate) topology: Arc<Notify>,
+    /// Told when a lane is held back.
+    pub(crate) timer: Arc<Notify>,
+    /// Told when it is over.
+    pub(crate) over: Arc<Notify>,
+}
+
+/// What happened on the way, for the report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Commands that were sent to another node than expected first, by the error's code.
+    pub(crate) retried: BTreeMap<String, u64>,
+    /// Items sent again without knowing whether they had been executed.
+    pub(crate) replayed: u64,
+    /// Items found to have been executed after all.
+    pub(crate) found_done: u64,
+    /// Errors of blind writes that were repeated, which their repetition explains.
+    pub(crate) replay_errors: u64,
+    /// Connections lost.
+    pub(crate) nodes_lost: u64,
+    /// Items that no replica confirmed, as there was none.
+    pub(crate) without_replica: u64,
+    /// Commands with keys in several slots, by name and how they were carried out.
+    pub(crate) cross_slot: BTreeMap<(String, &'static str), u64>,
+    /// Transactions of the source that could not be one at the target.
+    pub(crate) transactions_divided: u64,
+}
+
+#[derive(Debug)]
+struct Gate {
+    link: u16,
+    ticket: u64,
+    lanes: Vec<usize>,
+    missing: usize,
+    reached: Arc<Notify>,
+}
+
+/// Something that has been reached when everything before it in its lanes is done.
+#[derive(Debug)]
+pub(crate) struct GateHandle {
+    pub(crate) id: u64,
+    /// Told when it has been reached.
+    pub(crate) reached: Arc<Notify>,
+}
+
+impl Core {
+    pub(crate) fn new(rules: Rules, links: Vec<Meter>) -> Self {
+        let lanes = if rules.single { 1 } else { usize::from(keyferry_routing::SLOTS) };
+        Core {
+            rules,
+            run: RunId::new(),
+            lanes: (0..lanes).map(|_| Lane::default()).collect(),
+            nodes: Vec::new(),
+            links: links.into_iter().map(LinkAccount::new).collect(),
+            gates: HashMap::new(),
+            next_gate: 0,
+            held: Vec::new(),
+            failure: None,
+            counts: Counts::default(),
+            topology: Arc::default(),
+            timer: Arc::default(),
+            over: Arc::default(),
+        }
+    }
+
+    // --- What the run asks and tells.
+
+    pub(crate) fn run_id(&self) -> &RunId {
+        &self.run
+    }
+
+    /// The lane of a slot.
+    pub(crate) fn lane_of(&self, slot: u16) -> usize {
+        if self.rules.single { 0 } else { usize::from(slot) % self.lanes.len() }
+    }
+
+    pub(crate) fn link(&mut self, link: u16) -> Option<&mut LinkAccount> {
+        self.links.get_mut(usize::from(link))
+    }
+
+    /// Adds an item for `slot`.
+    pub(crate) fn add(&mut self, slot: u16, item: Item) {
+        let (link, ticket, cost) = (item.link, item.ticket, item.cost());
+        if let Some(account) = self.link(link) {
+            account.add(ticket, cost);
+        }
+        let lane = self.lane_of(slot);
+        self.lanes[lane].waiting.push_back(Entry::Item(item));
+        self.touch(lane);
+    }
+
+    /// Adds a gate to the lanes of `slots`. Nothing behind it goes out before [`Core::open_gate`].
+    pub(crate) fn add_gate(
+        &mut self,
+        slots: impl IntoIterator<Item = u16>,
+        link: u16,
+        ticket: u64,
+    ) -> GateHandle {
+        let mut lanes: Vec<usize> = slots.into_iter().map(|slot| self.lane_of(slot)).collect();
+        lanes.sort_unstable();
+        lanes.dedup();
+        let id = self.next_gate;
+        self.next_gate += 1;
+        let reached = Arc::new(Notify::new());
+        if let Some(account) = self.link(link) {
+            account.add(ticket, 0);
+        }
+        for &lane in &lanes {
+            self.lanes[lane].waiting.push_back(Entry::Gate(id));
+        }
+        let missing = lanes.len();
+        let gate = Gate { link, ticket, lanes: lanes.clone(), missing, reached: Arc::clone(&reached) };
+        self.gates.insert(id, gate);
+        for lane in lanes {
+            self.arrive(lane);
+            self.touch(lane);
+        }
+        GateHandle { id, reached }
+    }
+
+    /// What the gate stood for is done: its lanes go on.
+    pub(crate) fn open_gate(&mut self, id: u64) {
+        let Some(gate) = self.gates.remove(&id) else { return };
+        if let Some(account) = self.link(gate.link) {
+            account.done(gate.ticket, 0);
+        }
+        for lane in gate.lanes {
+            let waiting = &mut self.lanes[lane].waiting;
+            waiting.retain(|entry| !matches!(entry, Entry::Gate(other) if *other == id));
+            self.arrive(lane);
+            self.touch(lane);
+        }
+    }
+
+    pub(crate) fn fail(&mut self, error: Error) {
+        if self.failure.is_none() {
+            self.failure = Some(error);
+            self.over.notify_waiters();
+            for link in &self.links {
+                link.room.notify_waiters();
+            }
+        }
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    pub(crate) fn take_failure(&mut self) -> Error {
+        // The first caller gets it; the others end for the same reason.
+        self.failure
+            .replace(Error::Internal("the target failed".into()))
+            .unwrap_or_else(|| Error::Internal("nothing has failed".into()))
+    }
+
+    // --- Who serves what.
+
+    /// The node at this address, made if it is new.
+    pub(crate) fn node(&mut self, address: &str) -> usize {
+        if let Some(at) = self.nodes.iter().position(|node| node.address == address) {
+            return at;
+        }
+        self.nodes.push(Node::new(address));
+        self.topology.notify_one();
+        self.nodes.len() - 1
+    }
+
+    pub(crate) fn node_address(&self, node: usize) -> &str {
+        &self.nodes[node].address
+    }
+
+    /// How many nodes have ever been known.
+    pub(crate) fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(crate) fn work_of(&self, node: usize) -> Arc<Notify> {
+        Arc::clone(&self.nodes[node].work)
+    }
+
+    /// Nodes that serve a slot now.
+    pub(crate) fn owners(&self) -> Vec<usize> {
+        let mut owners: Vec<usize> = self.lanes.iter().filter_map(|lane| lane.owner).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        owners
+    }
+
+    /// The node that serves a slot.
+    pub(crate) fn owner(&self, slot: u16) -> Option<usize> {
+        self.lanes[self.lane_of(slot)].owner
+    }
+
+    /// `node` serves the lane of `slot` from now on.
+    pub(crate) fn set_owner(&mut self, slot: u16, node: usize) {
+        let lane_at = self.lane_of(slot);
+        self.set_lane_owner(lane_at, node);
+    }
+
+    fn set_lane_owner(&mut self, lane_at: usize, node: usize) {
+        let lane = &mut self.lanes[lane_at];
+        if lane.owner == Some(node) {
+            return;
+        }
+        lane.doubt = lane.owner.replace(node).is_some();
+        self.settle_doubt(lane_at);
+        self.touch(lane_at);
+    }
+
+    /// Puts back what may be lost, as soon as nothing is under way: before that it would be overtaken.
+    fn settle_doubt(&mut self, lane_at: usize) {
+        let lane = &mut self.lanes[lane_at];
+        if lane.doubt && lane.sent.is_empty() && lane.free == 0 && !lane.recovering {
+            self.counts.replayed += lane.put_back_uncertain();
+        }
+    }
+
+    /// The node is no primary any more: what it says now is worth nothing.
+    pub(crate) fn condemn(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        if node.up {
+            node.condemned = true;
+            node.work.notify_one();
+        }
+    }
+
+    pub(crate) fn is_condemned(&self, node: usize) -> bool {
+        self.nodes[node].condemned
+    }
+
+    /// Asks every node how many replicas it has.
+    pub(crate) fn ask_for_replicas(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| node.up) {
+            node.want_info = true;
+            node.work.notify_one();
+        }
+    }
+
+    // --- What the connections do.
+
+    /// A connection has been made; it has database 0 selected.
+    pub(crate) fn node_up(&mut self, at: usize, replicas: u64) {
+        let node = &mut self.nodes[at];
+        node.up = true;
+        node.condemned = false;
+        node.down_since = None;
+        node.selected = 0;
+        node.replicas = replicas;
+        node.work.notify_one();
+    }
+
+    /// A connection could not be made. An error when that has lasted for too long while there is work for it.
+    pub(crate) fn node_unreachable(&mut self, at: usize, error: keyferry_client::Error) {
+        let since = *self.nodes[at].down_since.get_or_insert_with(Instant::now);
+        self.topology.notify_one();
+        let needed = self.lanes.iter().any(|lane| lane.target() == Some(at) && !lane.waiting.is_empty());
+        if needed && since.elapsed() >= self.rules.retry_window {
+            self.fail(Error::Target(error));
+        }
+    }
+
+    /// A connection has been lost: nobody knows what of the things under way has been executed.
+    pub(crate) fn node_down(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.up = false;
+        node.condemned = false;
+        node.down_since.get_or_insert_with(Instant::now);
+        node.owed_since = None;
+        node.waiting = false;
+        node.want_info = false;
+        (node.in_flight, node.in_flight_commands) = (0, 0);
+        let flights = std::mem::take(&mut node.flights);
+        let mut lanes = std::mem::take(&mut node.unconfirmed_lanes);
+        node.unconfirmed_bytes = 0;
+        self.counts.nodes_lost += 1;
+        lanes.retain(|&lane| self.lanes[lane].owner == Some(at));
+        for flight in flights.into_iter().rev() {
+            match flight.what {
+                What::Free { lane, item, .. } => {
+                    self.counts.replayed += 1;
+                    self.lanes[lane].put_back_free(item, Executed::Unknown);
+                    lanes.push(lane);
+                }
+                What::Batch { lane, .. } => {
+                    self.counts.replayed += self.lanes[lane].put_back_uncertain();
+                    lanes.push(lane);
+                }
+                What::Checkpoint { lane, .. } => {
+                    self.lanes[lane].recovering = false;
+                    lanes.push(lane);
+                }
+                What::Prefix | What::Wait | What::Info => {}
+            }
+        }
+        lanes.sort_unstable();
+        lanes.dedup();
+        for lane_at in lanes {
+            let lane = &mut self.lanes[lane_at];
+            lane.ask = None;
+            lane.doubt = true;
+            self.settle_doubt(lane_at);
+            self.touch(lane_at);
+        }
+        self.topology.notify_one();
+    }
+
+    /// Since when the node has owed a reply.
+    pub(crate) fn owed_since(&self, node: usize) -> Option<Instant> {
+        self.nodes[node].owed_since
+    }
+
+    fn done(&mut self, item: &Item) {
+        let (ticket, cost) = (item.ticket, item.cost());
+        if let Some(link) = self.link(item.link) {
+            link.done(ticket, cost);
+        }
+    }
+}
+
+impl Counts {
+    pub(crate) fn note_retry(&mut self, error: &ErrorReply) {
+        *self.retried.entry(error.code().to_owned()).or_default() += 1;
+    }
+
+    /// A command with keys in several slots has been carried out in this way.
+    pub(crate) fn note_cross_slot(&mut self, command: &Command, how: &'static str) {
+        let name = String::from_utf8_lossy(command.name()).to_ascii_lowercase();
+        *self.cross_slot.entry((name, how)).or_default() += 1;
+    }
+}
+/// `host:port`, IPv6 addresses in brackets.
+pub(crate) fn join(host: &str, port: &str) -> String {
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}

@@ -1,0 +1,319 @@
+//! What comes back, and what it means.
+
+use std::time::{Duration, Instant};
+
+use keyferry_resp::{ErrorCode, ErrorReply, Frame, Retry};
+use keyferry_routing::{Redirect, RedirectKind};
+
+use super::{
+    Core, join,
+    node::{Expect, Refused, What},
+};
+use crate::{
+    error::Error,
+    sharded::{
+        batch,
+        item::{Class, Item},
+        lane::Executed,
+    },
+};
+
+/// The first and the longest wait before something refused is sent again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+/// Redirections in a row without a wait between them.
+const HOPS: u32 = 3;
+
+impl Core {
+    /// What the next replies of a node are.
+    pub(crate) fn expect(&self, at: usize) -> Expect {
+        let mut plain = 0;
+        for flight in &self.nodes[at].flights {
+            if matches!(flight.what, What::Checkpoint { .. } | What::Wait | What::Info) {
+                break;
+            }
+            plain += u64::from(flight.replies - flight.answered);
+        }
+        match (plain, self.nodes[at].flights.is_empty()) {
+            (0, true) => Expect::Nothing,
+            (0, false) => Expect::Frame,
+            (n, _) => Expect::Plain(n),
+        }
+    }
+
+    /// So many replies without an error.
+    pub(crate) fn good(&mut self, at: usize, mut n: u64) {
+        while n > 0 {
+            let Some(flight) = self.nodes[at].flights.front_mut() else { return };
+            let left = u64::from(flight.replies - flight.answered);
+            if n < left {
+                flight.answered += u32::try_from(n).unwrap_or(u32::MAX);
+                break;
+            }
+            n -= left;
+            self.land(at);
+        }
+        self.note_reply(at);
+    }
+
+    /// A reply with an error.
+    pub(crate) fn bad(&mut self, at: usize, text: ErrorReply, element: Option<u64>) {
+        let Some(flight) = self.nodes[at].flights.front_mut() else { return };
+        let refused = Refused { reply: flight.answered, element, text };
+        flight.error.get_or_insert(refused);
+        flight.answered += 1;
+        if flight.answered >= flight.replies {
+            self.land(at);
+        }
+        self.note_reply(at);
+    }
+
+    /// A reply with content.
+    pub(crate) fn content(&mut self, at: usize, frame: &Frame) {
+        let Some(flight) = self.nodes[at].take_front() else { return };
+        match flight.what {
+            What::Checkpoint { lane, asked } => self.checkpoint(lane, at, asked, frame),
+            What::Wait => {
+                self.nodes[at].waiting = false;
+                match frame.as_i64() {
+                    Some(n) if n > 0 => self.confirm(at),
+                    // Nobody confirmed in time. Is there anybody?
+                    _ => self.nodes[at].want_info = true,
+                }
+            }
+            What::Info => {
+                let Some(info) = keyferry_client::Info::from_frame(frame) else { return self.note_reply(at) };
+                if info.get("role") == Some("slave") {
+                    // What it answered as a primary may be nowhere else.
+                    self.topology.notify_one();
+                    self.condemn(at);
+                    return self.note_reply(at);
+                }
+                let replicas = info.get_as("connected_slaves").unwrap_or(0);
+                self.nodes[at].replicas = replicas;
+                if replicas == 0 {
+                    let lanes = &self.nodes[at].unconfirmed_lanes;
+                    let items: usize = lanes.iter().map(|&lane| self.lanes[lane].unconfirmed.len()).sum();
+                    self.counts.without_replica += items as u64;
+                    self.confirm(at);
+                }
+            }
+            What::Prefix | What::Free { .. } | What::Batch { .. } => {}
+        }
+        self.note_reply(at);
+    }
+
+    fn note_reply(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.owed_since = (!node.flights.is_empty()).then(Instant::now);
+        node.work.notify_one();
+    }
+
+    /// The first flight has all its replies.
+    fn land(&mut self, at: usize) {
+        let Some(flight) = self.nodes[at].take_front() else { return };
+        match (flight.what, flight.error) {
+            (What::Prefix, None) => {}
+            (What::Prefix, Some(refused)) => {
+                let address = self.nodes[at].address.clone();
+                self.fail(batch::refusal(address, None, &refused.text));
+            }
+            (What::Free { lane, item, asked }, None) => {
+                self.lanes[lane].free = self.lanes[lane].free.saturating_sub(1);
+                self.succeeded(lane);
+                if asked {
+                    self.done(&item);
+                } else {
+                    self.settle(lane, at, item);
+                }
+                self.settle_doubt(lane);
+                self.arrive(lane);
+                self.touch(lane);
+            }
+            (What::Free { lane, item, .. }, Some(refused)) => {
+                let shown = item.clone();
+                self.lanes[lane].put_back_free(item, Executed::No);
+                self.refused(lane, at, &refused.text, Some(&shown));
+            }
+            (What::Batch { lane, layout, asked }, error) => self.batch_landed(lane, at, layout, asked, error),
+            // Replies with content do not come here.
+            (What::Checkpoint { .. } | What::Wait | What::Info, _) => {}
+        }
+    }
+
+    fn batch_landed(
+        &mut self,
+        lane_at: usize,
+        at: usize,
+        layout: batch::Layout,
+        asked: bool,
+        error: Option<Refused>,
+    ) {
+        if let Some(refused) = error {
+            let place = layout.place(&self.lanes[lane_at].sent, refused.reply, refused.element);
+            let executed = refused.element.is_some();
+            let lane = &self.lanes[lane_at];
+            let culprit = place.and_then(|(item, _)| lane.sent.get(item));
+            if executed && culprit.is_some_and(|item| item.replay && item.class == Class::Blind) {
+                // What came later is there already. The rest of the transaction was executed.
+                self.counts.replay_errors += 1;
+            } else if !layout.wrapped
+                && culprit.is_some_and(|item| item.replay)
+                && refused.text.kind() == ErrorCode::WrongType
+            {
+                self.counts.replay_errors += 1;
+            } else if executed {
+                let error = batch::refusal(
+                    self.nodes[at].address.clone(),
+                    culprit.map(|item| (item, place.map_or(0, |(_, command)| command))),
+                    &refused.text,
+                );
+                return self.fail(error);
+            } else {
+                let shown = culprit.cloned();
+                self.lanes[lane_at].put_back_sent();
+                return self.refused(lane_at, at, &refused.text, shown.as_ref());
+            }
+        }
+        self.succeeded(lane_at);
+        let lane = &mut self.lanes[lane_at];
+        if lane.doubt {
+            // The slot has changed hands since: whether this was handed over, the checkpoint tells.
+            self.counts.replayed += lane.put_back_uncertain();
+        } else {
+            let items = std::mem::take(&mut lane.sent);
+            for item in items {
+                if asked {
+                    self.done(&item);
+                } else {
+                    self.settle(lane_at, at, item);
+                }
+            }
+        }
+        self.arrive(lane_at);
+        self.touch(lane_at);
+    }
+
+    fn succeeded(&mut self, lane_at: usize) {
+        let lane = &mut self.lanes[lane_at];
+        lane.trouble = None;
+        lane.refused = 0;
+    }
+
+    /// An item has been executed by the lane's owner.
+    fn settle(&mut self, lane_at: usize, at: usize, item: Item) {
+        let node = &mut self.nodes[at];
+        if node.replicas == 0 {
+            return self.done(&item);
+        }
+        let lane = &mut self.lanes[lane_at];
+        if lane.unconfirmed.is_empty() {
+            node.unconfirmed_lanes.push(lane_at);
+        }
+        node.unconfirmed_bytes += item.cost();
+        lane.unconfirmed.push_back(item);
+    }
+
+    /// A replica has everything that the node has answered.
+    fn confirm(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.unconfirmed_bytes = 0;
+        for lane_at in std::mem::take(&mut node.unconfirmed_lanes) {
+            if self.lanes[lane_at].owner == Some(at) {
+                for item in std::mem::take(&mut self.lanes[lane_at].unconfirmed) {
+                    self.done(&item);
+                }
+            }
+            self.arrive(lane_at);
+            self.touch(lane_at);
+        }
+    }
+
+    /// The checkpoint of a lane has come.
+    fn checkpoint(&mut self, lane_at: usize, at: usize, asked: bool, frame: &Frame) {
+        self.lanes[lane_at].recovering = false;
+        if let Some(error) = frame.error_reply() {
+            return self.refused(lane_at, at, &error, None);
+        }
+        let Some(marks) = self.run.read(frame) else {
+            let what = format!("the checkpoint at {} is no hash", self.nodes[at].address);
+            return self.fail(Error::Internal(what));
+        };
+        // From a node that has lost the slot meanwhile it is worth nothing; then it is asked for again.
+        if asked || (self.lanes[lane_at].owner == Some(at) && !self.lanes[lane_at].doubt) {
+            self.lanes[lane_at].recover = false;
+            self.succeeded(lane_at);
+            let dropped = self.lanes[lane_at].drop_executed(&marks);
+            self.counts.found_done += dropped.len() as u64;
+            for item in dropped {
+                self.done(&item);
+            }
+        }
+        self.settle_doubt(lane_at);
+        self.arrive(lane_at);
+        self.touch(lane_at);
+    }
+
+    /// A lane's work was refused and has been put back. Decides what comes next.
+    fn refused(&mut self, lane_at: usize, at: usize, error: &ErrorReply, item: Option<&Item>) {
+        self.counts.note_retry(error);
+        let lane = &mut self.lanes[lane_at];
+        let since = *lane.trouble.get_or_insert_with(Instant::now);
+        lane.refused += 1;
+        let passes = match error.retry() {
+            Retry::Redirect => self.redirected(lane_at, at, error),
+            Retry::BackOff | Retry::ResendTransaction => {
+                if matches!(error.kind(), ErrorCode::ClusterDown | ErrorCode::MasterDown) {
+                    self.topology.notify_one();
+                }
+                true
+            }
+            Retry::RefreshTopology => {
+                self.topology.notify_one();
+                true
+            }
+            _ => false,
+        };
+        if !passes || since.elapsed() >= self.rules.retry_window {
+            let address = self.nodes[at].address.clone();
+            return self.fail(batch::refusal(address, item.map(|item| (item, 0)), error));
+        }
+        let lane = &mut self.lanes[lane_at];
+        if error.retry() != Retry::Redirect || lane.refused > HOPS {
+            let wait = BACKOFF.0.saturating_mul(1 << lane.refused.min(6)).min(BACKOFF.1);
+            if lane.hold.replace(Instant::now() + wait).is_none() {
+                self.held.push(lane_at);
+                self.timer.notify_one();
+            }
+        }
+        self.settle_doubt(lane_at);
+        self.touch(lane_at);
+    }
+
+    /// Follows `MOVED slot host:port` or `ASK slot host:port`.
+    fn redirected(&mut self, lane_at: usize, at: usize, error: &ErrorReply) -> bool {
+        let Some(to) = redirection(error, &self.nodes[at].address) else { return false };
+        let node = self.node(&to.address);
+        self.lanes[lane_at].ask = to.asking.then_some(node);
+        if !to.asking {
+            self.topology.notify_one();
+            self.set_lane_owner(lane_at, node);
+        }
+        true
+    }
+}
+
+/// Where a node sends its client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Redirection {
+    pub(crate) address: String,
+    /// For this once, after `ASKING`.
+    pub(crate) asking: bool,
+}
+
+/// Reads `MOVED slot host:port` and `ASK slot host:port` as said by the node at `own`.
+pub(crate) fn redirection(error: &ErrorReply, own: &str) -> Option<Redirection> {
+    let redirect = Redirect::parse(error)?;
+    let (host, _) = own.rsplit_once(':')?;
+    let (host, port) = redirect.address(host);
+    Some(Redirection { address: join(host, &port.to_string()), asking: redirect.kind == RedirectKind::Ask })
+}

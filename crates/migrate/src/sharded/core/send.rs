@@ -1,0 +1,173 @@
+//! What goes out next.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+use keyferry_resp::encode_command;
+
+use super::{Core, node::What};
+use crate::sharded::{
+    batch,
+    checkpoint::RunId,
+    item::Class,
+    lane::{Entry, Lane},
+};
+
+/// Bytes that a node has answered and no replica confirmed, from which on it is asked for that.
+const UNCONFIRMED: usize = 2 * 1024 * 1024;
+/// How long a replica is waited for at once.
+const REPLICA_WAIT: &str = "500";
+
+impl Core {
+    /// Takes the next bytes for a node.
+    pub(crate) fn fill(&mut self, at: usize, out: &mut BytesMut) {
+        if !self.nodes[at].up || self.has_failed() {
+            return;
+        }
+        while self.nodes[at].has_room() {
+            let Some(lane_at) = self.nodes[at].ready.pop_front() else { break };
+            let lane = &mut self.lanes[lane_at];
+            if lane.queued != Some(at) {
+                continue;
+            }
+            lane.queued = None;
+            if lane.target() == Some(at) {
+                self.send_from(lane_at, at, out);
+            }
+            self.touch(lane_at);
+        }
+        let node = &mut self.nodes[at];
+        if node.want_info {
+            node.want_info = false;
+            let before = out.len();
+            encode_command(out, ["INFO", "replication"]);
+            node.take_off(What::Info, 1, out.len() - before);
+        }
+        let due = node.want_wait || node.unconfirmed_bytes >= UNCONFIRMED || node.flights.is_empty();
+        if node.replicas > 0 && !node.waiting && !node.unconfirmed_lanes.is_empty() && due {
+            node.waiting = true;
+            node.want_wait = false;
+            let before = out.len();
+            encode_command(out, ["WAIT", "1", REPLICA_WAIT]);
+            node.take_off(What::Wait, 1, out.len() - before);
+        }
+    }
+
+    /// Lets lanes go on whose time has come. True when others are still held back.
+    pub(crate) fn release_held(&mut self, now: Instant) -> bool {
+        for lane_at in std::mem::take(&mut self.held) {
+            let lane = &mut self.lanes[lane_at];
+            match lane.hold {
+                Some(until) if until > now => self.held.push(lane_at),
+                _ => {
+                    lane.hold = None;
+                    self.touch(lane_at);
+                }
+            }
+        }
+        !self.held.is_empty()
+    }
+
+    /// Queues a lane at its node if it has work.
+    pub(super) fn touch(&mut self, lane_at: usize) {
+        let lane = &mut self.lanes[lane_at];
+        let Some(target) = lane.target() else { return };
+        if lane.has_work() && lane.queued != Some(target) {
+            // A gate alone is no work for a node.
+            if !lane.recover && matches!(lane.waiting.front(), Some(Entry::Gate(_))) {
+                return self.arrive(lane_at);
+            }
+            lane.queued = Some(target);
+            let node = &mut self.nodes[target];
+            node.ready.push_back(lane_at);
+            node.work.notify_one();
+        }
+    }
+
+    fn send_from(&mut self, lane_at: usize, at: usize, out: &mut BytesMut) {
+        let lane = &mut self.lanes[lane_at];
+        if !lane.has_work() {
+            return;
+        }
+        let node = &mut self.nodes[at];
+        let slot = u16::try_from(lane_at).unwrap_or_default();
+        if lane.recover {
+            lane.recovering = true;
+            let asked = lane.ask.take().is_some();
+            node.select(0, out);
+            if asked {
+                node.asking(out);
+            }
+            let before = out.len();
+            RunId::append_read(out, slot);
+            node.take_off(What::Checkpoint { lane: lane_at, asked }, 1, out.len() - before);
+            return;
+        }
+        while node.has_room() {
+            match lane.waiting.front() {
+                Some(Entry::Item(item)) if item.class == Class::Free => {
+                    let (db, asked) = (item.db, lane.ask.take().is_some());
+                    node.select(db, out);
+                    if asked {
+                        node.asking(out);
+                    }
+                    let Some(Entry::Item(item)) = lane.waiting.pop_front() else { return };
+                    out.extend_from_slice(&item.bytes);
+                    let (bytes, replies) = (item.bytes.len(), item.commands);
+                    lane.free += 1;
+                    node.take_off(What::Free { lane: lane_at, item, asked }, replies, bytes);
+                    if asked {
+                        return;
+                    }
+                }
+                Some(Entry::Item(_)) if lane.is_quiet() => {
+                    lane.take_batch();
+                    let asked = lane.ask.take().is_some();
+                    let layout = batch::Layout::of(&lane.sent);
+                    node.select(layout.db, out);
+                    if asked {
+                        node.asking(out);
+                    }
+                    let before = out.len();
+                    layout.append(&lane.sent, &self.run, slot, out);
+                    let (replies, bytes) = (layout.replies, out.len() - before);
+                    node.take_off(What::Batch { lane: lane_at, layout, asked }, replies, bytes);
+                    return;
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// A gate at the front of a lane has been reached when the lane owes nothing.
+    pub(super) fn arrive(&mut self, lane_at: usize) {
+        let lane = &mut self.lanes[lane_at];
+        let Some(&Entry::Gate(id)) = lane.waiting.front() else { return };
+        if !lane.is_quiet() || lane.recover {
+            return;
+        }
+        if !lane.unconfirmed.is_empty() {
+            if let Some(owner) = lane.owner {
+                let node = &mut self.nodes[owner];
+                node.want_wait = true;
+                node.work.notify_one();
+            }
+            return;
+        }
+        let Some(gate) = self.gates.get_mut(&id) else { return };
+        // Once for each lane: the lane's entry stays until the gate is opened.
+        gate.missing = gate.lanes.iter().filter(|&&lane| !self.lanes[lane].is_at_gate(id)).count();
+        if gate.missing == 0 {
+            gate.reached.notify_one();
+        }
+    }
+}
+
+impl Lane {
+    fn is_at_gate(&self, id: u64) -> bool {
+        self.is_quiet()
+            && !self.recover
+            && self.unconfirmed.is_empty()
+            && matches!(self.waiting.front(), Some(&Entry::Gate(other)) if other == id)
+    }
+}

@@ -2,8 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use keyferry_client::ConnectOptions;
-use keyferry_replication::{Event, LinkOptions, Position, Replica};
+use keyferry_replication::{Event, LinkOptions, Locate, Position, Replica};
 use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +30,7 @@ pub(crate) struct Intake {
 
 impl Intake {
     pub(crate) fn start(
-        source: ConnectOptions,
+        source: impl Locate + 'static,
         link: LinkOptions,
         reconnect_window: Duration,
         journal: &Journal,
@@ -41,7 +40,7 @@ impl Intake {
         let (writer, snapshot) = snapshot_spool(journal.base()?, journal.is_named());
         let (begin, started) = oneshot::channel();
         let mut worker = Worker {
-            replica: Replica::new(source, link, reconnect_window, None),
+            replica: Replica::following(source, link, reconnect_window, None),
             journal: journal.handle(),
             snapshot: writer,
             begin: Some(begin),

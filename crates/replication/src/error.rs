@@ -15,6 +15,17 @@ pub enum Error {
     #[error(transparent)]
     Connection(#[from] keyferry_client::Error),
 
+    /// Nobody could say where the server is; see [`Locate`](crate::Locate).
+    #[error("cannot find {what}: {reason}")]
+    NotLocated {
+        /// What was looked for.
+        what: String,
+        /// Why it was not found, and what to do where there is something.
+        reason: String,
+        /// Whether it may be found later: a failover may be under way.
+        passing: bool,
+    },
+
     /// Reading from or writing to an established link failed.
     #[error("replication link to {address} broke at offset {offset}: {source}")]
     Io {
@@ -120,6 +131,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Connection(e) => e.is_retryable(),
+            Error::NotLocated { passing, .. } => *passing,
             Error::Io { .. } | Error::Closed { .. } | Error::Silent { .. } | Error::NotReady { .. } => true,
             Error::Refused { .. }
             | Error::UnexpectedReply { .. }

@@ -3,8 +3,8 @@
 //! To a server, this crate is a replica; to a program, it is a source of everything that a server holds and of
 //! every write that follows, in order, byte for byte.
 //!
-//! **Takes** the address of a primary or of a replica, from Redis 2.8 to Redis 8, Valkey 9, and their kin, and,
-//! to go on where one stopped, a [`Position`].
+//! **Takes** the address of a primary or of a replica, from Redis 2.8 to Redis 8, Valkey 9, and their kin, or a
+//! [`Locate`] that finds a primary that moves, and, to go on where one stopped, a [`Position`].
 //!
 //! **Gives** the snapshot as bytes of an RDB file (for `keyferry-rdb`), then the stream in [`Batch`]es of whole
 //! commands, `PING` and `REPLCONF` taken out, with exact offsets.
@@ -42,6 +42,7 @@ mod ack;
 mod error;
 pub mod handshake;
 mod link;
+mod locate;
 mod position;
 mod replica;
 pub mod snapshot;
@@ -50,6 +51,7 @@ pub mod stream;
 pub use ack::{AckPolicy, Acks};
 pub use error::{Doing, Error, StreamFault};
 pub use link::{Link, LinkOptions};
+pub use locate::{Locate, Locating, Locator};
 pub use position::{InvalidReplicationId, Position, ReplicationId};
 pub use replica::{Event, Replica};
 pub use stream::Batch;

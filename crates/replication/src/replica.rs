@@ -4,17 +4,19 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use keyferry_client::{Backoff, ConnectOptions, ServerInfo};
+use keyferry_client::{Address, Backoff, ConnectOptions, ServerInfo};
 
 use crate::{
     ack::Acks,
     error::Error,
     handshake::SyncReply,
     link::{Link, LinkOptions},
+    locate::{Locate, Locator},
     position::{Position, ReplicationId},
     snapshot::Transfer,
     stream::Batch,
@@ -49,7 +51,7 @@ pub enum Event {
         /// How long until the next attempt.
         retry_in: Duration,
     },
-    /// A new link goes on exactly where the one before ended.
+    /// A new link goes on exactly where the one before ended, if need be at another server.
     Resumed {
         /// The position, with the id now in force.
         position: Position,
@@ -58,15 +60,17 @@ pub enum Event {
 
 /// A replica of a server, over as many links as it takes.
 ///
-/// Holds id, offset and database; after a loss it reconnects with jittered back-off and goes on by partial
-/// resync. What it cannot do is go on inside a snapshot: a link lost there is an error, since the snapshot
+/// Holds id, offset and database; after a loss it asks its [`Locate`] where the server is, connects again with jittered
+/// back-off and goes on by partial resync. What it cannot do is go on inside a snapshot: a link lost there is an error, since the snapshot
 /// would have to start anew.
 ///
 /// Call [`Replica::next`] again and again. Dropping its future loses nothing.
 #[derive(Debug)]
 pub struct Replica {
-    connect: ConnectOptions,
+    locator: Locator,
     options: LinkOptions,
+    /// The server that was tried last.
+    address: Option<Address>,
     /// How long a lost link is tried for.
     window: Duration,
     state: State,
@@ -79,8 +83,15 @@ pub struct Replica {
 }
 
 /// A connection under way. Kept here, so that dropping the future of [`Replica::next`] does not end it: a server
-/// may take seconds to answer PSYNC.
-type Connecting = Pin<Box<dyn Future<Output = Result<Link, Error>> + Send + Sync>>;
+/// may take seconds to answer PSYNC. Never locked: the mutex lets a replica be shared although the future cannot be.
+type Connecting = Mutex<Pin<Box<dyn Future<Output = Attempt> + Send>>>;
+
+/// How a connection attempt ended.
+struct Attempt {
+    /// The server that was tried, if one was found.
+    address: Option<Address>,
+    link: Result<Link, Error>,
+}
 
 enum State {
     Connecting {
@@ -125,11 +136,30 @@ impl Replica {
         window: Duration,
         resume: Option<Position>,
     ) -> Self {
-        let link = connect_link(&connect, &options, resume.clone(), Duration::ZERO);
+        Self::following(connect, options, window, resume)
+    }
+
+    /// As [`Replica::new`], of a server that moves: `locate` is asked for it before every attempt.
+    ///
+    /// After a failover the promoted server goes on with the same history, under a new id, as long as it has all that
+    /// was read from the server before it. Otherwise it offers a full sync: [`Event::FullSync`], with
+    /// [`Replica::previous`]. Before Redis 4.0 it always does. So it does after a planned `SENTINEL FAILOVER`: the old
+    /// primary goes on for about ten seconds with a stream of its own, the sentinels' `PUBLISH` (measured, 6.0 to 8.0 and
+    /// Valkey 9). Who follows the replica that is promoted has no part in that.
+    #[must_use]
+    pub fn following(
+        locate: impl Locate + 'static,
+        options: LinkOptions,
+        window: Duration,
+        resume: Option<Position>,
+    ) -> Self {
+        let locator = Locator::new(locate);
+        let link = connect_link(locator.clone(), None, options.clone(), resume.clone(), Duration::ZERO);
         let state = State::Connecting { lost: None, link };
         Replica {
-            connect,
+            locator,
             options,
+            address: None,
             window,
             state,
             position: resume,
@@ -138,6 +168,12 @@ impl Replica {
             server: None,
             transfer: None,
         }
+    }
+
+    /// The server that is followed, or that was tried last; `None` before the first attempt has ended.
+    #[must_use]
+    pub fn address(&self) -> Option<&Address> {
+        self.address.as_ref()
     }
 
     /// Everything up to here has been given to the caller.
@@ -180,28 +216,33 @@ impl Replica {
         loop {
             match &mut self.state {
                 State::Ended => {
-                    let (address, doing) =
-                        (self.connect.address().to_string(), crate::error::Doing::Handshake);
-                    return Err(Error::Closed { address, doing });
+                    let doing = crate::error::Doing::Handshake;
+                    return Err(Error::Closed { address: self.shown_address(), doing });
                 }
-                State::Connecting { link, .. } => match link.as_mut().await {
-                    Ok(link) => {
-                        let acks = link.acks();
-                        if let Some(before) = &self.acks {
-                            acks.inherit(before);
+                State::Connecting { link, .. } => {
+                    let attempt = link.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().await;
+                    if attempt.address.is_some() {
+                        self.address = attempt.address;
+                    }
+                    match attempt.link {
+                        Ok(link) => {
+                            let acks = link.acks();
+                            if let Some(before) = &self.acks {
+                                acks.inherit(before);
+                            }
+                            self.acks = Some(acks);
+                            self.server = Some(link.server().clone());
+                            self.state = State::Connected(Box::new(link));
                         }
-                        self.acks = Some(acks);
-                        self.server = Some(link.server().clone());
-                        self.state = State::Connected(Box::new(link));
+                        Err(error) => {
+                            let lost = match std::mem::replace(&mut self.state, State::Ended) {
+                                State::Connecting { lost, .. } => lost,
+                                _ => None,
+                            };
+                            return self.lost(lost, error);
+                        }
                     }
-                    Err(error) => {
-                        let lost = match std::mem::replace(&mut self.state, State::Ended) {
-                            State::Connecting { lost, .. } => lost,
-                            _ => None,
-                        };
-                        return self.lost(lost, error);
-                    }
-                },
+                }
                 State::Connected(_) => {
                     let State::Connected(link) = std::mem::replace(&mut self.state, State::Ended) else {
                         continue;
@@ -262,27 +303,38 @@ impl Replica {
         self.state = State::Ended;
         let Some(mut lost) = lost.filter(|_| error.is_retryable()) else { return Err(error) };
         if lost.since.elapsed() >= self.window {
-            let address = self.connect.address().to_string();
+            let address = self.shown_address();
             return Err(Error::GaveUp { address, window: self.window, last: Box::new(error) });
         }
         let retry_in = lost.backoff.next_delay();
-        let link = connect_link(&self.connect, &self.options, self.position.clone(), retry_in);
+        let (locator, options) = (self.locator.clone(), self.options.clone());
+        let link = connect_link(locator, self.address.clone(), options, self.position.clone(), retry_in);
         self.state = State::Connecting { lost: Some(lost), link };
         Ok(Event::Lost { error, retry_in })
+    }
+
+    fn shown_address(&self) -> String {
+        self.address.as_ref().map_or_else(|| "the source".to_owned(), Address::to_string)
     }
 }
 
 fn connect_link(
-    connect: &ConnectOptions,
-    options: &LinkOptions,
+    locator: Locator,
+    lost: Option<Address>,
+    options: LinkOptions,
     resume: Option<Position>,
     wait: Duration,
 ) -> Connecting {
-    let (connect, options) = (connect.clone(), options.clone());
-    Box::pin(async move {
+    Mutex::new(Box::pin(async move {
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
-        Link::connect(&connect, &options, resume.as_ref()).await
-    })
+        match locator.locate(lost.as_ref()).await {
+            Ok(connect) => {
+                let link = Link::connect(&connect, &options, resume.as_ref()).await;
+                Attempt { address: Some(connect.address().clone()), link }
+            }
+            Err(error) => Attempt { address: None, link: Err(error) },
+        }
+    }))
 }

@@ -8,11 +8,7 @@ use keyferry_testkit::{
     data::{Writer, WriterOptions},
 };
 
-use crate::support::{Seen, keys_of, replica};
-
-fn offset_of(client: &mut Client) -> u64 {
-    client.info("replication", "master_repl_offset").unwrap().unwrap().parse().unwrap()
-}
+use crate::support::{Seen, keys_of, offset_of, replica};
 
 fn total_keys(client: &mut Client) -> u64 {
     (0..3).fold(0, |sum, db| {

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod failover;
 mod faults;
 mod live;
 mod support;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keyferry_replication::{Error, Event, LinkOptions, Position, Replica};
+use keyferry_testkit::Client;
 
 /// Longer than anything here should take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,6 +54,11 @@ impl Seen {
         }
         assert_eq!(replica.position().unwrap().offset, offset);
     }
+}
+
+/// The offset at which a primary stands.
+pub(crate) fn offset_of(client: &mut Client) -> u64 {
+    client.info("replication", "master_repl_offset").unwrap().unwrap().parse().unwrap()
 }
 
 /// Keys in an RDB file, by walking it; it must end exactly at its end.

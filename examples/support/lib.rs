@@ -1,7 +1,9 @@
 //! What the example programs share: how progress is shown to a person or written to a log, and options.
 
+mod file_progress;
 mod selection;
 
+pub use file_progress::FileProgress;
 pub use selection::SelectionArgs;
 
 use std::{

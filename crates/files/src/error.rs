@@ -13,7 +13,16 @@ pub enum Error {
         error: Box<keyferry_rdb::Error>,
     },
 
-    /// The system refused to open or read an input.
+    /// The system refused to open an input.
+    #[error("{input} cannot be opened: {error}")]
+    Open {
+        /// The file.
+        input: String,
+        /// What the system says.
+        error: io::Error,
+    },
+
+    /// The system refused to read an input.
     #[error("{input}: reading failed at byte {offset}: {error}")]
     Read {
         /// The file, or `standard input`.

@@ -140,7 +140,7 @@ impl Input {
     ///
     /// # Errors
     ///
-    /// [`Error::Read`] when it cannot be opened, [`Error::Empty`] and [`Error::UnknownKind`] by its first bytes, [`Error::Data`]
+    /// [`Error::Open`], [`Error::Read`]; [`Error::Empty`] and [`Error::UnknownKind`] by its first bytes, [`Error::Data`]
     /// for a directory without a good manifest.
     pub fn open(path: impl AsRef<Path>, options: InputOptions) -> Result<Self, Error> {
         let path = path.as_ref();
@@ -161,7 +161,7 @@ impl Input {
                 progress: Progress { total: Some(total), ..Progress::default() },
             });
         }
-        let file = File::open(path).map_err(|error| Error::Read { input: name.clone(), offset: 0, error })?;
+        let file = File::open(path).map_err(|error| Error::Open { input: name.clone(), error })?;
         // A pipe or device has no length that tells anything.
         let total = file.metadata().ok().filter(|data| data.is_file()).map(|data| data.len());
         let mut input = Self::from_reader(name, file, options)?;
@@ -251,14 +251,17 @@ impl Part {
         ended: &mut Ended,
         see: &mut impl FnMut(Found<'_>, Place<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let failed = |offset, error| Error::Read { input: self.name.clone(), offset, error };
+        let failed = |error| Error::Read { input: self.name.clone(), offset: 0, error };
         let mut reader = match (self.open.take(), &self.path) {
             (Some(reader), _) => reader,
-            (None, Some(path)) => Box::new(File::open(path).map_err(|error| failed(0, error))?),
+            (None, Some(path)) => {
+                let file = File::open(path);
+                Box::new(file.map_err(|error| Error::Open { input: self.name.clone(), error })?)
+            }
             (None, None) => return Ok(()),
         };
         if self.first.is_empty() {
-            reader.by_ref().take(1).read_to_end(&mut self.first).map_err(|error| failed(0, error))?;
+            reader.by_ref().take(1).read_to_end(&mut self.first).map_err(failed)?;
         }
         let mut source = Source { name: &self.name, reader: &mut reader, read: 0, progress };
         source.count(self.first.len());

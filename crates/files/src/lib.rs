@@ -1,15 +1,30 @@
-//! Files of Redis data: read whatever their kind, and choose from them.
+//! Files of Redis data: read whatever their kind, report on them, choose from them.
 //!
 //! It **takes** snapshots (RDB files) of every version, append-only files, their directories and manifests, and standard input
-//! with either. It **gives** what is in them, event by event in bounded memory ([`Input`]), and chooses keys by name,
-//! database, type and slot ([`Selection`]).
+//! with either. It **gives** what is in them, event by event ([`Input`]) or element by element ([`ValueReader`]); as
+//! [`json`]; as totals, largest keys, prefixes and expiries ([`survey`]), and [`report`]s of these; with an estimate of
+//! [`memory`]. Keys are chosen by name, database, type and slot ([`Selection`]).
 //!
-//! It is blocking `std` code without a runtime, and rests on [`keyferry_rdb`] for the formats.
+//! It is blocking `std` code without a runtime, in bounded memory, and rests on [`keyferry_rdb`] for the formats.
 
 mod error;
 mod input;
+pub mod json;
+pub mod memory;
+pub mod report;
 mod select;
+mod sizes;
+pub mod survey;
+pub mod text;
+mod values;
 
 pub use error::Error;
 pub use input::{Cut, Ended, Found, Input, InputKind, InputOptions, Place, Progress};
 pub use select::{Filter, LeftOut, LeftOutCounts, Selection};
+pub use sizes::ElementSizes;
+pub use values::{ValueReader, ValueSink};
+
+/// The examples of the README run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

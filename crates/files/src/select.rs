@@ -50,7 +50,7 @@ pub enum LeftOut {
 }
 
 /// How many keys were left out, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct LeftOutCounts {
     /// Keys of other databases.

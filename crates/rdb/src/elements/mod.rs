@@ -161,6 +161,13 @@ impl Elements<'_> {
         self
     }
 
+    /// Says where in its file the value starts, for the offsets in errors.
+    #[must_use]
+    pub fn at_offset(mut self, offset: u64) -> Self {
+        self.machine.get().set_offset(offset);
+        self
+    }
+
     /// Where in its value it stands.
     pub(crate) fn offset(&mut self) -> u64 {
         self.machine.get().position()

@@ -57,6 +57,7 @@ pub struct InputOptions {
 /// ```
 #[derive(Debug)]
 pub struct Input {
+    name: String,
     parts: Vec<Part>,
     kind: InputKind,
     options: InputOptions,
@@ -155,6 +156,7 @@ impl Input {
             let total =
                 parts.iter().filter_map(|part| part.path.as_ref()?.metadata().ok()).map(|m| m.len()).sum();
             return Ok(Self {
+                name,
                 parts,
                 kind: InputKind::MultiPart,
                 options,
@@ -192,8 +194,13 @@ impl Input {
                 return Err(Error::UnknownKind { input: name, found });
             }
         };
-        let part = Part { name, path: None, open: Some(Box::new(reader)), first };
-        Ok(Self { parts: vec![part], kind, options, progress: Progress::default() })
+        let part = Part { name: name.clone(), path: None, open: Some(Box::new(reader)), first };
+        Ok(Self { name, parts: vec![part], kind, options, progress: Progress::default() })
+    }
+
+    /// Its name: the path, or `standard input`.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What it is.

@@ -167,6 +167,13 @@ impl<'a> RawValue<'a> {
         self.bytes
     }
 
+    /// The module that a value belongs to; `None` for values of other types. The first nine bytes are enough.
+    pub fn module(self) -> Option<ModuleId> {
+        let is_module = matches!(self.ty, ValueType::Module | ValueType::ModulePreGa);
+        let (id, _) = wire::len(self.bytes).ok().filter(|_| is_module)?;
+        Some(ModuleId(id))
+    }
+
     /// The content of a string that is stored verbatim, neither as an integer nor compressed.
     pub fn verbatim_string(self) -> Option<&'a [u8]> {
         match self.plain_string()? {

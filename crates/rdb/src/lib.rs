@@ -109,6 +109,7 @@ mod target;
 mod text;
 mod types;
 mod value;
+mod vector_set;
 mod walk;
 mod wire;
 mod writer;

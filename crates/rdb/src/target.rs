@@ -211,19 +211,26 @@ impl FromStr for TargetFormat {
     fn from_str(text: &str) -> Result<Self, UnknownServer> {
         let unknown = || UnknownServer { name: text.into() };
         let (vendor, release) = text.split_once('-').ok_or_else(unknown)?;
-        // A patch level changes no format.
         let mut numbers = release.splitn(3, '.').map(|number| number.parse::<u16>().ok());
         let major = numbers.next().flatten().ok_or_else(unknown)?;
         let minor = match numbers.next() {
             Some(minor) => minor.ok_or_else(unknown)?,
             None => 0,
         };
-        if numbers.next().is_some_and(|patch| patch.is_none()) {
-            return Err(unknown());
-        }
+        let patch = match numbers.next() {
+            Some(patch) => patch.ok_or_else(unknown)?,
+            None => 0,
+        };
         match &*vendor.to_ascii_lowercase() {
             // Redict forked at 7.2 and numbers on from there; KeyDB 6 is 6.2 with types of its own.
-            "redis" | "redict" => Ok(Self::redis(major, minor)),
+            "redis" | "redict" => {
+                let mut target = Self::redis(major, minor);
+                // The one format that a patch release changed is that of vector sets.
+                if (major, minor) == (8, 0) && patch >= 3 {
+                    target.features.vector_sets = Some(1);
+                }
+                Ok(target)
+            }
             "keydb" => Ok(Self::redis(6, 2)),
             "valkey" => Ok(Self::valkey(major, minor)),
             _ => Err(unknown()),
@@ -269,6 +276,10 @@ mod tests {
         assert_eq!(parse("redis-7.2"), Ok(TargetFormat::redis(7, 2)));
         assert_eq!(parse("Redis-7.2.4"), Ok(TargetFormat::redis(7, 2)));
         assert_eq!(parse("redis-8"), Ok(TargetFormat::redis(8, 0)));
+        assert_eq!(parse("redis-8.0.2"), Ok(TargetFormat::redis(8, 0)));
+        let vector_sets = |text| parse(text).unwrap().features.vector_sets;
+        assert_eq!([vector_sets("redis-8.0.3"), vector_sets("redis-8.2")], [Some(1); 2]);
+        assert_eq!([vector_sets("redis-7.4"), vector_sets("valkey-9.0")], [None; 2]);
         assert_eq!(parse("redict-7.3.6"), Ok(TargetFormat::redis(7, 2)));
         assert_eq!(parse("keydb-6.3"), Ok(TargetFormat::redis(6, 2)));
         for wrong in

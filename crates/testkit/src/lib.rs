@@ -13,7 +13,7 @@
 //! - [`Certs`]: certificates for TLS tests.
 //! - [`data`]: seeded data sets, and [`data::Writer`], which keeps writing in the background.
 //! - [`compare()`]: whether two servers hold the same, key by key; [`compare_sides`]: two servers or clusters, with databases
-//!   mapped onto one another.
+//!   mapped onto one another. [`judge`]: whether a copy lacks what was said to be lost, and nothing else.
 //! - [`process`]: CPU time and memory of other processes.
 //!
 //! ```
@@ -50,8 +50,8 @@ pub use certs::{CertFiles, Certs};
 pub use client::Client;
 pub use cluster::{Cluster, ClusterBuilder, ClusterClient, Failover, MoveStep};
 pub use compare::{
-    CompareOptions, Comparison, Difference, DifferenceKind, Side, compare, compare_sides, compare_with,
-    digest,
+    CompareOptions, Comparison, Difference, DifferenceKind, Judgement, ReportedLoss, Side, compare,
+    compare_sides, compare_with, digest, judge,
 };
 pub use error::{Error, Result};
 pub use peer::{Peer, Script};

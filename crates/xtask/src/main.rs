@@ -3,7 +3,7 @@
 //! - `quickstart`: a live migration between two servers, from nothing.
 //! - `test`: everything that has to hold before a change is accepted.
 //! - `servers`: puts the servers that tests run against into the target directory.
-//! - `matrix`: migrations between every two servers of the same version.
+//! - `matrix`: migrations between every two servers of the same version, or conversions between every two at all.
 //! - `bench`: the figures of `docs/performance.md`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
@@ -44,14 +44,19 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
-    /// Try every pair of servers of the same version
+    /// Try every pair of servers
+    #[command(group = clap::ArgGroup::new("what").required(true))]
     Matrix {
-        /// Migrate live under load, then compare by DEBUG DIGEST and key by key
-        #[arg(long, required = true)]
+        /// Migrate live under load between two of the same version, then compare by DEBUG DIGEST and key by key
+        #[arg(long, group = "what")]
         migrate: bool,
-        /// Only these servers [default: all that are found]
+        /// Convert a snapshot of each for each, load it there, and compare key by key: as files, payloads and commands
+        #[arg(long, group = "what")]
+        offline: bool,
+        /// With --migrate: only these servers [default: all that are found]
+        #[arg(conflicts_with = "offline")]
         names: Vec<String>,
-        /// How many seconds the source is written to
+        /// With --migrate: how many seconds the source is written to
         #[arg(long, default_value_t = 3)]
         seconds: u64,
     },
@@ -84,6 +89,7 @@ fn run(command: Command) -> Outcome {
         Command::Test => test::run(),
         Command::Servers { list: true, .. } => servers::list(),
         Command::Servers { names, .. } => servers::fetch(&names),
+        Command::Matrix { offline: true, .. } => matrix::offline(),
         Command::Matrix { names, seconds, .. } => matrix::migrate(&names, seconds),
         Command::Bench { which, scale, dry_run } => bench::run(&which, scale, dry_run),
     }

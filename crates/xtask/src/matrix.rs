@@ -10,7 +10,7 @@ use keyferry_testkit::process::{Measured, measure_child};
 use keyferry_testkit::{Server, ServerBinary, all, compare, digest, named};
 
 use crate::bootstrap;
-use crate::cargo::release;
+use crate::cargo::{cargo, release, succeed};
 use crate::failure::{Context as _, Failure, Outcome};
 
 /// Keys of the mixed data, besides the small data of every type.
@@ -47,6 +47,17 @@ pub(crate) fn migrate(names: &[String], seconds: u64) -> Outcome {
         return Ok(());
     }
     Err(Failure::new(format!("{} of {} pairs failed: {}", failed.len(), binaries.len(), failed.join(", "))))
+}
+
+/// Converts the data of each server for each, and compares what they make of it.
+pub(crate) fn offline() -> Outcome {
+    bootstrap::ensure_server()?;
+    // The tests do it, on less data; this is the long form of the same.
+    let arguments = ["test", "--package", "keyferry-files", "--test", "conversions", "--quiet", "matrix::"];
+    let shown = ["--", "--nocapture"];
+    let mut command = cargo(arguments.into_iter().chain(shown));
+    command.env("KEYFERRY_MATRIX", "full");
+    succeed(&mut command)
 }
 
 fn pair(binary: &ServerBinary, tool: &Path, writing: Duration) -> Outcome<String> {

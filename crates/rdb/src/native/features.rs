@@ -25,6 +25,10 @@ pub struct Features {
     pub released_entries: bool,
     /// `ARSET` and `ARSEEK` exist (Redis 8.8).
     pub arrays: bool,
+    /// Vector sets are built in (Redis 8.0), in this
+    /// [layout](crate::RawValue::vector_set_layout) and older ones. Layout 1 came with Redis 8.0.3. They are values of a
+    /// module, so no commands are made for them.
+    pub vector_sets: Option<u8>,
 }
 
 impl Features {
@@ -40,6 +44,11 @@ impl Features {
             idempotent_producers: version >= 8006,
             released_entries: version >= 8008,
             arrays: version >= 8008,
+            vector_sets: match version {
+                ..8000 => None,
+                8000 => Some(0),
+                _ => Some(1),
+            },
         }
     }
 

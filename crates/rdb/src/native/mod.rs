@@ -16,7 +16,8 @@
 //!
 //! The caller deletes the key before (or uses a fresh name), and afterwards sets the expiry and renames.
 //! A field expiry that has passed deletes the field at once, so a hash all of whose fields have expired ends as no key.
-//! What commands cannot carry is told to the sink as a [`Loss`]; nothing is dropped silently.
+//! What commands cannot carry is told to the sink as a [`Loss`]; nothing is dropped silently. One thing the target decides by
+//! itself: Redis 7.0 and later make a score of -0 that `ZADD` gives a small sorted set a 0.
 //!
 //! Memory: one element or compact blob, one batch, and for streams the ids of the live entries (two or three bytes
 //! each), since pending entries can be rebuilt only for entries that exist.

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bytes::BytesMut;
-use keyferry_rdb::convert::{Converted, Converter};
 use keyferry_rdb::encode::Encoder;
-use keyferry_rdb::native::Loss;
 use keyferry_rdb::{
     EntryHead, Event, HashField, Kind, Limits, Parser, RawValue, RdbWriter, TargetFormat, Value, ValueType,
     dump,
@@ -141,76 +139,6 @@ fn tempdir(binary: &ServerBinary) -> Dir {
     let path = std::env::temp_dir().join(name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_"));
     std::fs::create_dir_all(&path).unwrap();
     Dir(path)
-}
-
-#[test]
-fn every_version_becomes_every_other() {
-    let servers = servers();
-    let sources: Vec<_> = servers.iter().map(|binary| (*binary, filled(binary))).collect();
-    for binary in &servers {
-        let server = Server::builder(binary).start().unwrap();
-        let mut client = server.client().unwrap();
-        let format = target(binary);
-        for (from, (source, snapshot)) in &sources {
-            client.call(&["FLUSHALL"]).unwrap();
-            let lost = carry(&read(snapshot).unwrap(), &mut client, format);
-            let options = CompareOptions::default().unreplicated().without_functions();
-            let comparison = compare_with(&mut source.client().unwrap(), &mut client, &options).unwrap();
-            let found: BTreeSet<_> = comparison.differences.iter().map(|found| found.key.clone()).collect();
-            for difference in &comparison.differences {
-                assert!(lost.contains_key(&difference.key), "{from:?} to {binary:?}: {difference:?}");
-            }
-            // What is told to be lost is missing, but for what no command shows.
-            for (key, losses) in &lost {
-                let shown = losses.iter().any(|loss| match loss {
-                    Loss::FieldExpiry { .. } | Loss::NotAccepted { .. } => true,
-                    Loss::ActiveTimes { .. } | Loss::StreamCounters => false,
-                    other => panic!("{from:?} to {binary:?}: {other}"),
-                });
-                assert!(!shown || found.contains(key), "{from:?} to {binary:?}: {}", key.escape_ascii());
-            }
-            if target(from) == format {
-                let modules =
-                    |losses: &[Loss]| matches!(losses, [Loss::NotAccepted { ty: ValueType::Module }]);
-                assert!(lost.values().all(|losses| modules(losses)), "{from:?} to {binary:?}: {lost:?}");
-            }
-        }
-    }
-}
-
-/// Carries all keys over as payloads. Gives those that lost something.
-fn carry(contents: &Contents, client: &mut Client, format: TargetFormat) -> BTreeMap<Vec<u8>, Vec<Loss>> {
-    let mut converter = Converter::new(format);
-    let mut lost = BTreeMap::new();
-    let mut commands: Vec<Vec<Vec<u8>>> = Vec::new();
-    for key in &contents.keys {
-        if key.ty.kind() == Kind::Module {
-            // Whether the module is there is not known to the converter.
-            lost.insert(key.key.clone(), vec![Loss::NotAccepted { ty: key.ty }]);
-            continue;
-        }
-        let conversion = converter.convert(key.raw()).unwrap();
-        if !conversion.losses.is_empty() {
-            lost.insert(key.key.clone(), conversion.losses.clone());
-        }
-        let value = match conversion.converted {
-            Converted::Raw(value) | Converted::Reencoded(value) => value,
-            Converted::Lost => continue,
-            Converted::Native => panic!("nothing here is that large"),
-        };
-        let mut payload = BytesMut::new();
-        dump::append_payload(&mut payload, value, dump::UNIVERSAL_VERSION);
-        let ttl = key.expiry.unwrap_or(0).to_string();
-        commands.push(vec![b"SELECT".to_vec(), key.db.to_string().into_bytes()]);
-        let restore: [&[u8]; 6] = [b"RESTORE", &key.key, ttl.as_bytes(), &payload, b"REPLACE", b"ABSTTL"];
-        commands.push(restore.map(<[u8]>::to_vec).to_vec());
-    }
-    for (reply, command) in client.pipe(&commands).unwrap().iter().zip(&commands) {
-        let key = command[1].escape_ascii();
-        assert!(reply.error().is_none(), "{key}: {:?}", reply.error());
-    }
-    client.call(&["SELECT", "0"]).unwrap();
-    lost
 }
 
 #[test]

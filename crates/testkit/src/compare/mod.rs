@@ -1,10 +1,12 @@
 //! Whether two servers hold the same data, key by key, through the servers' own commands.
 
+mod judge;
 mod pair;
 mod run;
 mod side;
 mod value;
 
+pub use judge::{Judgement, ReportedLoss, judge};
 pub use run::compare_sides;
 pub use side::Side;
 
@@ -91,7 +93,7 @@ impl CompareOptions {
 }
 
 /// In what way a key (or a function library) differs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum DifferenceKind {
     /// Only the first server has it.

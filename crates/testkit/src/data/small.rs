@@ -215,6 +215,18 @@ impl<'a, 'b> Small<'a, 'b> {
             // The same scores above the compact encoding's limits.
             push!(self, "ZADD", "zset:scores-large", score, format!("{:0>100}", i))?;
         }
+        // Any bits that are a number, below and above the compact encoding's limits.
+        for i in 0..400 {
+            let bits = f64::from_bits(self.rng.next_u64());
+            let score = if bits.is_nan() { "5e-324".to_owned() } else { format!("{bits:e}") };
+            push!(
+                self,
+                "ZADD",
+                if i < 100 { "zset:bits" } else { "zset:bits-large" },
+                score,
+                format!("m:{i}")
+            )?;
+        }
         push!(self, "ZADD", "zset:one", "1.5", "")?;
         push!(self, "ZADD", "zset:ties", "1", "b", "1", "a", "1", "c", "1", b"\xff\x00")?;
         for i in 0..400 {

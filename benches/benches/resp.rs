@@ -17,6 +17,7 @@ use std::hint::black_box;
 
 use bytes::{Buf, Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use keyferry_benches::Random;
 use keyferry_resp::{Command, CommandDecoder, Decoder, Frame, ReplySkipper, encode_command};
 use redis_protocol::resp2::types::BytesFrame;
 use resp_rs::resp2;
@@ -67,22 +68,10 @@ impl Sink for Hashed {
     }
 }
 
-/// A small generator of its own, so that the stream never changes.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % n
-    }
-}
-
 /// A stream as a busy primary sends it: mostly small writes, some with many arguments, values from a few bytes to
 /// 16 KiB.
 fn replication_stream(size: usize) -> Bytes {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new(0x9e37_79b9_7f4a_7c15);
     let payload = vec![b'v'; 16 << 10];
     let mut out = BytesMut::with_capacity(size + (64 << 10));
     while out.len() < size {
@@ -118,7 +107,7 @@ fn replication_stream(size: usize) -> Bytes {
 
 /// Replies of reads: values, nulls, hashes, sorted sets, scans.
 fn reply_stream(size: usize) -> Bytes {
-    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut random = Random::new(0x2545_f491_4f6c_dd1d);
     let mut out = BytesMut::with_capacity(size + (64 << 10));
     let payload = "v".repeat(4096);
     while out.len() < size {
@@ -145,7 +134,7 @@ fn reply_stream(size: usize) -> Bytes {
 
 /// Replies of a pipeline of SET, DEL, HSET.
 fn status_stream(replies: usize) -> Bytes {
-    let mut random = Random(0x1234_5678_9abc_def1);
+    let mut random = Random::new(0x1234_5678_9abc_def1);
     let mut out = BytesMut::new();
     for _ in 0..replies {
         out.extend_from_slice(if random.below(3) == 0 { b":1\r\n" } else { b"+OK\r\n" });

@@ -141,10 +141,13 @@ impl CommandTable {
 
 #[inline]
 fn route<A: Arguments + ?Sized>(spec: &CommandSpec, args: &A) -> Route {
-    if let (Some(index), RouteRule::Keys) = (spec.only_key, spec.meaning.route) {
-        return Route::Slot(slot(at(args, usize::from(index))));
-    }
-    by_rule(spec, args)
+    let index = match (spec.home_key, spec.meaning.route) {
+        (Some(index), _) => usize::from(index),
+        // Of one part.
+        (None, RouteRule::Split { step, .. }) if args.count() == 1 + step => 1,
+        _ => return by_rule(spec, args),
+    };
+    Route::Slot(slot(at(args, index)))
 }
 
 fn by_rule<A: Arguments + ?Sized>(spec: &CommandSpec, args: &A) -> Route {

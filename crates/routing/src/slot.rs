@@ -1,6 +1,6 @@
 use memchr::memchr;
 
-use crate::crc16::crc16;
+use crate::crc16::{crc16, odd_and_words, step};
 
 /// How many slots a cluster has: slots are `0..SLOTS`.
 pub const SLOTS: u16 = 16_384;
@@ -12,7 +12,18 @@ pub const SLOTS: u16 = 16_384;
 /// ```
 #[inline]
 pub fn slot(key: &[u8]) -> u16 {
-    crc16(hash_tag(key)) & (SLOTS - 1)
+    if !has_early_brace(key) {
+        // Checksum and search in one loop.
+        let (odd, words) = odd_and_words(key);
+        let (crc, braces) = words
+            .iter()
+            .fold((step(0, odd), 0), |(crc, braces), &word| (step(crc, word), braces | marks(b'{', word)));
+        if braces == 0 {
+            return crc & (SLOTS - 1);
+        }
+    }
+    let (start, end) = hashed(key);
+    crc16(key, start, end) & (SLOTS - 1)
 }
 
 /// The part of a key that its slot depends on: what stands between the first `{` and the first `}` behind it, or the
@@ -30,12 +41,58 @@ pub fn slot(key: &[u8]) -> u16 {
 /// ```
 #[inline]
 pub fn hash_tag(key: &[u8]) -> &[u8] {
-    let Some(open) = memchr(b'{', key) else { return key };
-    let inside = &key[open + 1..];
-    match memchr(b'}', inside) {
-        None | Some(0) => key,
-        Some(close) => &inside[..close],
+    let (start, end) = hashed(key);
+    key.get(start..end).unwrap_or_default()
+}
+
+/// Whether there is a `{` among the first 16 bytes, or there are not so many bytes.
+#[inline(always)]
+fn has_early_brace(key: &[u8]) -> bool {
+    let (front, _) = key.as_chunks::<8>();
+    match front {
+        [first, second, ..] => marks(b'{', *first) | marks(b'{', *second) != 0,
+        _ => true,
     }
+}
+
+/// Where the hash tag begins and ends.
+#[inline]
+fn hashed(key: &[u8]) -> (usize, usize) {
+    let whole = (0, key.len());
+    let Some(open) = find(b'{', key) else { return whole };
+    match find(b'}', &key[open + 1..]) {
+        None | Some(0) => whole,
+        Some(close) => (open + 1, open + 1 + close),
+    }
+}
+
+/// The first place of a byte. Tags stand near the front of keys that are short: what is found in the first 16 bytes is found
+/// without a loop and without a branch that depends on the place; the rest is for memchr.
+#[inline]
+fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
+    let Some(&first) = bytes.first_chunk() else { return bytes.iter().position(|&b| b == byte) };
+    // The second word begins where the first one ends, or so that it ends with the bytes.
+    let second_at = (bytes.len() - 8).min(8);
+    let second = bytes.get(second_at..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
+    let (first, second) = (marks(byte, first), marks(byte, second));
+    if first | second != 0 {
+        let in_first = (first.trailing_zeros() / 8) as usize;
+        let in_second = second_at + (second.trailing_zeros() / 8) as usize;
+        return Some(if first != 0 { in_first } else { in_second });
+    }
+    if bytes.len() <= 16 {
+        return None;
+    }
+    memchr(byte, &bytes[16..]).map(|at| 16 + at)
+}
+
+/// The high bit of each byte of the word that is this one; the first byte is the lowest.
+#[inline(always)]
+fn marks(byte: u8, word: [u8; 8]) -> u64 {
+    const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    let zero_where_equal = u64::from_le_bytes(word) ^ (u64::from(byte) * 0x0101_0101_0101_0101);
+    // Adding does not carry from one byte into the next.
+    !(((zero_where_equal & LOW_BITS) + LOW_BITS) | zero_where_equal | LOW_BITS)
 }
 
 #[cfg(test)]

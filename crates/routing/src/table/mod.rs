@@ -11,7 +11,7 @@ use names::{Names, TOP};
 pub use spec::{Access, Begin, CommandFlags, Find, KeySpec};
 
 use crate::args::{Arguments, at};
-use crate::meaning::Meaning;
+use crate::meaning::{KeyRule, Meaning, RouteRule};
 
 /// The commands of Redis up to 8.8 and Valkey up to 9.1. Where the two differ in flags, it has those of both; where they differ
 /// in the number of arguments, it takes what one of them takes.
@@ -26,8 +26,10 @@ pub struct CommandSpec {
     arity: i32,
     flags: CommandFlags,
     keys: Box<[KeySpec]>,
-    /// The argument that is the one key, for commands whose keys are just that.
+    /// The argument that is the one key, for commands whose keys are just that and which always do the same to it.
     pub(crate) only_key: Option<u16>,
+    /// The argument that is the one key, for commands that go where it is.
+    pub(crate) home_key: Option<u16>,
     pub(crate) meaning: Meaning,
 }
 
@@ -49,8 +51,18 @@ impl CommandSpec {
             flags,
             keys: keys.into(),
             only_key,
+            home_key: None,
             meaning: Meaning::NONE,
         }
+    }
+
+    fn mean(&mut self, meaning: Meaning) {
+        self.home_key = match (meaning.route, meaning.keys) {
+            (RouteRule::Keys, KeyRule::Set | KeyRule::Bitfield | KeyRule::Delex) => Some(1),
+            (RouteRule::Keys, _) => self.only_key,
+            _ => None,
+        };
+        self.meaning = meaning;
     }
 
     /// The name in lower case; `container|subcommand` for subcommands.
@@ -204,13 +216,13 @@ impl CommandTable {
                 spec.keys = std::mem::take(&mut known.keys);
                 spec.only_key = known.only_key;
             }
-            spec.meaning = known.meaning;
+            spec.mean(known.meaning);
             spec.redis_since = known.redis_since.take();
             spec.valkey_since = known.valkey_since.take();
             *known = spec;
             return true;
         }
-        spec.meaning = Meaning::of(&spec.name);
+        spec.mean(Meaning::of(&spec.name));
         let Some(number) = u16::try_from(self.specs.len()).ok().filter(|&number| number < TOP) else {
             return false;
         };

@@ -38,7 +38,7 @@ const FREE: Slot = Slot { name: Name { words: [0; 3], container: TOP, len: 0 }, 
 
 impl Names {
     pub(super) fn new() -> Self {
-        Self { slots: vec![FREE; 1 << 11], used: 0, long: HashMap::new() }
+        Self { slots: vec![FREE; 1 << 10], used: 0, long: HashMap::new() }
     }
 
     #[inline]

@@ -82,6 +82,13 @@ pub struct Entry<'a> {
     pub value: RawValue<'a>,
 }
 
+impl<'a> Entry<'a> {
+    /// A key with this value.
+    pub const fn new(head: EntryHead<'a>, value: RawValue<'a>) -> Self {
+        Self { head, value }
+    }
+}
+
 /// A key and what is known of it besides its value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]

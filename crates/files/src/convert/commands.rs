@@ -9,6 +9,7 @@ use keyferry_routing::{CommandTable, Key};
 use super::{ConvertOptions, Run};
 use crate::error::Error;
 use crate::input::Place;
+use crate::output::Output;
 use crate::select::Selection;
 
 /// What decides on commands.
@@ -23,13 +24,14 @@ pub(super) struct CommandFilter {
 }
 
 impl CommandFilter {
-    pub(super) fn new(options: &ConvertOptions) -> Self {
-        Self {
-            selection: options.selection.clone(),
-            moves: !options.databases.is_identity(),
-            origins: HashMap::new(),
-            keys: Vec::new(),
+    pub(super) fn new(options: &ConvertOptions, outputs: &[Output]) -> Self {
+        let mut selection = options.selection.clone();
+        if let [only] = outputs
+            && selection.slots.is_none()
+        {
+            selection.slots.clone_from(&only.slots);
         }
+        Self { selection, moves: !options.databases.is_identity(), origins: HashMap::new(), keys: Vec::new() }
     }
 
     /// Whether a command is wanted. Those without keys, such as `MULTI`, always are.
@@ -90,8 +92,8 @@ impl Run {
         if self.open.iter().any(|open| !open.kind.takes_commands()) {
             return Err(Error::NeedsServer { input: place.input.to_owned(), offset: command.offset });
         }
-        if self.open.iter().any(|open| open.slots.is_some()) {
-            return refuse("a log is not divided by slots".to_owned());
+        if self.open.len() > 1 {
+            return refuse("a log is not divided: choose the slots of one output after the other".to_owned());
         }
         if self.commands.moves && names_databases(name, &args) {
             return refuse("it names databases, which are to change their numbers".to_owned());
@@ -105,6 +107,9 @@ impl Run {
             Ok(true) => {}
         }
         let db = self.options.databases.target(command.db);
+        if db != 0 && self.open.iter().any(|open| open.slots.is_some()) {
+            return refuse(format!("it runs in database {db}, and a cluster has database 0 only"));
+        }
         let origin = *self.commands.origins.entry(db).or_insert(command.db);
         if origin != command.db {
             let why =

@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::input::{Found, Input, Place};
 use crate::output::{Complete, Fault, Form, Output, OutputKind, OwnedHead, Sink};
 use crate::select::{Filter, Selection};
+use crate::text::line;
 pub use collisions::{DatabaseMap, DatabaseMove, OnCollision};
 use collisions::{Libraries, Library, Seen, library_name};
 use commands::CommandFilter;
@@ -167,7 +168,7 @@ impl Run {
         let may_collide = inputs > 1 || options.databases.may_merge();
         Self {
             filter: Filter::new(options.selection.clone()),
-            commands: CommandFilter::new(&options),
+            commands: CommandFilter::new(&options, &outputs),
             target: options.target,
             waiting: outputs,
             open: Vec::new(),
@@ -260,7 +261,10 @@ impl Run {
             return Ok(());
         }
         match event {
-            Event::Header(header) => self.header(header, place),
+            Event::Header(header) => {
+                self.header(header, place)?;
+                self.each(place, |sink| sink.note(event))
+            }
             Event::Aux { name, value } if self.current == 0 && is_kept(name) => {
                 self.each(place, |sink| sink.aux(name, value))
             }
@@ -291,7 +295,8 @@ impl Run {
             }
             Event::SlotImport(_) => self.lose(place, None, None, Lost::SlotImport),
             Event::HashTemplate(template) => {
-                self.templates.learn(template).map_err(|error| place.error(error))
+                self.templates.learn(template).map_err(|error| place.error(error))?;
+                self.each(place, |sink| sink.note(event))
             }
             Event::Entry(entry) => self.entry(&entry.head, entry.value, place),
             Event::ValueStart(head) => self.value_start(head, place),
@@ -308,7 +313,7 @@ impl Run {
             None => own,
             Some(target) => {
                 let fits = own.dialect() == target.dialect() && own.version() <= target.version();
-                if self.options.target.is_none() && !fits {
+                if self.options.target.is_none() && !fits && !self.for_people() {
                     return Err(Error::MixedVersions { input: place.input.to_owned() });
                 }
                 target
@@ -369,13 +374,18 @@ impl Run {
 
     fn has_module(&self, module: ModuleId) -> bool {
         let built_in = self.target.is_some_and(|target| target.features.vector_sets.is_some());
-        self.options.modules.has(module) || built_in && module.is_vector_set()
+        self.options.modules.has(module) || built_in && module.is_vector_set() || self.for_people()
+    }
+
+    /// Whether no server is to load the outputs.
+    fn for_people(&self) -> bool {
+        self.open.iter().all(|open| open.kind == OutputKind::Lines)
     }
 
     /// What is lost of a value of a module, all of which may not be there yet, because the target cannot have it.
     fn without_module(&self, value: RawValue<'_>) -> Option<Lost> {
         let module = value.module()?;
-        if self.options.modules.has(module) {
+        if self.options.modules.has(module) || self.for_people() {
             return None;
         }
         let newest = self.target.and_then(|target| target.features.vector_sets);
@@ -396,7 +406,7 @@ impl Run {
             self.other_slots += 1;
             return Ok((db, Way::Nowhere));
         };
-        if db != 0 && self.open[output].slots.is_some() {
+        if db != 0 && self.open[output].slots.is_some() && !self.for_people() {
             self.report.keys_lost += 1;
             self.lose(place, Some(head.db), Some(head.key), Lost::Database)?;
             return Ok((db, Way::Nowhere));
@@ -522,7 +532,7 @@ impl Run {
             self.report.losses.push(LossReport {
                 input: place.input.to_owned(),
                 db,
-                key: key.map(|key| key.escape_ascii().to_string()),
+                key: key.map(|key| line(key).into_owned()),
                 kind: lost.name(),
                 what: lost.to_string(),
                 whole_key,
@@ -537,7 +547,7 @@ impl Run {
             self.report.collisions.push(CollisionReport {
                 input: place.input.to_owned(),
                 db,
-                key: key.escape_ascii().to_string(),
+                key: line(key).into_owned(),
             });
         }
         self.check_streams()

@@ -72,7 +72,7 @@ pub struct InputReport {
 pub struct OutputReport {
     /// Its name.
     pub name: String,
-    /// What it is: `rdb`, `resp`, `aof`, `aof-dir`.
+    /// What it is: `rdb`, `resp`, `aof`, `aof-dir`, `jsonl`.
     pub kind: &'static str,
     /// The slots that go there, when not all do.
     pub slots: Option<String>,
@@ -90,7 +90,7 @@ pub struct LossReport {
     pub input: String,
     /// The database in that input; none for what belongs to none.
     pub db: Option<u64>,
-    /// The key, or the name of a library, with every byte outside of printable ASCII as `\xNN`.
+    /// The key, or the name of a library, with bytes that are no printable text as `\xNN`, see [`text::line`](crate::text::line).
     pub key: Option<String>,
     /// The kind of loss, as in [`ConvertReport::loss_counts`].
     pub kind: &'static str,

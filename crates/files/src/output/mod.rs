@@ -2,6 +2,7 @@
 
 mod destination;
 mod directory;
+mod lines;
 mod log;
 mod pending;
 mod rdb;
@@ -17,7 +18,9 @@ use keyferry_rdb::aof::AofCommand;
 use keyferry_rdb::convert::Loss;
 use keyferry_rdb::elements::Templates;
 use keyferry_rdb::encode::{PartsPlan, PartsSurvey};
-use keyferry_rdb::{Dialect, EntryHead, Eviction, Limits, ModuleAux, RawValue, TargetFormat, ValueType};
+use keyferry_rdb::{
+    Dialect, EntryHead, Event, Eviction, Limits, ModuleAux, RawValue, TargetFormat, ValueType,
+};
 use keyferry_routing::SlotSet;
 
 use crate::error::Error;
@@ -39,6 +42,8 @@ pub enum OutputKind {
     /// A directory with an append-only file in several parts (Redis 7.0, Valkey): a snapshot, the log that follows it, and the
     /// manifest `appendonly.aof.manifest`.
     LogDirectory,
+    /// A line of JSON for each key, as [`json`](crate::json) writes it, with values as they are: `.jsonl`.
+    Lines,
 }
 
 impl OutputKind {
@@ -60,6 +65,7 @@ impl OutputKind {
             "rdb" => Some(Self::Snapshot),
             "resp" => Some(Self::Commands),
             "aof" => Some(Self::Log),
+            "jsonl" | "ndjson" => Some(Self::Lines),
             _ => None,
         }
     }
@@ -71,12 +77,13 @@ impl OutputKind {
             Self::Commands => "resp",
             Self::Log => "aof",
             Self::LogDirectory => "aof-dir",
+            Self::Lines => "jsonl",
         }
     }
 
     /// Whether commands of an input can go there as they are.
     pub const fn takes_commands(self) -> bool {
-        !matches!(self, Self::Snapshot)
+        !matches!(self, Self::Snapshot | Self::Lines)
     }
 }
 
@@ -90,10 +97,10 @@ impl FromStr for OutputKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let all = [Self::Snapshot, Self::Commands, Self::Log, Self::LogDirectory];
+        let all = [Self::Snapshot, Self::Commands, Self::Log, Self::LogDirectory, Self::Lines];
         all.into_iter()
             .find(|kind| kind.name() == text)
-            .ok_or_else(|| format!("\"{text}\" is none of rdb, resp, aof, aof-dir"))
+            .ok_or_else(|| format!("\"{text}\" is none of rdb, resp, aof, aof-dir, jsonl"))
     }
 }
 
@@ -174,6 +181,7 @@ impl Output {
                 let sink = rdb::RdbSink::new(destination, values);
                 Ok(Box::new(sink.map_err(|fault| fault.of_output(&name))?))
             }
+            OutputKind::Lines => Ok(Box::new(lines::LinesSink::new(destination, &values))),
             kind => Ok(Box::new(log::LogSink::new(destination, values, kind == OutputKind::Log))),
         }
     }
@@ -243,6 +251,10 @@ pub(crate) struct Complete {
 pub(crate) trait Sink {
     /// Another input begins, whose hashes refer to these templates.
     fn begin_input(&mut self, dialect: Dialect, templates: &Templates);
+    /// What is of no use but to those who decode values themselves: headers and hash templates.
+    fn note(&mut self, _: &Event<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
     fn aux(&mut self, name: &[u8], value: &[u8]) -> Result<(), Fault>;
     /// A hint at the size of a database.
     fn size(&mut self, db: u64, keys: u64, expires: u64) -> Result<(), Fault>;

@@ -205,6 +205,36 @@ fn commands_that_cannot_be_told_are_refused() {
     assert!(run("COPY a b", &moved).result.is_ok());
 }
 
+/// The slots of one output choose commands by their keys.
+#[test]
+fn commands_are_chosen_by_slot() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log.aof");
+    let run = |commands: &[&[&[u8]]], outputs: &[&str]| {
+        let mut bytes = Vec::new();
+        commands.iter().for_each(|command| keyferry_rdb::aof::append_command(&mut bytes, command));
+        std::fs::write(&path, bytes).unwrap();
+        let out = Shared::default();
+        let outputs = outputs.iter().map(|slots| {
+            Output::writer("out", out.clone(), OutputKind::Log).with_slots(slots.parse().unwrap())
+        });
+        let done = convert(vec![open(&path, 4096)], outputs.collect(), ConvertOptions::default());
+        (done, out.take())
+    };
+    // foo is in slot 12182, bar in 5061.
+    let commands: [&[&[u8]]; 2] = [&[b"SET", b"foo", b"1"], &[b"INCR", b"bar"]];
+    let (done, out) = run(&commands, &["0-8191"]);
+    done.result.unwrap();
+    assert_eq!(out, b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n*2\r\n$4\r\nINCR\r\n$3\r\nbar\r\n");
+    let (_, error) = failure(run(&commands, &["0-8191", "8192-16383"]).0);
+    assert!(error.to_string().contains("a log is not divided"), "{error}");
+    let (_, error) = failure(run(&[&[b"SELECT", b"2"], &[b"INCR", b"bar"]], &["0-8191"]).0);
+    assert!(
+        error.to_string().contains("INCR at byte 23") && error.to_string().contains("database 2"),
+        "{error}"
+    );
+}
+
 /// `redis-cli --pipe` takes what is made for it.
 #[test]
 fn redis_cli_takes_commands() {

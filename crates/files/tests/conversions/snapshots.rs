@@ -238,6 +238,29 @@ fn selections_leave_out() {
     assert!(judgement.unreported.iter().all(|found| found.kind == DifferenceKind::MissingInB), "{judgement}");
 }
 
+/// Lines of JSON have every key with its value as it is, whatever the target.
+#[test]
+fn lines_show_everything() {
+    for binary in some_servers() {
+        let source = filled(binary, 5, 2);
+        let file = save(&source);
+        let out = Shared::default();
+        let lines = Output::writer("lines", out.clone(), OutputKind::Lines);
+        let mut options = options();
+        options.databases.add("1=9".parse().unwrap());
+        options.target = "redis-6.0".parse().ok();
+        let done = convert(inputs(&[&file]), vec![lines], options);
+        done.result.unwrap();
+        let text = String::from_utf8(out.take()).unwrap();
+        let objects: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let of_db = |db: u64| objects.iter().filter(|object| object["db"] == db).count();
+        assert_eq!((of_db(0) + of_db(9), of_db(1)), (done.report.keys_read as usize, 0));
+        let found = objects.iter().find(|object| object["key"] == "string:database" && object["db"] == 9);
+        assert_eq!(found.unwrap()["value"], "1");
+    }
+}
+
 #[test]
 fn outputs_are_whole_or_absent() {
     let Ok(binary) = any() else { return };

@@ -276,7 +276,7 @@ fn print_summary(report: &ConvertReport) {
     for (count, what) in [
         (report.left_out, "keys that were not chosen"),
         (report.commands_left_out, "commands for keys that were not chosen"),
-        (report.empty_dropped, "keys without elements, which servers drop, too"),
+        (report.empty_dropped, "keys without elements, or whose fields have all expired"),
         (report.annotations_dropped, "annotations of logs, which servers pass over"),
     ] {
         if count > 0 {

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use crate::elements::Element;
 use crate::native::Features;
 use crate::types::{Dialect, ValueType};
 
@@ -27,6 +28,10 @@ pub struct TargetFormat {
     pub compact: CompactLimits,
     /// Whether strings are compressed, as `rdbcompression yes` does, the servers' default.
     pub compress: bool,
+    /// Fields of hashes that expired before this, in milliseconds since the Unix epoch, are left out where the target has
+    /// no expiring fields. Snapshots keep them until the server gets round to removing them, but nobody sees them any
+    /// more; without an expiry they would come back to life. Set it to the time of the copy. Default: long past.
+    pub expired_before: i64,
 }
 
 /// Up to where values are kept in compact encodings, all bounds inclusive. The defaults are those of the servers'
@@ -127,7 +132,14 @@ impl TargetFormat {
     }
 
     const fn new(version: u16, dialect: Dialect, features: Features) -> Self {
-        Self { version, dialect, features, compact: CompactLimits::DEFAULT, compress: true }
+        Self {
+            version,
+            dialect,
+            features,
+            compact: CompactLimits::DEFAULT,
+            compress: true,
+            expired_before: i64::MIN,
+        }
     }
 
     /// The version of its files and DUMP payloads.
@@ -176,6 +188,12 @@ impl TargetFormat {
     /// Whether hash fields may expire (Redis 7.4, Valkey 9).
     pub const fn field_expiry(&self) -> bool {
         self.version >= 12
+    }
+
+    /// Whether this is a field whose time has passed, for which the target could not tell so.
+    pub(crate) fn leaves_out(&self, element: &Element<'_>) -> bool {
+        matches!(element, Element::Field { expires_at: Some(at), .. } if *at < self.expired_before)
+            && !self.field_expiry()
     }
 
     /// Whether it writes listpacks (Redis 7.0) rather than ziplists.

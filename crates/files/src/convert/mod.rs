@@ -15,6 +15,8 @@ mod commands;
 mod loss;
 mod report;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use keyferry_rdb::convert::Loss;
 use keyferry_rdb::elements::Templates;
 use keyferry_rdb::{EntryHead, Event, Header, Kind, Limits, ModuleId, RawValue, TargetFormat};
@@ -59,6 +61,9 @@ pub struct ConvertOptions {
     pub modules: Modules,
     /// Bounds on what inputs may make this hold.
     pub limits: Limits,
+    /// The time of the copy: hash fields that expired before are left out where the target has no expiring fields, lest they
+    /// come back to life. Default: when the options were made.
+    pub now: SystemTime,
     /// How many losses, and how many collisions, are kept by name; all are counted. Default 10,000.
     pub listed: usize,
 }
@@ -73,6 +78,7 @@ impl Default for ConvertOptions {
             on_collision: OnCollision::default(),
             modules: Modules::default(),
             limits: Limits::default(),
+            now: SystemTime::now(),
             listed: 10_000,
         }
     }
@@ -329,6 +335,9 @@ impl Run {
 
     /// Opens the outputs, unless they are open.
     fn open_outputs(&mut self, target: TargetFormat) -> Result<(), Error> {
+        let mut target = target;
+        let since = self.options.now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        target.expired_before = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
         self.target = Some(target);
         for output in self.waiting.drain(..) {
             let (name, kind, slots) = (output.name(), output.kind, output.slots.clone());
@@ -493,6 +502,12 @@ impl Run {
         form: Option<Form>,
         place: &Place<'_>,
     ) -> Result<(), Error> {
+        // A hash all of whose fields have expired.
+        if self.losses.iter().any(|loss| matches!(loss, Loss::EmptyContainer { .. })) {
+            self.losses.clear();
+            self.report.empty_dropped += 1;
+            return Ok(());
+        }
         *match form {
             Some(Form::Raw) => &mut self.report.raw,
             Some(Form::Reencoded) => &mut self.report.reencoded,

@@ -30,7 +30,7 @@ pub struct ConvertReport {
     pub as_commands: u64,
     /// Keys that were not chosen.
     pub left_out: u64,
-    /// Keys of no elements, from a defect of old servers: no server loads them.
+    /// Keys of no elements, from a defect of old servers, and hashes whose fields have all expired: no server keeps them.
     pub empty_dropped: u64,
     /// Keys that could not be written at all.
     pub keys_lost: u64,

@@ -87,6 +87,7 @@ impl LogSink {
             values,
         };
         sink.native.features = Some(sink.values.target.features);
+        sink.native.expired_before = sink.values.target.expired_before;
         sink.native.limits = sink.values.limits.clone();
         sink
     }

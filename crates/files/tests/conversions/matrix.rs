@@ -120,7 +120,9 @@ fn every_pair(way: Way, from: &[&'static ServerBinary]) -> (usize, usize) {
 
 /// Carries all keys over as payloads. Gives what was lost.
 fn by_payloads(snapshot: &[u8], client: &mut Client, to: &ServerBinary) -> Vec<ReportedLoss> {
-    let format = target(to);
+    let mut format = target(to);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    format.expired_before = now.as_millis() as i64;
     let mut whole = Limits::default();
     whole.value_part = usize::MAX;
     let mut converter = Converter::new(format);

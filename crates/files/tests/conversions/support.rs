@@ -50,6 +50,17 @@ pub(crate) fn filled(binary: &ServerBinary, seed: u64, databases: u32) -> Server
     // A key whose time has come stays in snapshots until somebody asks for it.
     client.call(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]).unwrap();
     client.call(&["SET", "expired", "long ago", "PX", "1"]).unwrap();
+    // So do fields, which must not come back where fields do not expire.
+    if data::Features::probe(&mut client).unwrap().has("hpexpire") {
+        for (key, expiring) in [("hash:some-expired", 1), ("hash:many-expired", 600)] {
+            for field in 0..2 * expiring {
+                client.call(&["HSET", key, &field.to_string(), "value"]).unwrap();
+            }
+            for field in 0..expiring {
+                client.call(&["HPEXPIRE", key, "1", "FIELDS", "1", &field.to_string()]).unwrap();
+            }
+        }
+    }
     std::thread::sleep(std::time::Duration::from_millis(5));
     server
 }

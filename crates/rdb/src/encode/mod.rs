@@ -38,7 +38,7 @@ use crate::types::{Kind, ValueType};
 use crate::value::Value;
 use crate::wire::{self, canonical_int};
 pub use parts::{PartsEncoder, PartsPlan, PartsSurvey};
-use source::Source;
+use source::{Origin, Source};
 
 /// Strings up to this length are not compressed.
 const MIN_COMPRESSED: usize = 20;
@@ -94,7 +94,7 @@ impl Encoder {
         match value {
             Value::Stream(stream) => Ok(self.stream(stream, out)),
             Value::Opaque { ty, bytes } => Ok(self.copy(*ty, bytes, out)),
-            value => self.elements(&Source::Value(value), out),
+            value => self.elements(Origin::Value(value), out),
         }
     }
 
@@ -120,7 +120,7 @@ impl Encoder {
                 let value = value.to_value_with(limits, templates)?;
                 self.encode(&value, out)
             }
-            _ => self.elements(&Source::Raw { value, limits, templates }, out),
+            _ => self.elements(Origin::Raw { value, limits, templates }, out),
         }
     }
 
@@ -138,7 +138,8 @@ impl Encoder {
         }
     }
 
-    fn elements(&mut self, source: &Source<'_>, out: &mut Vec<u8>) -> Result<Encoded, Error> {
+    fn elements(&mut self, origin: Origin<'_>, out: &mut Vec<u8>) -> Result<Encoded, Error> {
+        let source = &Source { origin, target: self.target };
         let start = out.len();
         let survey = source.survey()?;
         let mut losses = Vec::new();

@@ -113,6 +113,7 @@ impl PartsSurvey {
                 element if self.context.ty.kind() == Kind::Stream => {
                     add_to_stream(&mut self.stream.rest, element, self.context.ty);
                 }
+                element if self.context.target.leaves_out(element) => {}
                 element => self.survey.see(element)?,
             }
         }
@@ -197,10 +198,12 @@ impl PartsEncoder {
     ///
     /// Whatever rule of the format the bytes break, with the offset in the value.
     pub fn feed(&mut self, part: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let target = self.encoder.target;
         let strings: &mut Strings = &mut self.encoder.strings;
         self.decoder.feed(part);
         while let Some(element) = self.decoder.next()? {
             match (&self.plain, &element) {
+                (Some(_), element) if target.leaves_out(element) => {}
                 (Some(plain), element) => plain.put(element, strings, out),
                 (None, Element::StreamEntry(entry)) => {
                     let nodes = &mut self.stream.nodes;

@@ -4,12 +4,18 @@ use crate::elements::{Element, Score, Templates};
 use crate::error::Error;
 use crate::event::RawValue;
 use crate::limits::Limits;
+use crate::target::TargetFormat;
 use crate::types::{Kind, ValueType};
 use crate::value::Value;
 use crate::wire::canonical_int;
 
 /// A value whose elements can be gone through more than once.
-pub(super) enum Source<'a> {
+pub(super) struct Source<'a> {
+    pub(super) origin: Origin<'a>,
+    pub(super) target: TargetFormat,
+}
+
+pub(super) enum Origin<'a> {
     Value(&'a Value),
     Raw { value: RawValue<'a>, limits: &'a Limits, templates: &'a Templates },
 }
@@ -86,6 +92,33 @@ pub(super) type Visitor<'v> = dyn FnMut(&Element<'_>) -> Result<(), Error> + 'v;
 
 impl Source<'_> {
     pub(super) fn kind(&self) -> Kind {
+        self.origin.kind()
+    }
+
+    /// The type as it is, or, of a value, the plainest of its kind.
+    pub(super) fn ty(&self) -> ValueType {
+        self.origin.ty()
+    }
+
+    /// Shows every element that the target is to have.
+    pub(super) fn visit(&self, see: &mut Visitor<'_>) -> Result<(), Error> {
+        self.origin.visit(&mut |element| match self.target.leaves_out(element) {
+            true => Ok(()),
+            false => see(element),
+        })
+    }
+
+    pub(super) fn survey(&self) -> Result<Survey, Error> {
+        let mut survey = Survey::new();
+        if self.kind() != Kind::String {
+            self.visit(&mut |element| survey.see(element))?;
+        }
+        Ok(survey)
+    }
+}
+
+impl Origin<'_> {
+    fn kind(&self) -> Kind {
         match self {
             Self::Value(value) => value.kind(),
             Self::Raw { value, .. } => value.ty().kind(),
@@ -93,7 +126,7 @@ impl Source<'_> {
     }
 
     /// The type as it is, or, of a value, the plainest of its kind.
-    pub(super) fn ty(&self) -> ValueType {
+    fn ty(&self) -> ValueType {
         match self {
             Self::Raw { value, .. } => value.ty(),
             Self::Value(value) => match value.kind() {
@@ -110,7 +143,7 @@ impl Source<'_> {
     }
 
     /// Shows every element.
-    pub(super) fn visit(&self, see: &mut Visitor<'_>) -> Result<(), Error> {
+    fn visit(&self, see: &mut Visitor<'_>) -> Result<(), Error> {
         match self {
             Self::Raw { value, limits, templates } => {
                 let mut elements = value.elements(limits).with_templates((*templates).clone());
@@ -145,13 +178,5 @@ impl Source<'_> {
                 Value::Stream(_) | Value::Opaque { .. } => Ok(()),
             },
         }
-    }
-
-    pub(super) fn survey(&self) -> Result<Survey, Error> {
-        let mut survey = Survey::new();
-        if self.kind() != Kind::String {
-            self.visit(&mut |element| survey.see(element))?;
-        }
-        Ok(survey)
     }
 }

@@ -83,6 +83,9 @@ pub struct NativeOptions {
     /// The commands that the target has. `None`, the default, takes those of the oldest server that writes the value's
     /// type: they work on every server that knows the type.
     pub features: Option<Features>,
+    /// Fields of hashes that expired before this, in milliseconds since the Unix epoch, are left out where the target has
+    /// no expiring fields, as with [`TargetFormat::expired_before`](crate::TargetFormat::expired_before).
+    pub expired_before: i64,
     /// Elements per command, at most. Default 256.
     pub batch_elements: usize,
     /// Bytes of arguments per command: no further element is added once there are so many. Default 64 KiB.
@@ -97,6 +100,7 @@ impl Default for NativeOptions {
     fn default() -> Self {
         Self {
             features: None,
+            expired_before: i64::MIN,
             batch_elements: 256,
             batch_bytes: 64 << 10,
             limits: Limits::default(),
@@ -129,6 +133,7 @@ impl Rebuild {
                 key: key.into(),
                 ty,
                 features,
+                expired_before: options.expired_before,
                 possible,
                 batch_elements: options.batch_elements.max(1),
                 batch_bytes: options.batch_bytes,
@@ -178,6 +183,7 @@ struct Writer {
     key: Box<[u8]>,
     ty: ValueType,
     features: Features,
+    expired_before: i64,
     possible: bool,
     batch_elements: usize,
     batch_bytes: usize,
@@ -208,6 +214,12 @@ struct StreamWriter {
 
 impl Writer {
     fn element(&mut self, element: &Element<'_>, sink: &mut impl CommandSink) {
+        if let Element::Field { expires_at: Some(at), .. } = element
+            && *at < self.expired_before
+            && !self.features.field_expiry
+        {
+            return;
+        }
         self.elements += 1;
         if !self.possible {
             return;

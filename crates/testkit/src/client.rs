@@ -55,6 +55,15 @@ impl Client {
         Client::new(Stream::Tcp(stream), address.to_owned())
     }
 
+    /// The same, and gives the password where there is one.
+    pub(crate) fn connect_with_password(address: &str, password: Option<&str>) -> Result<Client> {
+        let mut client = Client::connect(address)?;
+        if let Some(password) = password {
+            client.call(&["AUTH", password])?;
+        }
+        Ok(client)
+    }
+
     /// Connects to a unix socket.
     ///
     /// # Errors

@@ -57,5 +57,5 @@ pub use error::{Error, Result};
 pub use peer::{Peer, Script};
 pub use proxy::{Direction, Proxy};
 pub use rng::Rng;
-pub use sentinel::{Sentinels, SentinelsBuilder};
+pub use sentinel::{Follower, Sentinels, SentinelsBuilder};
 pub use server::{Builder, Server, unused_port};

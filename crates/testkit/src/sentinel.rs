@@ -95,6 +95,16 @@ impl Sentinels {
         format!("redis+sentinel://{password}{}/{}", addresses.join(","), self.service)
     }
 
+    /// What somebody needs who wants to stay connected to the primary, whoever that is.
+    pub fn follower(&self) -> Follower {
+        let facts = |server: &Server| (server.addr().to_string(), server.password().map(str::to_owned));
+        Follower {
+            sentinels: self.sentinels.iter().map(facts).collect(),
+            password: self.servers[0].password().map(str::to_owned),
+            service: self.service.clone(),
+        }
+    }
+
     /// `host:port` of the primary, as the first living sentinel says.
     ///
     /// # Errors
@@ -233,17 +243,58 @@ impl Sentinels {
     }
 
     fn ask(&self, sentinel: &mut Client) -> Result<String> {
-        let reply = sentinel.list(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.service])?;
-        match reply.as_slice() {
-            [host, port] => {
-                Ok(format!("{}:{}", host.as_str().unwrap_or_default(), port.as_str().unwrap_or_default()))
-            }
-            _ => Err(self.failed(format!("{} does not know {}", sentinel.address(), self.service))),
-        }
+        ask(sentinel, &self.service)
     }
 
     fn failed(&self, what: impl Into<String>) -> Error {
         Error::Cluster { name: self.servers[0].binary().name.clone(), what: what.into() }
+    }
+}
+
+/// Connects to the primary of [`Sentinels`], whichever server that is at the time.
+#[derive(Debug, Clone)]
+pub struct Follower {
+    /// Addresses and passwords.
+    sentinels: Vec<(String, Option<String>)>,
+    password: Option<String>,
+    service: String,
+}
+
+impl Follower {
+    /// A new connection to the server that a sentinel names and that says itself that it is a primary.
+    ///
+    /// # Errors
+    /// That of the last sentinel, or of the server that it names.
+    pub fn connect(&self) -> Result<Client> {
+        let nobody =
+            || Error::Cluster { name: self.service.clone(), what: "no sentinel names a primary".into() };
+        let mut last = nobody();
+        for (address, password) in &self.sentinels {
+            let primary = Client::connect_with_password(address, password.as_deref())
+                .and_then(|mut sentinel| ask(&mut sentinel, &self.service))
+                .and_then(|primary| Client::connect_with_password(&primary, self.password.as_deref()))
+                .and_then(|mut primary| Ok((primary.info("replication", "role")?, primary)));
+            match primary {
+                Ok((Some(role), primary)) if role == "master" => return Ok(primary),
+                Ok(_) => last = nobody(),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// `host:port` of the primary, as a sentinel says.
+fn ask(sentinel: &mut Client, service: &str) -> Result<String> {
+    let reply = sentinel.list(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", service])?;
+    match reply.as_slice() {
+        [host, port] => {
+            Ok(format!("{}:{}", host.as_str().unwrap_or_default(), port.as_str().unwrap_or_default()))
+        }
+        _ => {
+            let what = format!("{} does not know {service}", sentinel.address());
+            Err(Error::Cluster { name: "sentinels".to_owned(), what })
+        }
     }
 }
 

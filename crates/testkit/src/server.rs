@@ -132,11 +132,11 @@ impl Server {
     /// # Errors
     /// [`Error::Connection`] when it does not listen, [`Error::Refused`] when it refuses the password.
     pub fn client(&self) -> Result<Client> {
-        let mut client = Client::connect(&self.addr().to_string())?;
-        if let Some(password) = &self.setup.password {
-            client.call(&["AUTH", password])?;
-        }
-        Ok(client)
+        Client::connect_with_password(&self.addr().to_string(), self.password())
+    }
+
+    pub(crate) fn password(&self) -> Option<&str> {
+        self.setup.password.as_deref()
     }
 
     /// CPU seconds (user and system) of the server, without its snapshot children.

@@ -113,7 +113,7 @@ fn every_server_forms_a_cluster() -> Result {
 
 fn form(binary: &ServerBinary) -> Result {
     let start = Instant::now();
-    let cluster = Cluster::builder(binary).primaries(2).replicas(1).start()?;
+    let mut cluster = Cluster::builder(binary).primaries(2).replicas(1).start()?;
     // It takes 2.1 seconds, of which two are the servers' own. The limit has room for a busy machine.
     let took = start.elapsed();
     assert!(took < Duration::from_secs(10), "{binary}: {took:?}");
@@ -125,6 +125,11 @@ fn form(binary: &ServerBinary) -> Result {
     client.call(&["SET", "a", "1"])?;
     let answers = client.on_every_primary(&["DBSIZE"])?;
     assert_eq!(answers.iter().filter_map(|(_, n)| n.as_i64()).sum::<i64>(), 1);
+    let refused = cluster.kill(0);
+    assert!(
+        matches!(&refused, Err(Error::Cluster { what, .. }) if what.contains("no majority")),
+        "{refused:?}"
+    );
     Ok(())
 }
 

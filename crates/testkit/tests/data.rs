@@ -1,15 +1,17 @@
 //! Seeded data on real servers, and the comparison that sees every kind of difference.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keyferry_testkit::data::{self, Features, Mixed, Shape, Writer, WriterOptions};
 use keyferry_testkit::{
-    Client, Cluster, CompareOptions, DifferenceKind, Server, ServerBinary, Vendor, all, any, compare,
-    compare_with, digest,
+    Client, Cluster, CompareOptions, DifferenceKind, Sentinels, Server, ServerBinary, Vendor, all, any,
+    compare, compare_with, digest,
 };
 
 type Result<T = ()> = keyferry_testkit::Result<T>;
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 fn pair() -> Result<(Server, Server)> {
     Ok((Server::any()?, Server::any()?))
@@ -305,10 +307,7 @@ fn write_and_follow(binary: &ServerBinary) -> Result {
     replica.call(&["REPLICAOF", "127.0.0.1", &source.port().to_string()])?;
     let options = WriterOptions { rate: 5000, threads: 2, save_the_dying: true, ..WriterOptions::default() };
     let writer = Writer::start(&source, options)?;
-    let end = Instant::now() + Duration::from_secs(60);
-    while writer.sent() < 8000 && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    assert!(writer.wait_for(8000, MINUTE), "{binary}: {} commands sent", writer.sent());
     let counts = writer.stop()?;
     assert!(counts.commands >= 8000, "{binary}: {counts:?}");
     assert_eq!((counts.errors, counts.first_error), (0, None), "{binary}");
@@ -363,13 +362,10 @@ fn write_multi_key_and_follow(binary: &ServerBinary) -> Result {
         ..WriterOptions::default()
     };
     let writer = Writer::start(&source, options)?;
-    let end = Instant::now() + Duration::from_secs(60);
-    while writer.sent() < 10_000 && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    assert!(writer.wait_for(10_000, MINUTE), "{binary}: {} commands sent", writer.sent());
     let counts = writer.stop()?;
     assert_eq!((counts.errors, counts.first_error), (0, None), "{binary}");
-    let expected = data::multi_key_commands(&Features::probe(&mut primary)?, false);
+    let expected = data::multi_key_commands(&Features::probe(&mut primary)?, true);
     assert!(expected.len() >= 27, "{binary}: {expected:?}");
     for name in expected {
         assert!(counts.by_command.contains_key(name), "{binary}: no {name} in {:?}", counts.by_command);
@@ -398,11 +394,11 @@ fn clusters_are_written_to_while_slots_move_and_primaries_change() -> Result {
 
 fn write_to_cluster(binary: &ServerBinary) -> Result {
     let databases = if binary.vendor == Vendor::Valkey && binary.version.at_least(9, 0) { 3 } else { 1 };
-    let mut builder = Cluster::builder(binary).primaries(2).replicas(1);
+    let mut builder = Cluster::builder(binary).replicas(1);
     if databases > 1 {
         builder = builder.databases(databases);
     }
-    let cluster = builder.start()?;
+    let mut cluster = builder.start()?;
     let options = WriterOptions {
         rate: 3000,
         threads: 2,
@@ -412,23 +408,21 @@ fn write_to_cluster(binary: &ServerBinary) -> Result {
         ..WriterOptions::default()
     };
     let writer = Writer::start_cluster(&cluster, options)?;
-    let wait_for = |count| {
-        let end = Instant::now() + Duration::from_secs(60);
-        while writer.sent() < count && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    };
-    wait_for(1000);
+    assert!(writer.wait_for(1000, MINUTE));
     // Slots that the writer uses among them.
     let slot = keyferry_routing::slot(b"{3}");
-    let to = (cluster.owner(slot)? + 1) % 2;
+    let to = (cluster.owner(slot)? + 1) % 3;
     cluster.move_slots_with(slot - 20..=slot + 20, to, 2, |_| Ok(()))?;
-    cluster.failover(2)?;
-    wait_for(writer.sent() + 6000);
+    cluster.failover(3)?;
+    assert!(writer.wait_for(5000, MINUTE));
+    // Node 1 is a primary still; its replica takes over.
+    assert_eq!(cluster.kill(1)?, 4);
+    assert!(writer.wait_for(1000, MINUTE));
+    cluster.restart(1)?;
     let counts = writer.stop()?;
     assert_eq!((counts.errors, counts.first_error), (0, None), "{binary}");
     assert!(counts.commands > 6000, "{binary}: {} commands", counts.commands);
-    for name in data::multi_key_commands(&cluster.client()?.features()?, true) {
+    for name in data::multi_key_commands(&cluster.client()?.features()?, false) {
         assert!(counts.by_command.contains_key(name), "{binary}: no {name} in {:?}", counts.by_command);
     }
     data::settle_cluster(&cluster)?;
@@ -440,5 +434,21 @@ fn write_to_cluster(binary: &ServerBinary) -> Result {
             .wait_until(Duration::from_secs(10), |replica| Ok(digest(&mut primary)? == digest(replica)?))?;
         assert!(same, "{binary}");
     }
+    Ok(())
+}
+
+#[test]
+fn writers_follow_sentinels() -> Result {
+    let mut group = Sentinels::builder(any()?).password("of the servers").start()?;
+    let options = WriterOptions { rate: 2000, threads: 2, multi_key: true, ..WriterOptions::default() };
+    let writer = Writer::start_sentinel(&group, options)?;
+    assert!(writer.wait_for(500, MINUTE));
+    let promoted = group.kill_primary()?;
+    assert!(writer.wait_for(2000, MINUTE));
+    let counts = writer.stop()?;
+    assert_eq!((counts.errors, counts.first_error), (0, None));
+    assert!(counts.commands > 2500);
+    let keys = group.server(promoted).client()?.int(&["DBSIZE"])?;
+    assert!(keys > 50, "{keys} keys");
     Ok(())
 }

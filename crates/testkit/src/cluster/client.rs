@@ -330,11 +330,8 @@ impl ClusterClient {
 
     fn connection(&mut self, address: &str) -> Result<&mut Client> {
         if !self.connections.contains_key(address) {
-            let mut client = Client::connect(address)?;
+            let client = Client::connect_with_password(address, self.password.as_deref())?;
             client.set_timeout(TIMEOUT)?;
-            if let Some(password) = &self.password {
-                client.call(&["AUTH", password])?;
-            }
             self.connections.insert(address.to_owned(), Connection { client, database: 0 });
         }
         let wanted = self.database;

@@ -210,7 +210,8 @@ impl Cluster {
     /// number of that node.
     ///
     /// # Errors
-    /// [`Error::Cluster`] when nobody takes over, at once when the node has no replica.
+    /// [`Error::Cluster`] when nobody takes over; at once when the node has no replica, or the other primaries are no
+    /// majority that could elect one: a cluster needs three at least.
     pub fn kill(&mut self, primary: usize) -> Result<usize> {
         let slots = self.slots(primary)?;
         let Some(slot) = slots.first().map(|range| *range.start()) else {
@@ -218,6 +219,14 @@ impl Cluster {
         };
         if self.replicas(primary)?.is_empty() {
             return Err(self.failed(format!("node {primary} has no replica that could take over")));
+        }
+        let voting =
+            self.primaries()?.into_iter().filter(|&i| self.slots(i).is_ok_and(|slots| !slots.is_empty()));
+        let voting = voting.count();
+        if voting - 1 <= voting / 2 {
+            return Err(
+                self.failed(format!("without node {primary} there is no majority of its {voting} primaries"))
+            );
         }
         self.kill_only(primary);
         self.wait_until_settled()?;

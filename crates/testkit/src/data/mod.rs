@@ -11,6 +11,7 @@
 
 mod features;
 mod fill_cluster;
+mod link;
 mod mixed;
 mod shapes;
 mod small;

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use keyferry_resp::Frame;
 
 use crate::client::Client;
-use crate::cluster::{Cluster, ClusterClient};
+use crate::cluster::Cluster;
 use crate::data::Features;
+use crate::data::link::{Args, Link, Primary};
 use crate::data::workload::{SHORT_TTL_MS, Workload};
 use crate::error::{Error, Result};
+use crate::sentinel::Sentinels;
 use crate::server::Server;
 
 /// How long a thread waits when nothing is due.
@@ -143,13 +145,31 @@ impl Writer {
         )
     }
 
+    /// Starts writing to the primary that sentinels name. After a failover each thread goes on at the new one, with the command
+    /// that it has no reply to; that may then be applied twice.
+    ///
+    /// # Errors
+    /// When the primary cannot be reached.
+    pub fn start_sentinel(sentinels: &Sentinels, options: WriterOptions) -> Result<Writer> {
+        Writer::spawn(
+            || {
+                let follower = sentinels.follower();
+                let mut client = follower.connect()?;
+                let features = Features::probe(&mut client)?;
+                Ok((Link::Primary(Box::new(Primary::new(follower, client))), features))
+            },
+            &options,
+        )
+    }
+
     fn spawn(connect: impl Fn() -> Result<(Link, Features)>, options: &WriterOptions) -> Result<Writer> {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut writer = Writer { stop, sent, threads: Vec::new() };
         let threads = options.threads.max(1);
         for number in 0..threads {
             let (link, features) = connect()?;
-            let workload = Workload::new(number, features, options);
+            let stays = matches!(link, Link::Server(_));
+            let workload = Workload::new(number, features, options, stays);
             let work = Work { link, workload, counts: Counts::default() };
             let (stop, sent) = (Arc::clone(&writer.stop), Arc::clone(&writer.sent));
             let rate = options.rate as f64 / f64::from(threads);
@@ -161,6 +181,18 @@ impl Writer {
     /// How many commands were sent and answered so far.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Waits until that many commands more than now were sent and answered. False when `deadline` passed first.
+    pub fn wait_for(&self, more: u64, deadline: Duration) -> bool {
+        let (goal, end) = (self.sent() + more, Instant::now() + deadline);
+        while self.sent() < goal {
+            if Instant::now() >= end {
+                return false;
+            }
+            std::thread::sleep(TICK);
+        }
+        true
     }
 
     /// Stops writing and waits until every command sent was answered.
@@ -238,12 +270,6 @@ fn forget_expired(client: &mut Client) -> Result<()> {
     Ok(())
 }
 
-/// Where a thread writes to.
-enum Link {
-    Server(Box<Client>),
-    Cluster(Box<ClusterClient>),
-}
-
 /// One thread's work.
 struct Work {
     link: Link,
@@ -276,34 +302,17 @@ impl Work {
     fn send(&mut self, sent: &AtomicU64) -> Result<usize> {
         let batch = std::mem::take(&mut self.workload.batch);
         let counts = &mut self.counts;
-        let mut answered = |commands: &[Vec<Vec<u8>>], reply: &Frame| {
+        self.link.send(&batch, |commands, reply| {
             counts.add(commands, reply);
             sent.fetch_add(commands.len() as u64, Ordering::Relaxed);
-        };
-        match &mut self.link {
-            Link::Server(client) => {
-                for command in &batch {
-                    client.queue(command)?;
-                }
-                for command in &batch {
-                    answered(std::slice::from_ref(command), &client.reply()?);
-                }
-            }
-            Link::Cluster(client) => {
-                let mut rest = batch.as_slice();
-                while let Some(unit) = next_unit(rest) {
-                    answered(unit, &send_unit(client, unit)?);
-                    rest = &rest[unit.len()..];
-                }
-            }
-        }
+        })?;
         Ok(batch.len())
     }
 }
 
 impl Counts {
     /// Counts a command, or a whole transaction with its last reply.
-    fn add(&mut self, commands: &[Vec<Vec<u8>>], reply: &Frame) {
+    fn add(&mut self, commands: &[Args], reply: &Frame) {
         self.commands += commands.len() as u64;
         // Errors hide in the results of a transaction as well.
         let inner = reply.as_array().and_then(|items| items.iter().find_map(|item| item.error()));
@@ -313,30 +322,5 @@ impl Counts {
             let args = commands.iter().flatten().map(|arg| arg.escape_ascii().to_string());
             format!("{}: {}", args.collect::<Vec<_>>().join(" "), String::from_utf8_lossy(message))
         });
-    }
-}
-
-/// The next command, or the next transaction from MULTI to EXEC.
-fn next_unit(commands: &[Vec<Vec<u8>>]) -> Option<&[Vec<Vec<u8>>]> {
-    let is = |command: &Vec<Vec<u8>>, name: &[u8]| command.first().is_some_and(|arg| arg == name);
-    let length = match commands.first()? {
-        first if is(first, b"MULTI") => commands.iter().position(|command| is(command, b"EXEC"))? + 1,
-        _ => 1,
-    };
-    commands.get(..length)
-}
-
-fn send_unit(client: &mut ClusterClient, unit: &[Vec<Vec<u8>>]) -> Result<Frame> {
-    let [command] = unit else { return client.transaction(&unit[1..unit.len() - 1]) };
-    let ok = Frame::Simple("OK".into());
-    match command.first().map(Vec::as_slice) {
-        Some(b"SELECT") => {
-            let number = command.get(1).and_then(|arg| std::str::from_utf8(arg).ok()?.parse().ok());
-            client.select(number.unwrap_or(0));
-            Ok(ok)
-        }
-        // While a primary fails over nobody may be there to take it.
-        Some(b"FUNCTION" | b"SCRIPT") => client.on_every_primary(command).map(|_| ok),
-        _ => client.call_raw(command),
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Workload {
     keys: u64,
     /// The hash tag of all keys of the present step.
     tag: Option<u64>,
+    /// Whether it is one server all the time, which keeps the scripts that it was given.
+    stays: bool,
     hash_tags: bool,
     multi_key: bool,
     short_expiries: bool,
@@ -51,7 +53,7 @@ mod multi_key;
 pub use multi_key::multi_key_commands;
 
 impl Workload {
-    pub(super) fn new(thread: u32, features: Features, options: &WriterOptions) -> Workload {
+    pub(super) fn new(thread: u32, features: Features, options: &WriterOptions, stays: bool) -> Workload {
         Workload {
             batch: Vec::new(),
             by_command: BTreeMap::new(),
@@ -60,6 +62,7 @@ impl Workload {
             thread,
             keys: options.keys.max(1),
             tag: None,
+            stays,
             hash_tags: options.hash_tags,
             multi_key: options.multi_key,
             short_expiries: options.short_expiries,

@@ -55,15 +55,18 @@ const COMMANDS: [&str; 39] = [
 
 /// The commands of several keys that a [`Writer`](crate::data::Writer) with
 /// [`multi_key`](crate::data::WriterOptions::multi_key) sends to such a server sooner or later, MULTI among them, in upper
-/// case. With hash tags EVALSHA is not sent: a node that takes a slot over does not have the script.
-pub fn multi_key_commands(features: &Features, hash_tags: bool) -> Vec<&'static str> {
-    let sent = |name: &&str| features.has(&name.to_ascii_lowercase()) && !(hash_tags && *name == "EVALSHA");
+/// case. `stays` tells whether it is one server all the time. Else EVALSHA, whose script a primary that takes over does not have,
+/// and MSETEX, which Valkey 9.1 runs on any node of a cluster, are not among them.
+pub fn multi_key_commands(features: &Features, stays: bool) -> Vec<&'static str> {
+    let sent = |name: &&str| {
+        features.has(&name.to_ascii_lowercase()) && (stays || !matches!(*name, "EVALSHA" | "MSETEX"))
+    };
     COMMANDS.into_iter().filter(sent).collect()
 }
 
 impl Workload {
     pub(super) fn prepare_multi_key(&mut self) {
-        if !self.hash_tags {
+        if self.stays {
             cmd!(self, "SCRIPT", "LOAD", SCRIPT);
         }
         if self.features.has("function") {
@@ -107,7 +110,8 @@ impl Workload {
         match self.rng.below(9) {
             0 | 1 => cmd!(self, "MSET", a, self.value(), b, self.value(), c, "third"),
             2 => cmd!(self, "MSETNX", a, self.value(), b, "nx"),
-            3 if self.features.has("msetex") => {
+            // Valkey 9.1 runs it on any node of a cluster, whoever serves the keys.
+            3 if self.features.has("msetex") && !self.hash_tags => {
                 cmd!(self, "MSETEX", "2", a, self.value(), b, "", "EX", "7200")
             }
             4 => {
@@ -288,7 +292,7 @@ impl Workload {
     fn multi_key_script(&mut self) {
         let value = self.value();
         match self.rng.below(5) {
-            0 if !self.hash_tags => {
+            0 if self.stays => {
                 cmd!(self, "EVALSHA", SCRIPT_SHA, "2", self.key("counter"), self.key("list"), value);
             }
             1 if self.features.has("fcall") => {

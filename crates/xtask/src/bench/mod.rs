@@ -5,6 +5,7 @@
 
 mod burst;
 mod full_sync;
+mod inspect;
 mod page;
 mod rdb_elements;
 mod rdb_walk;
@@ -31,6 +32,8 @@ pub(crate) enum Which {
     RdbWalk,
     /// Visiting every element of RDB files, beside the server's own checker
     RdbElements,
+    /// `inspect`, beside the server's own checker, loading by a server, and other programs
+    Inspect,
 }
 
 /// The server that all figures are taken on.
@@ -57,6 +60,7 @@ pub(crate) fn run(which: &[Which], scale: f64, dry_run: bool) -> Outcome {
             Which::Burst => burst::measure(server, scale)?,
             Which::RdbWalk => rdb_walk::measure(server, scale)?,
             Which::RdbElements => rdb_elements::measure(server, scale)?,
+            Which::Inspect => inspect::measure(server, scale)?,
         });
     }
     for table in &tables {

@@ -59,7 +59,7 @@ pub(super) fn measure(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Table>> 
 }
 
 /// One set, its members added a thousand at a time.
-fn one_set(client: &mut Client, count: u64) -> keyferry_testkit::Result<u64> {
+pub(super) fn one_set(client: &mut Client, count: u64) -> keyferry_testkit::Result<u64> {
     fill(client, |commands| {
         (0..count).step_by(1000).try_for_each(|start| {
             let mut command = vec!["SADD".to_owned(), "set".to_owned()];

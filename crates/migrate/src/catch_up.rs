@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keyferry_client::{ConnectOptions, Connection};
+use keyferry_client::{Address, Connection, Role};
+use keyferry_replication::{Locate, Locator};
 
 use crate::{
     options::Until,
@@ -19,58 +20,70 @@ const ASK_PERIOD: Duration = Duration::from_millis(500);
 
 /// Compares what has been applied with what the source says it has written.
 ///
-/// Caught up is: everything received has been applied, and the source, asked *after* that, has written no more.
+/// Caught up is: everything received has been applied, and the source, asked *after* that, has written no more. Of several
+/// links: all of them at the same time.
 pub(crate) struct CatchUp {
     until: Until,
+    /// The whole migration's.
+    meter: Meter,
+    links: Vec<Watched>,
+}
+
+/// One link, and the server that is asked how far it is.
+pub(crate) struct Watched {
     meter: Meter,
     control: Option<Connection>,
     /// Where to connect again; `None` where the source does not answer questions.
-    source: Option<ConnectOptions>,
+    source: Option<Locator>,
+    /// The server that was asked last.
+    address: Option<Address>,
     asked: Option<Instant>,
+    /// Where its stream began.
+    snapshot_offset: u64,
 }
 
 impl CatchUp {
     /// `control` is a second connection to the source; without it the source is taken not to answer questions, and
-    /// what it sends by itself has to do.
+    /// what it sends by itself has to do. A lost one is made anew at the server that `source` finds.
     pub(crate) fn new(
         until: Until,
         meter: Meter,
         control: Option<Connection>,
-        source: ConnectOptions,
+        source: impl Locate + 'static,
     ) -> Self {
-        let source = control.is_some().then_some(source);
-        CatchUp { until, meter, control, source, asked: None }
+        let links = vec![Watched::new(meter.clone(), control, source)];
+        CatchUp { until, meter, links }
+    }
+
+    /// Of several links; `meter` is the whole migration's.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for runs that end all their links together"))]
+    pub(crate) fn of_links(until: Until, meter: Meter, links: Vec<Watched>) -> Self {
+        CatchUp { until, meter, links }
     }
 
     /// Returns when the migration is done, if it ever is: true when the source still wrote at that moment. To be
     /// polled from the beginning: it is what keeps the source's own offset known.
     pub(crate) async fn wait(mut self) -> bool {
         let mut since = None;
-        while !self.meter.is_past_snapshot() {
-            if self.asked.is_none_or(|at| at.elapsed() >= ASK_PERIOD) {
-                self.ask().await;
-            }
+        while !self.links.iter().all(|link| link.meter.is_past_snapshot()) {
+            self.ask_those(Watched::is_due).await;
             tokio::time::sleep(PERIOD).await;
         }
-        let snapshot_offset = self.meter.applied_offset.load(Ordering::Relaxed);
+        for link in &mut self.links {
+            link.snapshot_offset = link.meter.applied_offset.load(Ordering::Relaxed);
+        }
         loop {
-            let applied = self.meter.applied_offset.load(Ordering::Relaxed);
-            let level =
-                applied >= self.meter.received_offset.load(Ordering::Relaxed) && !self.meter.is_in_trouble();
-            let mut answered = false;
-            if level || self.asked.is_none_or(|at| at.elapsed() >= ASK_PERIOD) {
-                answered = self.ask().await;
-            }
-            // Where the source cannot be asked, it has to have sent something after its snapshot: it pings every ten
-            // seconds when it has nothing else to say, and what it sent before has been received then.
-            let known = answered || (self.source.is_none() && applied > snapshot_offset);
-            if level && known && applied >= self.source_offset() {
+            let level = self.links.iter().all(Watched::is_level);
+            // Those that were asked before the last one became level may have written since.
+            let answered = self.ask_those(|link| level || link.is_due()).await;
+            if level && answered && self.links.iter().all(Watched::has_everything) {
                 if since.is_none() {
                     since = Some(Instant::now());
+                    self.links.iter().for_each(|link| link.meter.enter(Phase::Following));
                     self.meter.enter(Phase::Following);
                 }
                 if let (Until::CaughtUp { quiet, linger }, Some(since)) = (&self.until, since) {
-                    if self.meter.quiet_for() >= *quiet {
+                    if self.links.iter().all(|link| link.meter.quiet_for() >= *quiet) {
                         return false;
                     }
                     if since.elapsed() >= *linger {
@@ -84,32 +97,150 @@ impl CatchUp {
         }
     }
 
-    fn source_offset(&self) -> u64 {
-        self.meter.source_offset().unwrap_or(0).max(self.meter.received_offset.load(Ordering::Relaxed))
+    /// Asks those links' servers; true when all that have to answer did.
+    async fn ask_those(&mut self, which: impl Fn(&Watched) -> bool) -> bool {
+        let mut answered = true;
+        for link in self.links.iter_mut().filter(|link| which(link)) {
+            answered &= link.ask().await;
+        }
+        answered
+    }
+}
+
+impl Watched {
+    /// As [`CatchUp::new`].
+    pub(crate) fn new(meter: Meter, control: Option<Connection>, source: impl Locate + 'static) -> Self {
+        let address = control.as_ref().map(|control| control.address().clone());
+        let source = control.is_some().then(|| Locator::new(source));
+        Watched { meter, control, source, address, asked: None, snapshot_offset: 0 }
     }
 
-    /// Asks the source for its offset; true when it answered. A failure costs the figure, not the migration: the link
-    /// itself tells of a lost source.
+    fn is_due(&self) -> bool {
+        self.asked.is_none_or(|at| at.elapsed() >= ASK_PERIOD)
+    }
+
+    /// True when everything received has been applied.
+    fn is_level(&self) -> bool {
+        let applied = self.meter.applied_offset.load(Ordering::Relaxed);
+        applied >= self.meter.received_offset.load(Ordering::Relaxed) && !self.meter.is_in_trouble()
+    }
+
+    /// True when what has been applied is all that the server had written when it was asked.
+    fn has_everything(&self) -> bool {
+        let applied = self.meter.applied_offset.load(Ordering::Relaxed);
+        // Where the source cannot be asked, it has to have sent something after its snapshot: it pings every ten
+        // seconds when it has nothing else to say, and what it sent before has been received then.
+        let known = self.source.is_some() || applied > self.snapshot_offset;
+        let received = self.meter.received_offset.load(Ordering::Relaxed);
+        known && applied >= self.meter.source_offset().unwrap_or(0).max(received)
+    }
+
+    /// Asks the source for its offset; true when it answered or is not to be asked. A failure costs the figure, not the
+    /// migration: the link itself tells of a lost source.
     async fn ask(&mut self) -> bool {
         self.asked = Some(Instant::now());
-        if self.control.is_none()
-            && let Some(source) = &self.source
-        {
-            self.control = Connection::connect(source).await.ok();
+        let Some(source) = &self.source else { return true };
+        if self.control.is_none() {
+            let Ok(found) = source.locate(self.address.as_ref()).await else { return false };
+            self.address = Some(found.address().clone());
+            self.control = Connection::connect(&found.with_db(0)).await.ok();
         }
         let Some(control) = self.control.as_mut() else { return false };
-        match control.info("replication").await {
-            Ok(info) => match info.get("master_repl_offset").and_then(|text| text.parse().ok()) {
-                Some(offset) => {
-                    self.meter.source_offset.store(offset, Ordering::Relaxed);
-                    true
-                }
-                None => false,
-            },
-            Err(_) => {
+        let replication = control.info("replication").await.ok();
+        // A primary that has become a replica meanwhile does not know how far the one after it is.
+        let was_primary = control.server().role == Role::Primary;
+        let offset = replication
+            .filter(|info| !was_primary || info.get("role") != Some("slave"))
+            .and_then(|info| info.get_as("master_repl_offset"));
+        match offset {
+            Some(offset) => {
+                self.meter.source_offset.store(offset, Ordering::Relaxed);
+                true
+            }
+            None => {
                 self.control = None;
                 false
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keyferry_client::ConnectOptions;
+    use keyferry_testkit::Server;
+
+    fn start() -> (Server, ConnectOptions) {
+        let server = Server::any().unwrap();
+        let options = ConnectOptions::from_url(&server.url()).unwrap();
+        (server, options)
+    }
+
+    /// A replica, so that the server has offsets, which is gone again; and the offset.
+    fn offset(server: &Server, other: &Server) -> u64 {
+        let mut client = other.client().unwrap();
+        client.call(&["REPLICAOF", "127.0.0.1", &server.port().to_string()]).unwrap();
+        let up = client.wait_until(Duration::from_secs(20), |client| {
+            Ok(client.info("replication", "master_link_status")?.as_deref() == Some("up"))
+        });
+        assert!(up.unwrap());
+        server.client().unwrap().call(&["SET", "key", "value"]).unwrap();
+        server.client().unwrap().info("replication", "master_repl_offset").unwrap().unwrap().parse().unwrap()
+    }
+
+    fn stands_at(meter: &Meter, offset: u64) {
+        meter.received_offset.store(offset, Ordering::Relaxed);
+        meter.applied_offset.store(offset, Ordering::Relaxed);
+    }
+
+    /// Two links: the run is caught up when both are, and the server that is asked may be another one by then.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn several_links_are_caught_up_together_also_after_a_failover() {
+        let ((mut first, first_options), (second, second_options)) = (start(), start());
+        let (copy, copy_options) = start();
+        let first_offset = tokio::task::block_in_place(|| offset(&first, &copy));
+        let (main, a, b) = (Meter::default(), Meter::default(), Meter::default());
+        let located = first_options.clone();
+        let locate = move |lost: Option<&Address>| {
+            Ok(if lost == Some(located.address()) { copy_options.clone() } else { located.clone() })
+        };
+        let control = Connection::connect(&first_options).await.unwrap();
+        let other = Connection::connect(&second_options).await.unwrap();
+        let links = vec![
+            Watched::new(a.clone(), Some(control), locate),
+            Watched::new(b.clone(), Some(other), second_options),
+        ];
+        let until = Until::CaughtUp { quiet: Duration::ZERO, linger: Duration::from_secs(60) };
+        let waiting = tokio::spawn(CatchUp::of_links(until, main.clone(), links).wait());
+        // One has all, the other is behind what its server says.
+        [&a, &b].into_iter().for_each(|link| link.enter(Phase::CatchingUp));
+        stands_at(&a, first_offset - 1);
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert!(!waiting.is_finished());
+        assert_eq!(a.source_offset(), Some(first_offset));
+        assert_eq!(b.source_offset(), Some(0));
+
+        // The server of the first dies, its replica takes over and writes.
+        let now = tokio::task::block_in_place(|| {
+            first.kill9();
+            let mut client = copy.client().unwrap();
+            client.call(&["REPLICAOF", "NO", "ONE"]).unwrap();
+            // A primary without a backlog would not count.
+            offset(&copy, &second)
+        });
+        assert!(now > first_offset);
+        stands_at(&a, first_offset);
+        let seen = async {
+            while a.source_offset().is_none_or(|offset| offset < now) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), seen).await.unwrap();
+        assert!(!waiting.is_finished());
+        // The second is a replica now, of which the same is asked; whoever has more than that has enough.
+        [&a, &b].into_iter().for_each(|link| stands_at(link, now + 1_000_000));
+        assert!(!tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap().unwrap());
+        assert_eq!((a.phase(), main.phase()), (Phase::Following, Phase::Following));
     }
 }

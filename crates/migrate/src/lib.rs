@@ -54,6 +54,6 @@ mod target;
 pub use error::{Error, Refusal, RefusedAt};
 pub use migration::{Finished, Migration, Stopper};
 pub use options::{CrossSlotPolicy, Options, Until};
-pub use progress::{Figures, Phase, Progress};
-pub use report::{CrossSlot, Endpoint, Outcome, Report, RoutingCounts};
+pub use progress::{Figures, LinkFigures, Phase, Progress};
+pub use report::{CrossSlot, Endpoint, LinkPosition, Outcome, Report, RoutingCounts};
 pub use snapshot::SnapshotCounts;

@@ -194,6 +194,7 @@ fn finish(
         phases: meter.durations().into_iter().map(|(p, d)| (p.name(), d.as_secs_f64())).collect(),
         snapshot: ends.counts,
         position: position.map(|id| format!("{id}:{}", figures.applied_offset)),
+        positions: meter.positions(),
         figures,
         journal: ends.journal,
         notes: ends.notes,

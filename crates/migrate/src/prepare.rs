@@ -133,6 +133,10 @@ pub(crate) async fn sharded(
     // With one link the whole migration's figures are the link's.
     if let [link] = &mut links[..] {
         link.meter = migration.meter.clone();
+    } else {
+        for link in &links {
+            migration.meter.add_link(link.connect.address().to_string(), link.meter.clone());
+        }
     }
     let target = Target::new(Settings {
         map,

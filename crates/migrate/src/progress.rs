@@ -11,6 +11,8 @@ use std::{
 use keyferry_replication::ReplicationId;
 use serde::Serialize;
 
+use crate::report::LinkPosition;
+
 /// Which part of its work a migration is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -111,13 +113,18 @@ pub(crate) struct Counters {
     pub(crate) in_flight: AtomicU64,
     /// When a command last came, in milliseconds after the start.
     last_write: AtomicU64,
+    /// The links to the source, where it has several: each counts for itself, and these counters hold what is common.
+    links: Mutex<Vec<(String, Meter)>>,
 }
 
 /// The figures of a migration at one moment.
+///
+/// With several links to the source they are sums, but for the offsets: those of different links have nothing to do with
+/// one another, so they are with each link in [`Figures::links`].
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Figures {
-    /// The present phase.
+    /// The present phase; with several links that of the link which is least advanced.
     pub phase: Phase,
     /// Time since the start, in seconds.
     pub elapsed_seconds: f64,
@@ -133,11 +140,11 @@ pub struct Figures {
     pub keys_applied: u64,
     /// Keys built in parts.
     pub large_keys: u64,
-    /// Replication offset of the last byte received.
+    /// Replication offset of the last byte received; 0 with several links.
     pub received_offset: u64,
-    /// Replication offset of the last byte whose command the target has confirmed.
+    /// Replication offset of the last byte whose command the target has confirmed; 0 with several links.
     pub applied_offset: u64,
-    /// The source's own offset when it was last asked.
+    /// The source's own offset when it was last asked; none with several links.
     pub source_offset: Option<u64>,
     /// How many bytes of the source's writes the target does not have yet, where both sides are known.
     pub lag_bytes: Option<u64>,
@@ -151,6 +158,22 @@ pub struct Figures {
     pub bytes_sent: u64,
     /// Why the source is not being followed at this moment: its link was lost and is being made anew.
     pub trouble: Option<String>,
+    /// Each link to the source, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<LinkFigures>,
+}
+
+/// The figures of one of several links to the source.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct LinkFigures {
+    /// What it leads to, for people: the shard.
+    pub name: String,
+    /// The replication id that its offsets belong to, once known.
+    pub replication_id: Option<String>,
+    /// Its own figures.
+    #[serde(flatten)]
+    pub figures: Figures,
 }
 
 impl Default for Meter {
@@ -179,6 +202,7 @@ impl Default for Meter {
             bytes_sent: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
+            links: Mutex::new(Vec::new()),
         }))
     }
 }
@@ -192,10 +216,50 @@ impl std::ops::Deref for Meter {
 }
 
 impl Meter {
+    /// Adds one of several links to the source, under a name for people. What it counts is part of these figures from then
+    /// on; the offsets, the phase and the trouble of the source are the links' own then.
+    pub(crate) fn add_link(&self, name: String, link: Meter) {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).push((name, link));
+    }
+
     pub(crate) fn figures(&self) -> Figures {
+        let mut figures = self.own_figures();
+        let links = self.links();
+        for (name, link) in &links {
+            let of = link.own_figures();
+            figures.snapshot_received += of.snapshot_received;
+            figures.snapshot_applied += of.snapshot_applied;
+            figures.keys_announced += of.keys_announced;
+            figures.keys_applied += of.keys_applied;
+            figures.large_keys += of.large_keys;
+            figures.commands_applied += of.commands_applied;
+            figures.journal_backlog += of.journal_backlog;
+            figures.reconnects += of.reconnects;
+            figures.bytes_sent += of.bytes_sent;
+            let replication_id = link.history().map(|id| id.to_string());
+            figures.links.push(LinkFigures { name: name.clone(), replication_id, figures: of });
+        }
+        if !links.is_empty() {
+            let of = |link: &LinkFigures| (link.figures.snapshot_total, link.figures.lag_bytes);
+            // A sum of which a part is not known is not known.
+            figures.snapshot_total = figures.links.iter().map(|link| of(link).0).sum();
+            figures.lag_bytes = figures.links.iter().map(|link| of(link).1).sum();
+            (figures.received_offset, figures.applied_offset, figures.source_offset) = (0, 0, None);
+            figures.phase = self.phase();
+            let troubles = figures.links.iter().filter_map(|link| {
+                let trouble = link.figures.trouble.as_ref()?;
+                Some(format!("{}: {trouble}", link.name))
+            });
+            let troubles: Vec<String> = figures.trouble.take().into_iter().chain(troubles).collect();
+            figures.trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
+        }
+        figures
+    }
+
+    fn own_figures(&self) -> Figures {
         let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
         let some = |n: u64| (n > 0).then_some(n);
-        let phase = self.phase();
+        let phase = self.own_phase();
         let applied_offset = load(&self.applied_offset);
         let source_offset = self.source_offset();
         let past_snapshot = self.is_past_snapshot();
@@ -217,10 +281,24 @@ impl Meter {
             reconnects: load(&self.reconnects),
             bytes_sent: load(&self.bytes_sent),
             trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            links: Vec::new(),
         }
     }
 
+    /// The present phase: of several links that of the least advanced one, until all is over.
     pub(crate) fn phase(&self) -> Phase {
+        let own = self.own_phase();
+        if own == Phase::Ended {
+            return own;
+        }
+        self.links().iter().map(|(_, link)| link.own_phase()).min_by_key(|&phase| phase as u8).unwrap_or(own)
+    }
+
+    fn links(&self) -> Vec<(String, Meter)> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn own_phase(&self) -> Phase {
         Phase::ALL[usize::from(self.phase.load(Ordering::Relaxed)).min(Phase::ALL.len() - 1)]
     }
 
@@ -278,9 +356,38 @@ impl Meter {
         began[phase as usize].get_or_insert_with(|| self.started.elapsed());
     }
 
+    /// Where each link stands, once its snapshot was applied: its name, its replication id and its offset.
+    pub(crate) fn positions(&self) -> Vec<LinkPosition> {
+        let position = |(name, link): (String, Meter)| {
+            let offset = link.applied_offset.load(Ordering::Relaxed);
+            let replication_id = link.history().filter(|_| offset > 0)?.to_string();
+            Some(LinkPosition { name, replication_id, offset })
+        };
+        self.links().into_iter().filter_map(position).collect()
+    }
+
+    /// When each phase began. Several links are in a phase when the last of them has come so far.
+    fn began(&self) -> [Option<Duration>; 6] {
+        let mut began = *self.began.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = self.links();
+        if links.is_empty() {
+            return began;
+        }
+        for phase in Phase::Preparing as usize..Phase::Ended as usize {
+            let reached = |link: &Meter| {
+                let own = *link.began.lock().unwrap_or_else(PoisonError::into_inner);
+                let first = own[phase..].iter().flatten().min()?;
+                Some((link.started + *first).saturating_duration_since(self.started))
+            };
+            let all: Option<Vec<Duration>> = links.iter().map(|(_, link)| reached(link)).collect();
+            began[phase] = all.and_then(|all| all.into_iter().max());
+        }
+        began
+    }
+
     /// How long each phase lasted, in order; phases that were not reached are left out.
     pub(crate) fn durations(&self) -> Vec<(Phase, Duration)> {
-        let began = *self.began.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = self.began();
         let entered: Vec<(Phase, Duration)> =
             Phase::ALL.iter().zip(began).filter_map(|(&phase, at)| at.map(|at| (phase, at))).collect();
         let now = self.started.elapsed();
@@ -307,5 +414,47 @@ mod tests {
         let names: Vec<Phase> = progress.durations().into_iter().map(|(phase, _)| phase).collect();
         assert_eq!(names, [Phase::Connecting, Phase::Snapshot, Phase::Following]);
         assert_eq!(progress.figures().lag_bytes, None);
+    }
+
+    #[test]
+    fn several_links_are_summed_and_the_slowest_of_them_tells_the_phase() {
+        let (main, a, b) = (Meter::default(), Meter::default(), Meter::default());
+        main.enter(Phase::Preparing);
+        main.add_link("a".to_owned(), a.clone());
+        main.add_link("b".to_owned(), b.clone());
+        main.bytes_sent.store(5, Ordering::Relaxed);
+        for (link, keys) in [(&a, 10), (&b, 20)] {
+            link.keys_applied.store(keys, Ordering::Relaxed);
+            link.snapshot_total.store(100, Ordering::Relaxed);
+            link.received_offset.store(1000 + keys, Ordering::Relaxed);
+        }
+        a.enter(Phase::Preparing);
+        a.enter(Phase::Snapshot);
+        assert_eq!(main.phase(), Phase::Connecting);
+        b.enter(Phase::Preparing);
+        a.enter(Phase::CatchingUp);
+        let figures = Progress(main.clone()).figures();
+        assert_eq!((figures.phase, figures.keys_applied, figures.bytes_sent), (Phase::Preparing, 30, 5));
+        assert_eq!((figures.snapshot_total, figures.received_offset), (Some(200), 0));
+        assert_eq!(figures.links[1].figures.received_offset, 1020);
+        // What one link does not know, the sum does not know.
+        a.source_offset.store(500, Ordering::Relaxed);
+        assert_eq!((main.figures().lag_bytes, main.figures().links[0].figures.lag_bytes), (None, Some(500)));
+        b.enter(Phase::CatchingUp);
+        b.source_offset.store(70, Ordering::Relaxed);
+        assert_eq!(main.figures().lag_bytes, Some(570));
+        b.note_trouble(Some("lost".to_owned()));
+        assert_eq!(main.figures().trouble.as_deref(), Some("b: lost"));
+
+        let id = "3ad1e7ef023c242514c0b05e48e4ee884551c793";
+        a.set_history(id.parse().unwrap());
+        a.applied_offset.store(7, Ordering::Relaxed);
+        let position = LinkPosition { name: "a".to_owned(), replication_id: id.to_owned(), offset: 7 };
+        assert_eq!(main.positions(), [position]);
+        // `b` never said that it was at its snapshot, but it was past it in the end.
+        let phases: Vec<Phase> = main.durations().into_iter().map(|(phase, _)| phase).collect();
+        assert_eq!(phases, [Phase::Connecting, Phase::Preparing, Phase::Snapshot, Phase::CatchingUp]);
+        main.enter(Phase::Ended);
+        assert_eq!(main.phase(), Phase::Ended);
     }
 }

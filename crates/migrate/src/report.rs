@@ -48,8 +48,12 @@ pub struct Report {
     pub snapshot: SnapshotCounts,
     /// The figures at the end.
     pub figures: Figures,
-    /// Replication id and offset up to which everything is on the target, once the snapshot was applied.
+    /// Replication id and offset up to which everything is on the target, once the snapshot was applied. None with
+    /// several links.
     pub position: Option<String>,
+    /// The same of each link to the source, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub positions: Vec<LinkPosition>,
     /// The journal's directory, where it still holds something.
     pub journal: Option<String>,
     /// Things that a person should know.
@@ -90,6 +94,18 @@ pub struct CrossSlot {
     pub how: &'static str,
     /// How many.
     pub count: u64,
+}
+
+/// Up to where everything that came over one link is on the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct LinkPosition {
+    /// What the link leads to, for people: the shard.
+    pub name: String,
+    /// The history.
+    pub replication_id: String,
+    /// The offset in it.
+    pub offset: u64,
 }
 
 /// One side of a migration.

@@ -177,7 +177,7 @@ mod tests {
         (server, options)
     }
 
-    /// A replica, so that the server has offsets, which is gone again; and the offset.
+    /// Makes `other` a replica, so that the server counts offsets; gives the offset when both have it.
     fn offset(server: &Server, other: &Server) -> u64 {
         let mut client = other.client().unwrap();
         client.call(&["REPLICAOF", "127.0.0.1", &server.port().to_string()]).unwrap();
@@ -186,7 +186,12 @@ mod tests {
         });
         assert!(up.unwrap());
         server.client().unwrap().call(&["SET", "key", "value"]).unwrap();
-        server.client().unwrap().info("replication", "master_repl_offset").unwrap().unwrap().parse().unwrap()
+        let offset = server.client().unwrap().info("replication", "master_repl_offset").unwrap();
+        let level = client.wait_until(Duration::from_secs(20), |client| {
+            Ok(client.info("replication", "master_repl_offset")? >= offset)
+        });
+        assert!(level.unwrap());
+        offset.unwrap().parse().unwrap()
     }
 
     fn stands_at(meter: &Meter, offset: u64) {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use keyferry_replication::{Position, StreamFault};
 use keyferry_resp::CommandRef;
 
+use crate::source::Collisions;
+
 /// Everything that can end a migration early.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -166,6 +168,51 @@ pub enum Error {
         /// The slot.
         slot: u16,
     },
+
+    /// Slots of the source have no owner: what they hold cannot be read.
+    #[error(
+        "source: nobody serves the slots {slots}, so what they hold cannot be read; bring their nodes back, or give the \
+         slots to others (redis-cli --cluster fix), and start again; nothing was written"
+    )]
+    SourceSlotsUnserved {
+        /// The slots.
+        slots: String,
+    },
+
+    /// Slots of the source are on their way from one shard to another.
+    #[error(
+        "source: the slots {slots} are being moved (the first of them from {from} to {to}), and keys on the way could be \
+         missed; let the move come to its end, or end it by redis-cli --cluster fix, and start again; nothing was written"
+    )]
+    SourceSlotsMoving {
+        /// The slots.
+        slots: String,
+        /// The node that gives the first of them away.
+        from: String,
+        /// The node that gets it.
+        to: String,
+    },
+
+    /// A shard of the source cannot be read.
+    #[error(
+        "source: the shard of {shard} with the slots {slots} is down: {why}; bring it back, or let a replica take over \
+         (CLUSTER FAILOVER TAKEOVER there), and start again; nothing was written"
+    )]
+    SourceShardDown {
+        /// A node of it.
+        shard: String,
+        /// Its slots.
+        slots: String,
+        /// What is wrong.
+        why: String,
+    },
+
+    /// Databases of the source that become one at the target hold the same keys.
+    #[error(
+        "source: {0}; one of each would overwrite the other: rename or delete them at the source, or send these \
+         databases to different ones (--db-map); nothing was written"
+    )]
+    Collisions(Box<Collisions>),
 
     /// A part of the program ended without a result; this is a defect of the program.
     #[error("internal: {0}")]

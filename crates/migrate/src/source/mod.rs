@@ -1,6 +1,6 @@
 //! Where the data comes from: one server, the primary that sentinels know, or every shard of a cluster.
 //!
-//! A [`Source`] is a list of links, each with locators that find its servers again after a failover. [`collisions`] looks
+//! A [`Source`] is a list of links, each with locators that find its servers again after a failover. [`collisions()`] looks
 //! for keys that would meet when databases are merged; [`Ownership`] follows the slots that move between the shards of a
 //! source while it is read.
 
@@ -107,7 +107,7 @@ impl Source {
         self.links.iter().map(link).collect::<Option<Vec<_>>>().map(Ownership::new)
     }
 
-    /// What [`watch`] looks at, one for each link.
+    /// What [`watch()`] looks at, one for each link.
     pub(crate) fn watchables(&self) -> Vec<Watchable> {
         self.links.iter().map(|link| Watchable::new(link.primary.clone())).collect()
     }

@@ -8,6 +8,7 @@ mod corpus;
 mod damage;
 mod elements;
 mod encode;
+mod fuzz;
 mod generate;
 mod naive;
 mod native;

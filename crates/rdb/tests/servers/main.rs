@@ -4,6 +4,7 @@
 // Helpers of tests may fail the test, and tell what they leave out.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+mod corpus;
 mod logs;
 mod support;
 mod written;

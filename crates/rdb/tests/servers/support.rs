@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keyferry_rdb::TargetFormat;
+use keyferry_rdb::{Dialect, EntryHead, Event, Limits, Parser, RawValue, TargetFormat, ValueType};
 use keyferry_testkit::{Client, Server, ServerBinary, Vendor, all, data};
 
 /// The servers to test with, oldest first; none is no failure, since not every machine has one.
@@ -42,17 +42,23 @@ pub(crate) fn differing(want: &Digests, found: &Digests) -> Vec<String> {
 
 /// `DEBUG DIGEST-VALUE` of every key.
 pub(crate) fn digests(client: &mut Client) -> Digests {
+    try_digests(client).unwrap()
+}
+
+/// The same, from a server that may die of its data.
+pub(crate) fn try_digests(client: &mut Client) -> keyferry_testkit::Result<Digests> {
     let mut all = BTreeMap::new();
+    // As many as a server has by default.
     for db in 0..16u64 {
-        client.call(&["SELECT", &db.to_string()]).unwrap();
-        for key in client.list(&["KEYS", "*"]).unwrap() {
-            let key = key.as_bytes().unwrap().to_vec();
-            let digest = client.call(&[&b"DEBUG"[..], b"DIGEST-VALUE", &key]).unwrap();
-            all.insert((db, key), format!("{digest:?}"));
-        }
+        client.call(&["SELECT", &db.to_string()])?;
+        let keys = client.list(&["KEYS", "*"])?;
+        let keys: Vec<_> = keys.iter().map(|key| key.as_bytes().unwrap().to_vec()).collect();
+        let commands: Vec<_> = keys.iter().map(|key| [&b"DEBUG"[..], b"DIGEST-VALUE", key]).collect();
+        let digests = client.pipe(&commands)?;
+        all.extend(keys.into_iter().zip(digests).map(|(key, digest)| ((db, key), format!("{digest:?}"))));
     }
-    client.call(&["SELECT", "0"]).unwrap();
-    all
+    client.call(&["SELECT", "0"])?;
+    Ok(all)
 }
 
 /// What a server reads and writes.
@@ -62,4 +68,58 @@ pub(crate) fn target(binary: &ServerBinary) -> TargetFormat {
         Vendor::Valkey => TargetFormat::valkey(major, minor),
         _ => TargetFormat::redis(major, minor),
     }
+}
+
+/// A key with its raw value, owned.
+pub(crate) struct Owned {
+    pub(crate) db: u64,
+    pub(crate) key: Vec<u8>,
+    pub(crate) expiry: Option<i64>,
+    pub(crate) ty: ValueType,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Owned {
+    pub(crate) fn head(&self) -> EntryHead<'_> {
+        EntryHead::new(self.db, &self.key, self.ty).with_expiry(self.expiry)
+    }
+
+    pub(crate) fn raw(&self) -> RawValue<'_> {
+        RawValue::new(self.ty, &self.bytes)
+    }
+}
+
+/// What of a snapshot a writer takes.
+#[derive(Default)]
+pub(crate) struct Contents {
+    pub(crate) keys: Vec<Owned>,
+    pub(crate) functions: Vec<Vec<u8>>,
+    pub(crate) version: u16,
+    pub(crate) dialect: Dialect,
+}
+
+/// Takes a snapshot apart. `None` when it is damaged.
+pub(crate) fn read(snapshot: &[u8]) -> Option<Contents> {
+    let mut limits = Limits::default();
+    limits.value_part = usize::MAX;
+    let mut parser = Parser::with_limits(limits);
+    parser.feed(snapshot);
+    let mut contents = Contents::default();
+    while let Some(event) = parser.next_event().ok()? {
+        match event {
+            Event::Header(header) => (contents.version, contents.dialect) = (header.version, header.dialect),
+            Event::Function { code } => contents.functions.push(code.to_vec()),
+            Event::FunctionPreGa(function) => contents.functions.push(function.to_code()),
+            Event::Entry(entry) => contents.keys.push(Owned {
+                db: entry.head.db,
+                key: entry.head.key.to_vec(),
+                expiry: entry.head.expiry,
+                ty: entry.head.ty,
+                bytes: entry.value.bytes().to_vec(),
+            }),
+            _ => {}
+        }
+    }
+    parser.end_of_input().ok()?;
+    Some(contents)
 }

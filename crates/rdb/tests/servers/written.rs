@@ -5,64 +5,10 @@ use std::path::Path;
 
 use bytes::BytesMut;
 use keyferry_rdb::encode::Encoder;
-use keyferry_rdb::{
-    EntryHead, Event, HashField, Kind, Limits, Parser, RawValue, RdbWriter, TargetFormat, Value, ValueType,
-    dump,
-};
+use keyferry_rdb::{HashField, Kind, Limits, RawValue, RdbWriter, TargetFormat, Value, ValueType, dump};
 use keyferry_testkit::{Client, CompareOptions, Server, ServerBinary, compare_with};
 
-use crate::support::{differing, digests, filled, servers, target};
-
-/// A key with its raw value, owned.
-struct Owned {
-    db: u64,
-    key: Vec<u8>,
-    expiry: Option<i64>,
-    ty: ValueType,
-    bytes: Vec<u8>,
-}
-
-impl Owned {
-    fn head(&self) -> EntryHead<'_> {
-        EntryHead::new(self.db, &self.key, self.ty).with_expiry(self.expiry)
-    }
-
-    fn raw(&self) -> RawValue<'_> {
-        RawValue::new(self.ty, &self.bytes)
-    }
-}
-
-/// What of a snapshot a writer takes.
-#[derive(Default)]
-struct Contents {
-    keys: Vec<Owned>,
-    functions: Vec<Vec<u8>>,
-    version: u16,
-}
-
-fn read(snapshot: &[u8]) -> Option<Contents> {
-    let mut limits = Limits::default();
-    limits.value_part = usize::MAX;
-    let mut parser = Parser::with_limits(limits);
-    parser.feed(snapshot);
-    let mut contents = Contents::default();
-    while let Some(event) = parser.next_event().ok()? {
-        match event {
-            Event::Header(header) => contents.version = header.version,
-            Event::Function { code } => contents.functions.push(code.to_vec()),
-            Event::Entry(entry) => contents.keys.push(Owned {
-                db: entry.head.db,
-                key: entry.head.key.to_vec(),
-                expiry: entry.head.expiry,
-                ty: entry.head.ty,
-                bytes: entry.value.bytes().to_vec(),
-            }),
-            _ => {}
-        }
-    }
-    parser.end_of_input().ok()?;
-    Some(contents)
-}
+use crate::support::{Contents, differing, digests, filled, read, servers, target};
 
 /// Everything decoded and written anew.
 fn write(contents: &Contents, target: TargetFormat) -> Vec<u8> {

@@ -1,0 +1,8 @@
+//! Append-only files, whole and cut: the same commands, snapshots and annotations.
+#![no_main]
+
+#[path = "../checks/rdb.rs"]
+#[allow(dead_code, reason = "each target uses its part")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| checks::aof(input));

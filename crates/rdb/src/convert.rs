@@ -18,34 +18,8 @@
 //! # Ok::<(), keyferry_rdb::Error>(())
 //! ```
 //!
-//! # What servers accept
-//!
-//! By the first release of each version: 2.6 stands for 2.6 to 3.0, 5.0 for 5.0 to 6.2, 7.2 for 7.2, Redict and Valkey 7.2
-//! to 8.1, 7.4 for 7.4 to 8.4, Valkey 9 for 9.0 and 9.1. Modules must be loaded, too; types 30 and 32 stand in files only.
-//! What is not accepted in one form is written in another, which loses nothing but field expiries before 7.4 and Valkey 9,
-//! what streams of newer servers keep besides, and, as a whole, streams before 5.0, arrays before 8.8, and the last two types.
-//!
-//! | type | name | 2.6 | 3.2 | 4.0 | 5.0 | 7.0 | 7.2 | 7.4 | 8.6 | 8.8 | 8.10 | Valkey 9 |
-//! |---|---|---|---|---|---|---|---|---|---|---|---|---|
-//! | 0 to 4 | string, list, set, zset, hash | y | y | y | y | y | y | y | y | y | y | y |
-//! | 5 | zset2 | - | - | y | y | y | y | y | y | y | y | y |
-//! | 6 | module | - | - | y | y | y | - | - | - | - | - | - |
-//! | 7 | module2 | - | - | y | y | y | y | y | y | y | y | y |
-//! | 9 | hash-zipmap | y | y | y | y | y | y | y | y | y | y | y |
-//! | 10 to 12 | list-ziplist, set-intset, zset-ziplist | y | y | y | y | y | y | y | y | y | y | y |
-//! | 13 | hash-ziplist | y | y | y | y | y | y | y | y | y | y | y |
-//! | 14 | list-quicklist | - | y | y | y | y | y | y | y | y | y | y |
-//! | 15 | stream-lp | - | - | - | y | y | y | y | y | y | y | y |
-//! | 16 to 19 | hash-listpack, zset-listpack, list-quicklist2, stream-lp2 | - | - | - | - | y | y | y | y | y | y | y |
-//! | 20, 21 | set-listpack, stream-lp3 | - | - | - | - | - | y | y | y | y | y | y |
-//! | 22 | hash-md-prega | - | - | - | - | - | - | y | y | y | y | - |
-//! | 22 | hash-valkey | - | - | - | - | - | - | - | - | - | - | y |
-//! | 23 to 25 | hash-lpex-prega, hash-md, hash-lpex | - | - | - | - | - | - | y | y | y | y | - |
-//! | 26 | stream-lp4 | - | - | - | - | - | - | - | y | y | y | - |
-//! | 27, 28 | stream-lp5, array | - | - | - | - | - | - | - | - | y | y | - |
-//! | 29 to 32 | hash-tmpl-lp, hash-tmpl-lp-ref, hash-tmpl-arr, hash-tmpl-arr-ref | - | - | - | - | - | - | - | - | - | y | - |
-//! | 33 | gcra | - | - | - | - | - | - | - | - | - | - | - |
-//! | 64 | keydb-cron | - | - | - | - | - | - | - | - | - | - | - |
+//! What each version accepts, and in which type a value goes there, is in a
+//! [matrix](crate::format#what-is-read-written-and-converted).
 
 use crate::elements::{Element, Templates};
 use crate::encode::Encoder;
@@ -221,33 +195,5 @@ impl Converter {
             }
         }
         Ok(false)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::Dialect;
-
-    /// The table above is what [`TargetFormat::accepts`] says, and names every type.
-    #[test]
-    fn the_table_is_true() {
-        let versions = [6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
-        let redis = versions.map(|version| TargetFormat::of_version(version, Dialect::Redis));
-        let targets: Vec<_> = redis.into_iter().chain([TargetFormat::valkey(9, 0)]).collect();
-        let mut named = Vec::new();
-        let rows = include_str!("convert.rs").lines().filter_map(|line| line.strip_prefix("//! | "));
-        for row in rows.filter(|row| row.starts_with(|first: char| first.is_ascii_digit())) {
-            let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
-            assert_eq!(cells.len(), 2 + targets.len(), "{row}");
-            for name in cells[1].split(", ") {
-                let ty = ValueType::ALL.iter().find(|ty| ty.name() == name).unwrap();
-                for (cell, target) in cells[2..].iter().zip(&targets) {
-                    assert_eq!(*cell == "y", target.accepts(*ty), "{name} for {target:?}");
-                }
-                named.push(*ty);
-            }
-        }
-        assert!(ValueType::ALL.iter().all(|ty| named.contains(ty)));
     }
 }

@@ -20,6 +20,7 @@
 //! - [`aof`]: append-only files, read and written.
 //! - [`native`]: any value as ordinary commands, in bounded batches, with whatever these cannot carry reported.
 //! - [`crc64`]: the checksum of it all.
+//! - [`mod@format`]: a chapter on what is in the bytes, with a matrix of types and versions.
 //!
 //! # What it promises
 //!
@@ -119,6 +120,7 @@ pub mod convert;
 pub mod dump;
 pub mod elements;
 pub mod encode;
+pub mod format;
 pub mod native;
 
 pub use crc::{Crc64, crc64};

@@ -1,40 +1,18 @@
 //! Real files, loaded by real servers: what is written of their decoded values loads to the same as they do themselves.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use keyferry_rdb::encode::Encoder;
 use keyferry_rdb::{Checksum, Event, Limits, Parser, RawValue, RdbWriter, TargetFormat, Value, crc64, dump};
 use keyferry_testkit::{Server, ServerBinary};
 
-use crate::support::{Digests, differing, read, servers, target, try_digests};
+use crate::support::{Digests, differing, read, servers, snapshots, target, try_digests};
 
 /// Milliseconds since the Unix epoch, far from now.
 const FAR: i64 = 4_000_000_000_000;
 const EXPIRE_MS: u8 = 252;
 const EXPIRE_SECONDS: u8 = 253;
-
-/// The snapshots of the collection beside the repository, and of `tests/data`; whether the former is there.
-fn files() -> (Vec<PathBuf>, bool) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let corpus = root.join("../../../shared/corpus");
-    let is_there = corpus.is_dir();
-    if !is_there {
-        println!("note: {} is not there, so only tests/data is used", corpus.display());
-    }
-    let dirs = [root.join("tests/data"), corpus.join("rdb"), corpus.join("server-made")];
-    let mut files: Vec<_> = dirs
-        .iter()
-        .filter_map(|dir| std::fs::read_dir(dir).ok())
-        .flatten()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|ext| ext == "rdb"))
-        .collect();
-    // Copies of some are in both.
-    files.sort_by_key(|path| path.file_name().map(std::ffi::OsStr::to_owned));
-    files.dedup_by_key(|path| path.file_name().map(std::ffi::OsStr::to_owned));
-    (files, is_there)
-}
 
 /// A file and what this crate writes of it.
 struct Pair {
@@ -145,7 +123,7 @@ impl Loader<'_> {
 
 #[test]
 fn what_is_written_of_real_files_loads_as_they_do() {
-    let (files, has_corpus) = files();
+    let (files, has_corpus) = snapshots();
     let mut pairs = Vec::new();
     let mut damaged = Vec::new();
     for file in &files {

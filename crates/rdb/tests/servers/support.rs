@@ -1,6 +1,7 @@
 //! Servers with data, and what their values come to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use keyferry_rdb::{Dialect, EntryHead, Event, Limits, Parser, RawValue, TargetFormat, ValueType};
 use keyferry_testkit::{Client, Server, ServerBinary, Vendor, all, data};
@@ -122,4 +123,26 @@ pub(crate) fn read(snapshot: &[u8]) -> Option<Contents> {
     }
     parser.end_of_input().ok()?;
     Some(contents)
+}
+
+/// The snapshots of the collection beside the repository, and of `tests/data`; whether the former is there.
+pub(crate) fn snapshots() -> (Vec<PathBuf>, bool) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let corpus = root.join("../../../shared/corpus");
+    let is_there = corpus.is_dir();
+    if !is_there {
+        println!("note: {} is not there, so only tests/data is used", corpus.display());
+    }
+    let dirs = [root.join("tests/data"), corpus.join("rdb"), corpus.join("server-made")];
+    let mut files: Vec<_> = dirs
+        .iter()
+        .filter_map(|dir| std::fs::read_dir(dir).ok())
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == "rdb"))
+        .collect();
+    // Copies of some are in both.
+    files.sort_by_key(|path| path.file_name().map(std::ffi::OsStr::to_owned));
+    files.dedup_by_key(|path| path.file_name().map(std::ffi::OsStr::to_owned));
+    (files, is_there)
 }

@@ -8,7 +8,7 @@ use keyferry_rdb::encode::Encoder;
 use keyferry_rdb::{HashField, Kind, Limits, RawValue, RdbWriter, TargetFormat, Value, ValueType, dump};
 use keyferry_testkit::{Client, CompareOptions, Server, ServerBinary, compare_with};
 
-use crate::support::{Contents, differing, digests, filled, read, servers, target};
+use crate::support::{Contents, differing, digests, filled, read, servers, snapshots, target};
 
 /// Everything decoded and written anew.
 fn write(contents: &Contents, target: TargetFormat) -> Vec<u8> {
@@ -89,15 +89,7 @@ fn tempdir(binary: &ServerBinary) -> Dir {
 
 #[test]
 fn real_files_come_out_the_same() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus/rdb");
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
-    let files: Vec<_> = [data, dir]
-        .iter()
-        .filter_map(|dir| std::fs::read_dir(dir).ok())
-        .flatten()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|ext| ext == "rdb"))
-        .collect();
+    let (files, _) = snapshots();
     for binary in servers() {
         let format = target(binary);
         let server = Server::builder(binary).start().unwrap();

@@ -1,9 +1,19 @@
-//! Key slots, hash tags and key patterns of Redis and Valkey.
+//! Slots, commands and topologies of Redis and Valkey clusters, as plain data.
 //!
-//! A cluster divides its keys into 16384 slots by a checksum of the key, or of the part of it between braces. This
-//! crate **takes** key names, which may be any bytes, and **gives** their slots, the part that is hashed, and names
-//! for further keys that live in the same slot. It matches keys with the patterns of `KEYS` and `SCAN`, and holds sets
-//! of slots. It is plain data: no connection.
+//! A cluster divides its keys into 16384 slots by a checksum of the key, or of the part of it between braces. This crate **takes** keys,
+//! commands and the replies of servers, and **gives** slots, the keys of commands, the way to carry a command out, and the owners of
+//! slots. There is no connection in it.
+//!
+//! | you want | take |
+//! |---|---|
+//! | the slot of a key, a name in the same slot | [`slot`], [`hash_tag`], [`sibling_key`], [`tag_for_slot`] |
+//! | the keys of a command and what it does to them | [`CommandTable::keys`] |
+//! | to know what is a write, and which writes may be sent again | [`CommandTable::is_write`], [`CommandTable::replay`] |
+//! | to carry a command out in a cluster | [`CommandTable::route`], [`CommandTable::plan_transaction`], [`with_keys_replaced`] |
+//! | the nodes of a cluster, and who serves a slot | [`Topology`], [`Redirect`] |
+//! | to choose keys | [`KeyPattern`], [`SlotSet`] |
+//!
+//! Commands are anything that implements [`Arguments`]: those of keyferry-resp, slices of strings or bytes.
 //!
 //! ```
 //! use keyferry_routing::{hash_tag, sibling_key, slot};
@@ -17,8 +27,6 @@
 //! assert!(temporary.starts_with(b"tmp:"));
 //! assert_eq!(slot(&temporary), slot(b"user:{42}:name"));
 //! ```
-//!
-//! Keys can be chosen by pattern, too, as in `KEYS` and `SCAN … MATCH`: see [`KeyPattern`].
 //!
 //! The rules are those of Redis 3.0 and later and of all Valkey versions.
 

@@ -109,9 +109,9 @@ fn replay<A: Arguments + ?Sized>(spec: &CommandSpec, args: &A) -> Replay {
 
 /// Whether from argument `index` on there is nothing but an absolute expiry, or nothing.
 fn only_absolute_expiry<A: Arguments + ?Sized>(args: &A, index: usize) -> bool {
-    match args.count() - index {
-        0 => true,
-        2 => is_word(args, index, b"PXAT") || is_word(args, index, b"EXAT"),
+    match args.count().checked_sub(index) {
+        Some(0) => true,
+        Some(2) => is_word(args, index, b"PXAT") || is_word(args, index, b"EXAT"),
         _ => false,
     }
 }

@@ -98,6 +98,9 @@ impl CommandTable {
                 None => from_triple(triple, flags),
             },
         };
+        if name.split_once('|').is_some_and(|(container, _)| self.named(container).is_none()) {
+            return Err(Fault::Shape("container"));
+        }
         if !self.add(CommandSpec::new(&name, arity, flags, specs)) {
             return Err(Fault::TooMany);
         }

@@ -37,7 +37,9 @@ impl CommandSpec {
     fn new(name: &str, arity: i32, flags: CommandFlags, keys: Vec<KeySpec>) -> Self {
         let only_key = match &keys[..] {
             [KeySpec { begin: Begin::Index(index), find: Find::Range { last: 0, .. }, access }]
-                if access.is_key() && !access.intersects(Access::VARIABLE) =>
+                if access.is_key()
+                    && !access.intersects(Access::VARIABLE)
+                    && arity.unsigned_abs() as usize > *index =>
             {
                 u16::try_from(*index).ok()
             }
@@ -215,6 +217,11 @@ impl CommandTable {
             if spec.keys.iter().any(KeySpec::is_vague) {
                 spec.keys = std::mem::take(&mut known.keys);
                 spec.only_key = known.only_key;
+            }
+            // The rules for single commands count on the arguments that these have at least.
+            if known.meaning.keys != KeyRule::Specs && spec.arity.unsigned_abs() < known.arity.unsigned_abs()
+            {
+                spec.arity = known.arity;
             }
             spec.mean(known.meaning);
             spec.redis_since = known.redis_since.take();

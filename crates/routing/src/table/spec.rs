@@ -166,7 +166,7 @@ bits! {
         ONLY_SENTINEL = "only_sentinel",
         /// Needs a setting of the server.
         PROTECTED = "protected",
-        /// The arguments of the command are not checked (Redis 8).
+        /// Comes from a module; vector sets do in Redis 8.
         MODULE = "module",
         /// Only groups subcommands.
         CONTAINER = "container",

@@ -4,13 +4,16 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use keyferry_client::Endpoint;
-use keyferry_migrate::{Finished, Migration, Outcome, Report, Stopper, Until};
+use keyferry_migrate::{
+    CrossSlotPolicy, Finished, Migration, Outcome, Report, RoutingCounts, Stopper, Until,
+};
 
 /// Move everything from one Redis-compatible server to another while both stay in service.
 #[derive(Debug, Parser)]
 #[command(name = "migrate", version, after_help = EXAMPLES)]
 struct Args {
-    /// Where the data is: redis://[user:password@]host[:port], rediss:// (TLS) or unix:///path
+    /// Where the data is: redis://[user:password@]host[:port], rediss:// (TLS), unix:///path,
+    /// redis+cluster://host:port,host:port, redis+sentinel://host:port,host:port/service
     // Text, not options: a wrong URL must not be echoed with its password.
     #[arg(long, value_name = "URL", env = "KEYFERRY_SOURCE", hide_env_values = true)]
     source: String,
@@ -42,12 +45,35 @@ struct Args {
     /// Let the source write its snapshot to its own disk first, instead of streaming it
     #[arg(long)]
     source_disk: bool,
+
+    /// Move a database of the source to another number (repeatable); a cluster has database 0 only
+    #[arg(long, value_name = "FROM=TO", value_parser = db_pair)]
+    db_map: Vec<(u64, u64)>,
+
+    /// What happens to commands whose keys are in several slots of a target cluster
+    #[arg(long, value_enum, default_value_t = CrossSlot::CarryOut)]
+    cross_slot: CrossSlot,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum CrossSlot {
+    /// They are split, or computed at the target, and counted
+    CarryOut,
+    /// The first one ends the migration
+    Fail,
+}
+
+fn db_pair(text: &str) -> Result<(u64, u64), String> {
+    let pair = text.split_once('=').and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    pair.ok_or_else(|| "two database numbers are wanted, as in 3=0".to_owned())
 }
 
 const EXAMPLES: &str = "\
 Examples:
   migrate --source redis://old:6379 --target 'rediss://mover@new:6380?password-env=NEW_PW' --until caught-up
   migrate --source redis://old:6379 --target redis://new:6379 --journal /var/tmp/journal --report move.json
+  migrate --source redis://old:6379 --target redis+cluster://new1:6379,new2:6379 --db-map 1=0
+  migrate --source redis+sentinel://s1,s2,s3/mymaster --target redis://new:6379 --until caught-up
 
 Passwords: in the URL, or by its options password-env=VARIABLE and password-file=FILE.
 Exit status: 0 done (caught up, or stopped with everything applied), 1 failed, 2 wrong usage.";
@@ -85,6 +111,11 @@ async fn run(args: Args) -> ExitCode {
     options.journal = args.journal;
     options.value_limit = args.value_limit;
     options.link.diskless = !args.source_disk;
+    options.db_map = args.db_map.into_iter().collect();
+    options.cross_slot = match args.cross_slot {
+        CrossSlot::CarryOut => CrossSlotPolicy::CarryOut,
+        CrossSlot::Fail => CrossSlotPolicy::Fail,
+    };
     options.until = match args.until {
         When::CaughtUp => {
             Until::CaughtUp { quiet: Duration::from_secs(1), linger: Duration::from_secs(args.linger) }
@@ -139,6 +170,7 @@ fn print_summary(report: &Report) {
         snapshot.functions,
     );
     println!("stream   {} commands, {} reconnects", figures.commands_applied, figures.reconnects);
+    print_routing(&report.routing);
     for (what, count) in [
         ("empty containers, which servers drop too", snapshot.empty_containers_dropped),
         ("large keys that had expired", snapshot.expired_dropped),
@@ -174,6 +206,38 @@ fn print_summary(report: &Report) {
             println!("stopped: everything read has been applied")
         }
         _ => {}
+    }
+}
+
+/// What was not as simple as it looks, on a target of several nodes.
+fn print_routing(routing: &RoutingCounts) {
+    for how in ["split", "computed at the target"] {
+        let commands: Vec<String> = routing
+            .cross_slot
+            .iter()
+            .filter(|commands| commands.how == how)
+            .map(|commands| format!("{} {}", commands.count, commands.command))
+            .collect();
+        if !commands.is_empty() {
+            println!("slots    {how}: {}", commands.join(", "));
+        }
+    }
+    for (what, count) in [
+        ("transactions carried out slot by slot", routing.transactions_divided),
+        ("connections to the target lost", routing.connections_lost),
+        ("writes sent again after a failover or a lost connection", routing.sent_again),
+        ("of these found to be there already", routing.found_done),
+        ("errors of such repetitions, which they explain", routing.replay_errors),
+        ("writes that no replica of the target has confirmed", routing.without_replica),
+    ] {
+        if count > 0 {
+            println!("target   {count} {what}");
+        }
+    }
+    if !routing.retried.is_empty() {
+        let codes: Vec<String> =
+            routing.retried.iter().map(|(code, count)| format!("{count} {code}")).collect();
+        println!("target   retried: {}", codes.join(", "));
     }
 }
 

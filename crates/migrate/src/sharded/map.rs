@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use keyferry_client::{Address, ConnectOptions, Connection, Endpoint, Error, Frame, sentinel};
+use keyferry_client::{Address, ClusterOptions, ConnectOptions, Endpoint, Error, cluster, sentinel};
 use keyferry_routing::{SLOTS, SlotSet};
 
 use super::core::{Core, join};
@@ -80,55 +80,38 @@ impl TargetMap {
     pub(crate) async fn survey(&self) -> Result<Survey, Error> {
         let one = |address: &Address| Survey { ranges: vec![(0, SLOTS - 1, address.to_string())] };
         match &self.endpoint {
-            Endpoint::Cluster(cluster) => {
-                let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let mut asked = Vec::new();
-                let mut failed = None;
-                for address in cluster.seeds().iter().chain(&known) {
-                    if asked.contains(address) {
-                        continue;
-                    }
-                    asked.push(address.clone());
-                    match slots(&cluster.at(address)).await {
-                        Ok(survey) => {
-                            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-                            *known = survey.ranges.iter().map(|(.., address)| parse(address)).collect();
-                            known.sort_by_key(ToString::to_string);
-                            known.dedup();
-                            return Ok(survey);
-                        }
-                        Err(error) => failed = Some(error),
-                    }
-                }
-                match failed {
-                    Some(error) => Err(error),
-                    None => Ok(Survey::default()),
-                }
-            }
+            Endpoint::Cluster(options) => self.survey_cluster(options).await,
             Endpoint::Sentinel(options) => Ok(one(sentinel::primary(options).await?.address())),
             other => Ok(one(other.options().address())),
         }
     }
-}
 
-async fn slots(options: &ConnectOptions) -> Result<Survey, Error> {
-    let mut connection = Connection::connect(options).await?;
-    let reply = connection.call(["CLUSTER", "SLOTS"]).await?;
-    let mut survey = Survey::default();
-    let number = |frame: &Frame| frame.as_i64().and_then(|n| u16::try_from(n).ok());
-    if let Frame::Array(ranges) = &reply {
-        for range in ranges {
-            let Frame::Array(parts) = range else { continue };
-            if let [first, last, Frame::Array(primary), ..] = &parts[..]
-                && let (Some(first), Some(last), Some(port)) =
-                    (number(first), number(last), primary.get(1).and_then(Frame::as_i64))
-            {
-                let host = primary.first().and_then(Frame::as_str).unwrap_or_default();
-                survey.ranges.push((first, last, join(host, &port.to_string())));
+    async fn survey_cluster(&self, options: &ClusterOptions) -> Result<Survey, Error> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let with_known = known.into_iter().fold(options.clone(), ClusterOptions::with_seed);
+        let discovery = cluster::discover(&with_known).await?;
+        let asked = match discovery.asked() {
+            Address::Tcp { host, .. } => host.clone(),
+            _ => String::new(),
+        };
+        let mut survey = Survey::default();
+        let mut known = Vec::new();
+        for shard in discovery.topology().shards() {
+            let Some(primary) = &shard.primary else { continue };
+            let Some((host, port)) = primary.address(&asked, options.node().tls().is_some()) else {
+                continue;
+            };
+            let announced = join(host, &port.to_string());
+            for (first, last) in shard.slots.ranges() {
+                survey.ranges.push((first, last, announced.clone()));
             }
+            known
+                .extend(shard.nodes().filter_map(|node| discovery.node(node)).map(|to| to.address().clone()));
         }
+        known.retain(|address| !options.seeds().contains(address));
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        Ok(survey)
     }
-    Ok(survey)
 }
 
 fn parse(address: &str) -> Address {

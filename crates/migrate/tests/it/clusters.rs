@@ -78,7 +78,6 @@ async fn standalone_to_cluster(
     let report = &finished.report;
     assert_eq!(report.outcome, Outcome::Stopped { everything_applied: true }, "{what}");
     compare(Side::server(&source).unwrap(), Side::cluster(&target).unwrap(), &what);
-    println!("{:?}", report.routing);
     finished
 }
 

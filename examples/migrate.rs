@@ -229,6 +229,9 @@ fn print_routing(routing: &RoutingCounts) {
         ("of these found to be there already", routing.found_done),
         ("errors of such repetitions, which they explain", routing.replay_errors),
         ("writes that no replica of the target has confirmed", routing.without_replica),
+        ("slots that changed hands at the source", routing.slots_moved),
+        ("deletions of shards behind slots that they had given up: left out", routing.tidied),
+        ("writes to slots that a shard did not take over after all: left out", routing.not_taken_over),
     ] {
         if count > 0 {
             println!("target   {count} {what}");

@@ -162,6 +162,20 @@ pub enum Error {
         why: String,
     },
 
+    /// Slots of the source are changing hands, and it takes too long to wait for the end of it.
+    #[error(
+        "slots {slots} of the source are moving to shard {shard}, and {} MiB of writes to them wait for the end of that:          finish or take back the move (CLUSTER SETSLOT … NODE or STABLE at the source), then migrate again",
+        held >> 20
+    )]
+    SlotsMoving {
+        /// The slots.
+        slots: String,
+        /// The number of the link whose shard is taking them over.
+        shard: u16,
+        /// Bytes that wait.
+        held: usize,
+    },
+
     /// Nobody serves a slot of the target.
     #[error("target: nobody serves slot {slot}, and nobody took it over in time: see CLUSTER NODES there")]
     SlotWithoutOwner {

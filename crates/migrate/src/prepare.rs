@@ -142,7 +142,7 @@ pub(crate) async fn sharded(
         map,
         databases,
         meter: migration.meter.clone(),
-        links: links.iter().map(|link| link.meter.clone()).collect(),
+        links: links.iter().map(|link| (link.meter.clone(), link.slots.clone())).collect(),
         silence: options.target_silence,
         retry_window: options.reconnect_window,
         expiry_time: server.version >= keyferry_client::Version::new(7, 0, 0),

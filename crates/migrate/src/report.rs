@@ -82,6 +82,12 @@ pub struct RoutingCounts {
     pub replay_errors: u64,
     /// Writes that no replica of the target confirmed, as the last one was gone.
     pub without_replica: u64,
+    /// Slots that went from one shard of the source to another meanwhile.
+    pub slots_moved: u64,
+    /// Deletions by which shards of the source tidied up behind slots that they had given up: not carried out.
+    pub tidied: u64,
+    /// Commands of slots that a shard of the source was given in part and did not take over after all: not carried out.
+    pub not_taken_over: u64,
 }
 
 /// Commands of one name with keys in several slots.
@@ -145,6 +151,9 @@ impl Ends {
             found_done: counts.found_done,
             replay_errors: counts.replay_errors,
             without_replica: counts.without_replica,
+            slots_moved: counts.slots_moved,
+            tidied: counts.tidied,
+            not_taken_over: counts.not_taken_over,
         };
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -31,6 +32,40 @@ pub(crate) struct Cause<'c> {
     pub(crate) db: u32,
     /// The offset before it, where it came by the stream.
     pub(crate) offset: Option<u64>,
+}
+
+/// Connections that nobody uses at the moment, by address.
+#[derive(Debug, Default)]
+pub(crate) struct Pool(Mutex<HashMap<String, Vec<Connection>>>);
+
+impl Pool {
+    /// Connections kept for one address.
+    const MOST: usize = 32;
+
+    fn take(&self, address: &str) -> Option<Connection> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(address)?.pop()
+    }
+
+    fn put(&self, address: String, connection: Connection) {
+        let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = pool.entry(address).or_default();
+        if idle.len() < Self::MOST {
+            idle.push(connection);
+        }
+    }
+
+    /// Forgets the connections of an address: one has been lost, and the others are no better.
+    fn forget(&self, address: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
+    }
+}
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        for (address, connection) in self.connections.drain() {
+            self.target.pool().put(address, connection);
+        }
+    }
 }
 
 /// Attempts at one thing.
@@ -182,7 +217,7 @@ impl<'t> Aside<'t> {
             Ok(connection) => connection.pipeline(&pipeline).await,
             Err(error) => Err(error),
         };
-        let replies = result.inspect_err(|_| drop(self.connections.remove(address)))?;
+        let replies = result.inspect_err(|_| self.forget(address))?;
         let mut replies = replies.into_iter();
         match (replies.next(), replies.next()) {
             (Some(Frame::Simple(_)), Some(reply)) => Ok(reply),
@@ -194,28 +229,36 @@ impl<'t> Aside<'t> {
         }
     }
 
-    /// Waits until a replica of the node has everything that this connection did. False when the node is lost.
+    /// Waits until a replica of the node has everything that this connection did, if the node has any. False when the node
+    /// is lost.
     pub(crate) async fn confirmed(&mut self, address: &str) -> bool {
+        if self.target.core().replicas_of(address) == 0 {
+            return true;
+        }
         loop {
             let Some(connection) = self.connections.get_mut(address) else { return false };
             let waited = async {
-                let replicas: u64 =
-                    connection.info("replication").await?.get_as("connected_slaves").unwrap_or(0);
-                if replicas == 0 {
+                let reply = connection.call(["WAIT", "1", REPLICA_WAIT]).await?;
+                if reply.as_i64().unwrap_or(0) > 0 {
                     return Ok(true);
                 }
-                let reply = connection.call(["WAIT", "1", REPLICA_WAIT]).await?;
-                Ok::<bool, keyferry_client::Error>(reply.as_i64().unwrap_or(0) > 0)
+                let replicas: Option<u64> = connection.info("replication").await?.get_as("connected_slaves");
+                Ok::<bool, keyferry_client::Error>(replicas == Some(0))
             };
             match waited.await {
                 Ok(true) => return true,
                 Ok(false) => {}
                 Err(_) => {
-                    self.connections.remove(address);
+                    self.forget(address);
                     return false;
                 }
             }
         }
+    }
+
+    fn forget(&mut self, address: &str) {
+        self.connections.remove(address);
+        self.target.pool().forget(address);
     }
 
     /// True when the slot's checkpoint has come to `mark`.
@@ -259,7 +302,10 @@ impl<'t> Aside<'t> {
     async fn connection(&mut self, address: &str) -> Result<&mut Connection, keyferry_client::Error> {
         let options = self.target.map().connect_options(address).with_db(0);
         if !self.connections.contains_key(address) {
-            let connection = Connection::connect(&options).await?;
+            let connection = match self.target.pool().take(address) {
+                Some(connection) => connection,
+                None => Connection::connect(&options).await?,
+            };
             self.connections.insert(address.to_owned(), connection);
         }
         match self.connections.get_mut(address) {
@@ -274,7 +320,7 @@ impl<'t> Aside<'t> {
         error: keyferry_client::Error,
         attempts: &mut Attempts,
     ) -> Result<(), Error> {
-        self.connections.remove(address);
+        self.forget(address);
         self.target.core().topology.notify_one();
         if attempts.since.elapsed() >= self.target.retry_window() {
             return Err(Error::Target(error));

@@ -9,7 +9,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use keyferry_replication::Batch;
 use keyferry_resp::{Command, CommandDecoder, CommandRef, Limits};
-use keyferry_routing::{Route, SLOTS, SlotSet, Step, slot};
+use keyferry_routing::{Route, SLOTS, Step};
 
 use super::{
     Target,
@@ -107,8 +107,8 @@ pub(crate) struct StreamFeed {
     db: u64,
     /// The commands since `MULTI`, each with the offsets before and behind it.
     transaction: Option<Transaction>,
-    /// The slots that this link's shard owns; none where the source is no cluster.
-    shard: Option<SlotSet>,
+    /// The source is one shard of a cluster.
+    shard: bool,
     decoder: CommandDecoder,
     meter: Meter,
     /// What has been handed over and not been done, as it came.
@@ -133,9 +133,8 @@ struct At {
 }
 
 impl StreamFeed {
-    /// `db` is the source's database in which the stream begins; `shard` the slots that the source's shard owns, where it
-    /// is one of a cluster.
-    pub(crate) fn new(target: Arc<Target>, link: u16, db: u64, shard: Option<SlotSet>, meter: Meter) -> Self {
+    /// `db` is the source's database in which the stream begins; `shard` tells whether the source is one of a cluster.
+    pub(crate) fn new(target: Arc<Target>, link: u16, db: u64, shard: bool, meter: Meter) -> Self {
         let decoder = CommandDecoder::with_limits(LIMITS);
         let unapplied = VecDeque::new();
         StreamFeed { target, link, db, transaction: None, shard, decoder, meter, unapplied }
@@ -185,6 +184,7 @@ impl StreamFeed {
         };
         if let Some(account) = self.target.core().link(self.link) {
             account.seal(ticket, done);
+            account.handed_over = end;
         }
         Ok(())
     }
@@ -227,14 +227,13 @@ impl StreamFeed {
         }
         // The common case: one slot, and the bytes as they came.
         if !self.is_special(command) {
-            let route = if self.target.map().is_single() {
-                Route::Slot(0)
-            } else {
-                self.target.table().route(command)
-            };
-            if let Route::Slot(slot) = route {
+            if self.is_unsplit() {
                 let class = self.class(command);
-                return self.add(slot, class, cut(buffer, raw), 1, &at);
+                return self.add(None, class, cut(buffer, raw), 1, &at);
+            }
+            if let Route::Slot(slot) = self.target.table().route(command) {
+                let class = self.class(command);
+                return self.add(Some(slot), class, cut(buffer, raw), 1, &at);
             }
         }
         self.other(command.to_owned(), at).await
@@ -247,7 +246,7 @@ impl StreamFeed {
         match name.len() {
             4 => command.is("COPY") || command.is("MOVE"),
             6 => command.is("SWAPDB") || command.is("SCRIPT"),
-            7 => command.is("FLUSHDB") || (self.shard.is_some() && command.is("RESTORE")),
+            7 => command.is("FLUSHDB") || (self.shard && command.is("RESTORE")),
             8 => command.is("FLUSHALL") || command.is("FUNCTION"),
             9 => command.is("TRIMSLOTS"),
             14 => command.is("RESTORE-ASKING"),
@@ -271,11 +270,17 @@ impl StreamFeed {
         if table.touches_all_keys(&command) && !command.is("SWAPDB") {
             return self.flush(command, at).await;
         }
+        if command.is("TRIMSLOTS") {
+            return self.trim(&command, &at);
+        }
         if command.is("FUNCTION") || command.is("SCRIPT") {
             return Across::new(&self.target).everywhere(&command, Some(at.start)).await;
         }
-        let single = self.target.map().is_single();
-        let route = if single { Route::Slot(0) } else { table.route(&command) };
+        if self.is_unsplit() {
+            let class = self.class(&command.as_ref());
+            return self.add(None, class, command.into_raw(), 1, &at);
+        }
+        let route = table.route(&command);
         if matches!(route, Route::Split(_) | Route::Compute(_)) && self.target.refuses_cross_slot() {
             let why =
                 "its keys are in several slots, and such commands are to be refused (--cross-slot fail)";
@@ -284,13 +289,13 @@ impl StreamFeed {
         match route {
             Route::Slot(slot) => {
                 let class = self.class(&command.as_ref());
-                self.add(slot, class, command.into_raw(), 1, &at)
+                self.add(Some(slot), class, command.into_raw(), 1, &at)
             }
             Route::Split(split) => {
                 self.target.core().counts.note_cross_slot(&command, "split");
                 for part in split.parts {
                     let class = self.class(&part.command.as_ref());
-                    self.add(part.slot, class, part.command.into_raw(), 1, &at)?;
+                    self.add(Some(part.slot), class, part.command.into_raw(), 1, &at)?;
                 }
                 Ok(())
             }
@@ -306,10 +311,7 @@ impl StreamFeed {
             }
             Route::EveryPrimary => Across::new(&self.target).everywhere(&command, Some(at.start)).await,
             // Messages and the like: at one node, once, in no order with anything but its like.
-            Route::Once => {
-                let slot = command.arg(1).map_or(0, slot);
-                self.add(slot, Class::Exact, command.into_raw(), 1, &at)
-            }
+            Route::Once => self.add(None, Class::Exact, command.into_raw(), 1, &at),
             Route::Refuse(why) => Err(self.no_route(&command.as_ref(), &at, why)),
             _ => Err(self.no_route(&command.as_ref(), &at, "this program knows no way for it")),
         }
@@ -333,11 +335,11 @@ impl StreamFeed {
             }
             return Ok(());
         }
-        let plan = if self.target.map().is_single() {
-            vec![Step::Slot { slot: 0, commands: open.commands }]
-        } else {
-            self.target.table().plan_transaction(&open.commands)
-        };
+        if self.is_unsplit() {
+            let at = At { start: open.start, mark: Mark::Stream(end_of(&open)), ticket };
+            return self.add_all(None, &open.commands, &at);
+        }
+        let plan = { self.target.table().plan_transaction(&open.commands) };
         if plan.len() > 1 {
             self.target.core().counts.transactions_divided += 1;
         }
@@ -346,14 +348,7 @@ impl StreamFeed {
         for (mark, step) in (open.start + 1..).map(Mark::Stream).zip(plan) {
             let at = At { start: open.start, mark, ticket };
             match step {
-                Step::Slot { slot, commands, .. } => {
-                    let mut bytes = BytesMut::new();
-                    commands.iter().for_each(|command| bytes.extend_from_slice(command.raw()));
-                    let blind = commands.iter().all(|c| self.class(&c.as_ref()) == Class::Blind);
-                    let class = if blind { Class::Blind } else { Class::Exact };
-                    let count = u32::try_from(commands.len()).unwrap_or(u32::MAX);
-                    self.add(slot, class, bytes.freeze(), count, &at)?;
-                }
+                Step::Slot { slot, commands, .. } => self.add_all(Some(slot), &commands, &at)?,
                 Step::Other { command, .. } => self.other(command, at).await?,
                 _ => return Err(Error::Internal("a step of a transaction that is not known".into())),
             }
@@ -369,13 +364,41 @@ impl StreamFeed {
             return Err(self.no_route(&command.as_ref(), &at, why));
         }
         let db = if all { None } else { Some(self.to_db(&command, &at)?) };
-        let slots = self.shard.clone();
+        let slots = {
+            let mut core = self.target.core();
+            let slots = core.owned_by(self.link).cloned();
+            if slots.is_some() {
+                // What it was given of slots that it does not own yet is gone, too.
+                let held = core.held_slots(self.link);
+                core.drop_held_back(self.link, &held);
+            }
+            slots
+        };
         let gated: HashSet<u16> =
             (0..SLOTS).filter(|&slot| slots.as_ref().is_none_or(|slots| slots.contains(slot))).collect();
         let offset = at.start;
         self.behind_gate(gated, &at, async move |target: Arc<Target>| {
             Flush { command: &command, at: offset, db, slots: slots.as_ref() }.run(&target).await
         });
+        Ok(())
+    }
+
+    /// `TRIMSLOTS RANGES n first last …`, by which a shard removes the keys of slots that are not its own any more, or were
+    /// not to become its own (Redis 8.4).
+    fn trim(&mut self, command: &Command, at: &At) -> Result<(), Error> {
+        let numbers: Option<Vec<u16>> =
+            command.args().skip(3).map(|arg| std::str::from_utf8(arg).ok()?.parse().ok()).collect();
+        let Some(numbers) = numbers.filter(|_| self.shard) else {
+            return Err(self.no_route(&command.as_ref(), at, "these slots are none of a shard's"));
+        };
+        let mut core = self.target.core();
+        let mut slots = core.held_slots(self.link);
+        let trimmed = |slot: u16| numbers.chunks_exact(2).any(|range| (range[0]..=range[1]).contains(&slot));
+        for slot in (0..SLOTS).filter(|&slot| !trimmed(slot)) {
+            slots.remove(slot);
+        }
+        // Of slots that it had, the new owner tells, and the target's keys are removed then.
+        core.drop_held_back(self.link, &slots);
         Ok(())
     }
 
@@ -401,7 +424,24 @@ impl StreamFeed {
         db.ok_or_else(|| self.no_route(command, at, "the database is no number"))
     }
 
-    fn add(&self, slot: u16, class: Class, bytes: Bytes, commands: u32, at: &At) -> Result<(), Error> {
+    /// Adds commands that belong together.
+    fn add_all(&self, slot: Option<u16>, commands: &[Command], at: &At) -> Result<(), Error> {
+        let mut bytes = BytesMut::new();
+        commands.iter().for_each(|command| bytes.extend_from_slice(command.raw()));
+        let blind = commands.iter().all(|command| self.class(&command.as_ref()) == Class::Blind);
+        let class = if blind { Class::Blind } else { Class::Exact };
+        let count = u32::try_from(commands.len()).unwrap_or(u32::MAX);
+        self.add(slot, class, bytes.freeze(), count, at)
+    }
+
+    fn add(
+        &self,
+        slot: Option<u16>,
+        class: Class,
+        bytes: Bytes,
+        commands: u32,
+        at: &At,
+    ) -> Result<(), Error> {
         let db = self.target.databases().to(self.db).map_err(|why| {
             let mut decoder = CommandDecoder::with_limits(LIMITS);
             match decoder.next_ref(&bytes) {
@@ -420,8 +460,18 @@ impl StreamFeed {
             ticket: at.ticket,
             replay: false,
         };
-        self.target.core().add(slot, item);
+        let mut core = self.target.core();
+        match slot {
+            Some(slot) => core.add(slot, item),
+            None => core.add_anywhere(item),
+        }
         Ok(())
+    }
+
+    /// True when nobody has to know which slots a command concerns: one server holds them all, and no shard of the source
+    /// may lose any.
+    fn is_unsplit(&self) -> bool {
+        self.target.map().is_single() && !self.shard
     }
 
     fn class(&self, command: &CommandRef<'_>) -> Class {
@@ -451,4 +501,9 @@ fn restore_replacing(command: &Command) -> Command {
 
 fn cut(buffer: &Bytes, range: Range<usize>) -> Bytes {
     if range.len() < SMALL { Bytes::copy_from_slice(&buffer[range]) } else { buffer.slice(range) }
+}
+
+/// The offset behind a transaction.
+fn end_of(open: &Transaction) -> u64 {
+    open.offsets.last().copied().unwrap_or(open.start)
 }

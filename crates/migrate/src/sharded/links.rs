@@ -36,13 +36,28 @@ pub(crate) struct LinkAccount {
     /// The number of the first of them.
     first: u64,
     retained: usize,
+    /// Items that are neither done nor held back.
+    under_way: u64,
+    /// Bytes that are held back: of slots that are not its shard's yet.
+    held: usize,
+    /// The replication offset up to which the stream has been handed over.
+    pub(crate) handed_over: u64,
     /// Told when there is room again, or when everything is done.
     pub(crate) room: Arc<Notify>,
 }
 
 impl LinkAccount {
     pub(crate) fn new(meter: Meter) -> Self {
-        LinkAccount { meter, tickets: VecDeque::new(), first: 0, retained: 0, room: Arc::default() }
+        LinkAccount {
+            meter,
+            tickets: VecDeque::new(),
+            first: 0,
+            retained: 0,
+            under_way: 0,
+            held: 0,
+            handed_over: 0,
+            room: Arc::default(),
+        }
     }
 
     /// Opens a ticket for what comes next.
@@ -62,28 +77,51 @@ impl LinkAccount {
     /// An item, or whatever else has to happen, counts for `ticket`.
     pub(crate) fn add(&mut self, ticket: u64, cost: usize) {
         self.retained += cost;
+        self.under_way += 1;
         self.meter.in_flight.fetch_add(cost as u64, Ordering::Relaxed);
         if let Some(ticket) = self.get(ticket) {
             ticket.left += 1;
         }
     }
 
+    /// It is held back. Others must not wait for it: what it waits for may come by this very link. Gives the bytes that are
+    /// held back now.
+    pub(crate) fn hold(&mut self, cost: usize) -> usize {
+        self.retained = self.retained.saturating_sub(cost);
+        self.under_way = self.under_way.saturating_sub(1);
+        self.held += cost;
+        self.held
+    }
+
+    /// It is under way again.
+    pub(crate) fn release(&mut self, cost: usize) {
+        self.held = self.held.saturating_sub(cost);
+        self.retained += cost;
+        self.under_way += 1;
+    }
+
     /// It has happened.
     pub(crate) fn done(&mut self, ticket: u64, cost: usize) {
         let was_full = !self.has_room();
         self.retained = self.retained.saturating_sub(cost);
+        self.under_way = self.under_way.saturating_sub(1);
         self.meter.in_flight.fetch_sub(cost as u64, Ordering::Relaxed);
         if let Some(ticket) = self.get(ticket) {
             ticket.left = ticket.left.saturating_sub(1);
         }
         self.advance();
-        if (was_full && self.has_room()) || self.is_idle() {
+        if (was_full && self.has_room()) || self.is_settled() {
             self.room.notify_waiters();
         }
     }
 
     pub(crate) fn has_room(&self) -> bool {
         self.retained < BUDGET
+    }
+
+    /// True when everything handed over is done or held back.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.under_way == 0
     }
 
     /// True when everything handed over is done.

@@ -16,6 +16,7 @@ mod core;
 mod databases;
 mod feed;
 mod flush;
+mod hand_over;
 mod item;
 mod lane;
 mod links;
@@ -32,7 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keyferry_routing::CommandTable;
+use keyferry_routing::{CommandTable, SlotSet};
 use tokio::task::JoinSet;
 
 pub(crate) use self::{
@@ -64,6 +65,7 @@ pub(crate) struct Target {
     /// The target knows `PEXPIRETIME` (7.0).
     expiry_time: bool,
     cross_slot: CrossSlotPolicy,
+    pool: aside::Pool,
 }
 
 /// What a target is made of.
@@ -72,8 +74,8 @@ pub(crate) struct Settings {
     pub(crate) databases: Databases,
     /// The whole migration's figures.
     pub(crate) meter: Meter,
-    /// Those of each link.
-    pub(crate) links: Vec<Meter>,
+    /// Those of each link, and the slots of its shard, where the source is a cluster.
+    pub(crate) links: Vec<(Meter, Option<SlotSet>)>,
     /// How long a node may owe a reply.
     pub(crate) silence: Duration,
     /// How long something that passes by itself may last.
@@ -86,8 +88,11 @@ pub(crate) struct Settings {
 impl Target {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         let rules = Rules { single: settings.map.is_single(), retry_window: settings.retry_window };
+        let (meters, shards) = settings.links.into_iter().unzip();
+        let mut core = Core::new(rules, meters);
+        core.set_shards(shards);
         Arc::new(Target {
-            core: Mutex::new(Core::new(rules, settings.links)),
+            core: Mutex::new(core),
             map: settings.map,
             table: CommandTable::builtin().clone(),
             databases: settings.databases,
@@ -97,6 +102,7 @@ impl Target {
             in_trouble: AtomicBool::new(false),
             expiry_time: settings.expiry_time,
             cross_slot: settings.cross_slot,
+            pool: aside::Pool::default(),
         })
     }
 
@@ -149,6 +155,10 @@ impl Target {
         &self.map
     }
 
+    pub(crate) fn pool(&self) -> &aside::Pool {
+        &self.pool
+    }
+
     pub(crate) fn refuses_cross_slot(&self) -> bool {
         self.cross_slot == CrossSlotPolicy::Fail
     }
@@ -195,9 +205,9 @@ impl Target {
         self.wait_link(link, |account| account.has_room()).await
     }
 
-    /// Waits until everything that the link has handed over is done.
-    pub(crate) async fn drained(&self, link: u16) -> Result<(), Error> {
-        self.wait_link(link, |account| account.is_idle()).await
+    /// Waits until everything that the link has handed over is done or held back.
+    pub(crate) async fn settled(&self, link: u16) -> Result<(), Error> {
+        self.wait_link(link, |account| account.is_settled()).await
     }
 
     async fn wait_link(&self, link: u16, ready: impl Fn(&links::LinkAccount) -> bool) -> Result<(), Error> {

@@ -264,7 +264,7 @@ impl LinkRun {
             Arc::clone(&self.target),
             self.number,
             db,
-            self.slots.clone(),
+            self.slots.is_some(),
             self.meter.clone(),
         ));
         loop {
@@ -276,7 +276,7 @@ impl LinkRun {
                 Next::Batch { batch, file } => feed.batch(batch, file).await?,
                 Next::End(Closed::Failed) => return ended(intake.task).await,
                 Next::End(closed) => {
-                    self.target.drained(self.number).await?;
+                    self.target.settled(self.number).await?;
                     return Ok(closed);
                 }
             }
@@ -324,7 +324,7 @@ impl LinkRun {
             return Ok(false);
         }
         tokio::select! {
-            done = self.target.drained(self.number) => done.map(|()| true),
+            done = self.target.settled(self.number) => done.map(|()| true),
             () = abandon.cancelled() => Ok(false),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyferry_migrate::{Finished, Outcome, Phase};
+use keyferry_migrate::{Finished, Outcome, Phase, Until};
 use keyferry_testkit::{
     Cluster, CompareOptions, ServerBinary, Side, compare_sides,
     data::{self, Writer, WriterOptions},
@@ -119,4 +119,46 @@ async fn a_replica_of_the_target_is_promoted() {
         target.failover(replica).unwrap();
     })
     .await;
+}
+
+/// From a cluster, whose shards' streams come in no order between them.
+async fn cluster_to(source: &Cluster, target: &str, map: &[(u64, u64)]) -> Finished {
+    data::small_cluster(&mut source.client().unwrap(), 11, 1).unwrap();
+    let options = WriterOptions { rate: 3000, multi_key: true, databases: 1, ..WriterOptions::default() };
+    let writer = Writer::start_cluster(source, options).unwrap();
+    let until = Until::CaughtUp { quiet: Duration::from_secs(2), linger: Duration::from_secs(60) };
+    let map = map.iter().copied().collect();
+    let running = Running::start(&source.url(), target, |o| {
+        o.until = until;
+        o.db_map = map;
+    });
+    let counts = tokio::task::spawn_blocking(move || {
+        std::thread::sleep(Duration::from_secs(3));
+        writer.stop().unwrap()
+    })
+    .await
+    .unwrap();
+    assert_eq!(counts.errors, 0, "{:?}", counts.first_error);
+    let finished = running.end().await;
+    finished.result.as_ref().unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(finished.report.outcome, Outcome::CaughtUp { source_was_writing: false });
+    finished
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_primaries_to_three() {
+    let binary = named("redis-7.0").unwrap();
+    let source = Cluster::builder(binary).primaries(3).start().unwrap();
+    let target = Cluster::builder(binary).primaries(3).start().unwrap();
+    cluster_to(&source, &target.url(), &[]).await;
+    compare(Side::cluster(&source).unwrap(), Side::cluster(&target).unwrap(), "three to three");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_primaries_to_one_server() {
+    let binary = named("redis-7.0").unwrap();
+    let source = Cluster::builder(binary).primaries(3).start().unwrap();
+    let target = start(binary);
+    cluster_to(&source, &target.url(), &[]).await;
+    compare(Side::cluster(&source).unwrap(), Side::server(&target).unwrap(), "three to one");
 }

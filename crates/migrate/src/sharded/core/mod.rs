@@ -8,6 +8,7 @@
 //! - A batch that must not be repeated ends with the lane's checkpoint.
 //! - What a primary has answered is kept until a replica has it, where there are replicas. When a node is lost or a slot
 //!   changes hands, what is not known to have survived is sent again, in order, behind a look at the checkpoint.
+mod hold;
 mod node;
 mod reply;
 mod send;
@@ -53,8 +54,12 @@ pub(crate) struct Core {
     links: Vec<LinkAccount>,
     gates: HashMap<u64, Gate>,
     next_gate: u64,
-    /// Lanes that are held back.
+    /// Lanes that wait for a moment.
     held: Vec<usize>,
+    /// What each link may speak of; none where that is everything.
+    shards: Vec<Option<hold::Shard>>,
+    /// What links said of slots that are not theirs yet.
+    held_back: HashMap<(u16, u16), Vec<Item>>,
     failure: Option<Error>,
     pub(crate) counts: Counts,
     /// Told when somebody should look at who serves which slot.
@@ -82,6 +87,12 @@ pub(crate) struct Counts {
     pub(crate) without_replica: u64,
     /// Commands with keys in several slots, by name and how they were carried out.
     pub(crate) cross_slot: BTreeMap<(String, &'static str), u64>,
+    /// Deletions of a shard of the source behind slots that it had given up.
+    pub(crate) tidied: u64,
+    /// Commands of slots that a shard of the source was given in part and did not take over.
+    pub(crate) not_taken_over: u64,
+    /// Slots that changed hands at the source.
+    pub(crate) slots_moved: u64,
     /// Transactions of the source that could not be one at the target.
     pub(crate) transactions_divided: u64,
 }
@@ -115,6 +126,8 @@ impl Core {
             gates: HashMap::new(),
             next_gate: 0,
             held: Vec::new(),
+            shards: Vec::new(),
+            held_back: HashMap::new(),
             failure: None,
             counts: Counts::default(),
             topology: Arc::default(),
@@ -144,9 +157,21 @@ impl Core {
         if let Some(account) = self.link(link) {
             account.add(ticket, cost);
         }
-        let lane = self.lane_of(slot);
-        self.lanes[lane].waiting.push_back(Entry::Item(item));
-        self.touch(lane);
+        if let Some(item) = self.hold_back(slot, item) {
+            let lane = self.lane_of(slot);
+            self.lanes[lane].waiting.push_back(Entry::Item(item));
+            self.touch(lane);
+        }
+    }
+
+    /// Adds an item that concerns no slot.
+    pub(crate) fn add_anywhere(&mut self, item: Item) {
+        let (link, ticket, cost) = (item.link, item.ticket, item.cost());
+        if let Some(account) = self.link(link) {
+            account.add(ticket, cost);
+        }
+        self.lanes[0].waiting.push_back(Entry::Item(item));
+        self.touch(0);
     }
 
     /// Adds a gate to the lanes of `slots`. Nothing behind it goes out before [`Core::open_gate`].
@@ -227,6 +252,11 @@ impl Core {
 
     pub(crate) fn node_address(&self, node: usize) -> &str {
         &self.nodes[node].address
+    }
+
+    /// How many replicas the node at this address has, as it said last.
+    pub(crate) fn replicas_of(&self, address: &str) -> u64 {
+        self.nodes.iter().find(|node| node.address == address).map_or(0, |node| node.replicas)
     }
 
     /// How many nodes have ever been known.

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use keyferry_client::Frame;
 use keyferry_migrate::{Finished, Outcome, Phase, Until};
 use keyferry_testkit::{
-    Cluster, CompareOptions, ServerBinary, Side, compare_sides,
+    Cluster, CompareOptions, Sentinels, ServerBinary, Side, compare_sides,
     data::{self, Writer, WriterOptions},
     named,
 };
 
-use crate::support::{Running, offset_of, start};
+use crate::support::{Running, offset_of, run, start};
 
 /// Lets the writer come to an end, and the migration behind it.
 async fn finish(
@@ -161,4 +162,159 @@ async fn three_primaries_to_one_server() {
     let target = start(binary);
     cluster_to(&source, &target.url(), &[]).await;
     compare(Side::cluster(&source).unwrap(), Side::server(&target).unwrap(), "three to one");
+}
+
+/// Sixteen databases into the one of a cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixteen_databases_into_one() {
+    let binary = named("redis-7.0").unwrap();
+    let source = start(binary);
+    let target = Cluster::builder(binary).primaries(3).start().unwrap();
+    let mut client = source.client().unwrap();
+    for db in 0..16 {
+        client.call(&["SELECT", &db.to_string()]).unwrap();
+        for n in 0..50 {
+            client.call(&["SET", &format!("key:{db}:{n}"), &format!("{db}-{n}")]).unwrap();
+        }
+    }
+    // Without a map the run ends before anything is written.
+    let finished = run(&source.url(), &target.url(), |_| {}).await;
+    let error = finished.result.unwrap_err().to_string();
+    assert!(error.contains("--db-map 1=0"), "{error}");
+    assert_eq!(target.keys().unwrap(), 0);
+
+    let mut running = Running::start(&source.url(), &target.url(), |o| {
+        o.db_map = (1..16).map(|db| (db, 0)).collect();
+    });
+    running.until_phase(Phase::Following).await;
+    for db in 0..16 {
+        client.call(&["SELECT", &db.to_string()]).unwrap();
+        client.call(&["INCR", &format!("counter:{db}")]).unwrap();
+        client.call(&["RENAME", &format!("key:{db}:0"), &format!("renamed:{db}")]).unwrap();
+        if db > 0 {
+            client.call(&["COPY", &format!("key:{db}:1"), &format!("copy:{db}"), "DB", "0"]).unwrap();
+        }
+    }
+    running.until_applied(offset_of(&mut client)).await;
+    running.stopper.stop();
+    running.end().await.result.unwrap();
+    let to_zero: Vec<(u32, u32)> = (0..16).map(|db| (db, 0)).collect();
+    let side = Side::server(&source).unwrap().databases(&to_zero);
+    compare(side, Side::cluster(&target).unwrap(), "sixteen into one");
+}
+
+/// A server that sentinels watch, as the target: its replica takes over when it dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_watched_by_sentinels_dies() {
+    let binary = named("redis-7.0").unwrap();
+    let source = start(binary);
+    let mut target = Sentinels::builder(binary).start().unwrap();
+    data::small(&mut source.client().unwrap(), 11, 3).unwrap();
+    let options = WriterOptions { rate: 2000, short_expiries: false, ..WriterOptions::default() };
+    let writer = Writer::start(&source, options).unwrap();
+    let mut running = Running::start(&source.url(), &target.url(), |_| {});
+    running.until_phase(Phase::Following).await;
+    let target = tokio::task::spawn_blocking(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        target.kill_primary().unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        target
+    })
+    .await
+    .unwrap();
+    let mut control = source.client().unwrap();
+    let finished = finish(running, writer, move || {
+        data::settle(&mut control).unwrap();
+        offset_of(&mut control)
+    })
+    .await;
+    finished.result.as_ref().unwrap_or_else(|e| panic!("{e}"));
+    assert!(finished.report.routing.connections_lost > 0, "{:?}", finished.report.routing);
+    let mut client = target.server(target.primary().unwrap()).client().unwrap();
+    let target = Side::client(&mut client).unwrap();
+    compare(Side::server(&source).unwrap(), target, "sentinel");
+}
+
+/// What one shard of the source flushes is removed at the target, and no more; functions go everywhere, messages once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flushes_functions_and_messages() {
+    let binary = named("redis-7.0").unwrap();
+    let source = Cluster::builder(binary).primaries(3).start().unwrap();
+    let target = Cluster::builder(binary).primaries(3).slots(&[&[0..=999], &[1000..=9999], &[10000..=16383]]);
+    let target = target.start().unwrap();
+    let one = start(binary);
+    let mut client = source.client().unwrap();
+    for n in 0..600 {
+        client.call(&["SET", &format!("key:{n}"), "x"]).unwrap();
+    }
+    let mut to_cluster = Running::start(&source.url(), &target.url(), |_| {});
+    let mut to_one = Running::start(&source.url(), &one.url(), |_| {});
+    to_cluster.until_phase(Phase::Following).await;
+    to_one.until_phase(Phase::Following).await;
+    let library = "#!lua name=lib\nredis.register_function('f', function() return 1 end)";
+    client.on_every_primary(&["FUNCTION", "LOAD", library]).unwrap();
+    source.node(0).client().unwrap().call(&["FLUSHALL"]).unwrap();
+    client.call(&["SET", "last", "x"]).unwrap();
+    let expected = source.keys().unwrap();
+    assert!(expected > 300 && expected < 600, "{expected}");
+    let mut at_target = target.client().unwrap();
+    let mut at_one = one.client().unwrap();
+    let begun = std::time::Instant::now();
+    let of_source = |keys: Vec<Frame>| {
+        let ours = |key: &&Frame| key.as_bytes().is_some_and(|key| key.starts_with(b"keyferry:"));
+        (keys.len() - keys.iter().filter(ours).count()) as u64
+    };
+    while begun.elapsed() < Duration::from_secs(30)
+        && !(at_target.int(&["EXISTS", "last"]).unwrap() == 1
+            && at_one.int(&["EXISTS", "last"]).unwrap() == 1
+            && of_source(at_one.list(&["KEYS", "*"]).unwrap()) == expected)
+    {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for running in [to_cluster, to_one] {
+        running.stopper.stop();
+        running.end().await.result.unwrap();
+    }
+    compare(Side::cluster(&source).unwrap(), Side::cluster(&target).unwrap(), "to a cluster");
+    compare(Side::cluster(&source).unwrap(), Side::server(&one).unwrap(), "to one server");
+    for (node, reply) in at_target.on_every_primary(&["FUNCTION", "LIST"]).unwrap() {
+        assert!(format!("{reply:?}").contains("lib"), "{node}: {reply:?}");
+    }
+    assert_eq!(target.keys().unwrap(), expected, "nothing of ours is left");
+}
+
+/// A message of a standalone source is heard once by each subscriber of the target cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_are_delivered_once() {
+    let binary = named("redis-7.0").unwrap();
+    let source = start(binary);
+    let target = Cluster::builder(binary).primaries(3).start().unwrap();
+    let mut client = source.client().unwrap();
+    client.call(&["SET", "a", "1"]).unwrap();
+    let mut running = Running::start(&source.url(), &target.url(), |_| {});
+    running.until_phase(Phase::Following).await;
+    let mut subscribers: Vec<_> = target
+        .primaries()
+        .unwrap()
+        .into_iter()
+        .map(|node| {
+            let mut client = target.node(node).client().unwrap();
+            client.call(&["SUBSCRIBE", "news"]).unwrap();
+            client
+        })
+        .collect();
+    for n in 0..100 {
+        client.call(&["PUBLISH", "news", &n.to_string()]).unwrap();
+    }
+    running.until_applied(offset_of(&mut client)).await;
+    for subscriber in &mut subscribers {
+        for n in 0..100 {
+            let message = subscriber.reply().unwrap();
+            assert!(format!("{message:?}").contains(&format!("{n}")), "{n}: {message:?}");
+        }
+        // Nothing is behind them.
+        subscriber.call(&["UNSUBSCRIBE"]).unwrap();
+    }
+    running.stopper.stop();
+    running.end().await.result.unwrap();
 }

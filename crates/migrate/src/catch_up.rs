@@ -56,7 +56,6 @@ impl CatchUp {
     }
 
     /// Of several links; `meter` is the whole migration's.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for runs that end all their links together"))]
     pub(crate) fn of_links(until: Until, meter: Meter, links: Vec<Watched>) -> Self {
         CatchUp { until, meter, links }
     }

@@ -1,6 +1,7 @@
 //! What is looked at before anything is written.
 
 use keyferry_client::{ConnectOptions, Connection, Endpoint, Mode, Role};
+use keyferry_replication::Locator;
 use keyferry_routing::SlotSet;
 
 use crate::{
@@ -119,7 +120,9 @@ pub(crate) async fn sharded(
             }
             None => None,
         };
-        links.push(LinkSource { connect, slots, meter: Meter::default(), control });
+        let name = connect.address().to_string();
+        let stream = Locator::new(connect);
+        links.push(LinkSource { name, stream, slots, meter: Meter::default(), control });
     }
     let databases = Databases::new(options.db_map.clone(), databases);
     for link in &mut links {
@@ -135,7 +138,7 @@ pub(crate) async fn sharded(
         link.meter = migration.meter.clone();
     } else {
         for link in &links {
-            migration.meter.add_link(link.connect.address().to_string(), link.meter.clone());
+            migration.meter.add_link(link.name.clone(), link.meter.clone());
         }
     }
     let target = Target::new(Settings {

@@ -61,6 +61,11 @@ impl TargetMap {
         TargetMap { endpoint, known: Mutex::default() }
     }
 
+    /// The target's URL, without its password.
+    pub(crate) fn name(&self) -> String {
+        self.endpoint.to_string()
+    }
+
     /// True when one server holds everything.
     pub(crate) fn is_single(&self) -> bool {
         !matches!(self.endpoint, Endpoint::Cluster(_))

@@ -171,6 +171,11 @@ impl Target {
         self.retry_window
     }
 
+    /// The target as a whole, for messages.
+    pub(crate) fn name(&self) -> String {
+        self.map.name()
+    }
+
     /// Something that passes, shown to whoever watches.
     pub(crate) fn note_trouble(&self, error: &keyferry_client::Error) {
         self.in_trouble.store(true, Ordering::Relaxed);

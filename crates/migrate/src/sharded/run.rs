@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-use keyferry_client::{ConnectOptions, Connection};
+use keyferry_client::Connection;
+use keyferry_replication::Locator;
 use keyferry_resp::Command;
 use keyferry_routing::{SLOTS, SlotSet};
 use tokio::{sync::mpsc, task::JoinSet};
@@ -17,7 +18,7 @@ use super::{
     checkpoint,
 };
 use crate::{
-    catch_up::CatchUp,
+    catch_up::{CatchUp, Watched},
     error::Error,
     intake::Intake,
     journal::{Journal, blocking},
@@ -35,7 +36,10 @@ use crate::{
 
 /// One link to the source.
 pub(crate) struct LinkSource {
-    pub(crate) connect: ConnectOptions,
+    /// For people.
+    pub(crate) name: String,
+    /// Where its stream comes from.
+    pub(crate) stream: Locator,
     /// The slots that it brings keys of, where the source is a cluster.
     pub(crate) slots: Option<SlotSet>,
     pub(crate) meter: Meter,
@@ -57,7 +61,7 @@ pub(crate) async fn run(
     let end = stop.child_token();
     let several = links.len() > 1;
     let mut tasks = JoinSet::new();
-    let mut waits = JoinSet::new();
+    let mut watched = Vec::new();
     for (number, link) in links.into_iter().enumerate() {
         let number = u16::try_from(number).map_err(|_| Error::Internal("more links than slots".into()))?;
         let directory = match &options.journal {
@@ -65,30 +69,25 @@ pub(crate) async fn run(
             other => other.clone(),
         };
         let journal = Journal::create(directory.as_deref())?;
-        let wait = CatchUp::new(
-            options.until.clone(),
-            link.meter.clone(),
-            link.control,
-            link.connect.clone().with_db(0),
-        );
-        waits.spawn(wait.wait());
-        let address = link.connect.address().to_string();
+        watched.push(Watched::new(link.meter.clone(), link.control, link.stream.clone()));
         let run = LinkRun {
             number,
-            connect: link.connect,
+            stream: link.stream,
             slots: link.slots,
             meter: link.meter,
             options: options.clone(),
             target: Arc::clone(&target),
             stop: stop.clone(),
             end: end.clone(),
-            encoder: Some(SnapshotEncoder::new(abilities, address, options.value_limit).dividing()),
+            encoder: Some(SnapshotEncoder::new(abilities, target.name(), options.value_limit).dividing()),
             reader: None,
             feed: None,
         };
         tasks.spawn(run.run(journal));
     }
 
+    let mut catch_up =
+        std::pin::pin!(CatchUp::of_links(options.until.clone(), meter.clone(), watched).wait());
     let mut finished = Vec::new();
     let mut source_was_writing = false;
     let mut caught_up = false;
@@ -111,12 +110,10 @@ pub(crate) async fn run(
                     result = Err(Error::Internal(format!("the task of a link ended: {e}")));
                 }
             },
-            Some(level) = waits.join_next(), if !caught_up => {
-                source_was_writing |= level.unwrap_or(true);
-                if waits.is_empty() {
-                    caught_up = true;
-                    end.cancel();
-                }
+            was_writing = &mut catch_up, if !caught_up => {
+                source_was_writing = was_writing;
+                caught_up = true;
+                end.cancel();
             }
             () = stop.cancelled(), if grace.is_none() && !caught_up => {
                 grace = Some(tokio::time::Instant::now() + STOP_GRACE);
@@ -132,7 +129,6 @@ pub(crate) async fn run(
         }
     }
     tasks.shutdown().await;
-    waits.shutdown().await;
     // The first error of a link itself says more than one passed on.
     let mut first = None;
     let mut everything_applied =
@@ -175,7 +171,7 @@ fn grace_holds(grace: Option<tokio::time::Instant>) -> bool {
 /// One link at work.
 struct LinkRun {
     number: u16,
-    connect: ConnectOptions,
+    stream: Locator,
     slots: Option<SlotSet>,
     meter: Meter,
     options: Options,
@@ -238,7 +234,7 @@ impl LinkRun {
 
     async fn execute(&mut self, journal: &Journal) -> Result<Closed, Error> {
         let intake = Intake::start(
-            self.connect.clone(),
+            self.stream.clone(),
             self.options.link.clone(),
             self.options.reconnect_window,
             journal,

@@ -260,14 +260,17 @@ async fn flushes_functions_and_messages() {
     let mut at_target = target.client().unwrap();
     let mut at_one = one.client().unwrap();
     let begun = std::time::Instant::now();
-    let of_source = |keys: Vec<Frame>| {
+    let one_keys = |client: &mut keyferry_testkit::Client| {
+        let keys = client.list(&["KEYS", "*"]).unwrap();
         let ours = |key: &&Frame| key.as_bytes().is_some_and(|key| key.starts_with(b"keyferry:"));
         (keys.len() - keys.iter().filter(ours).count()) as u64
     };
+    let begun = std::time::Instant::now();
     while begun.elapsed() < Duration::from_secs(30)
-        && !(at_target.int(&["EXISTS", "last"]).unwrap() == 1
-            && at_one.int(&["EXISTS", "last"]).unwrap() == 1
-            && of_source(at_one.list(&["KEYS", "*"]).unwrap()) == expected)
+        && !(target.keys().unwrap() == expected
+            && one_keys(&mut at_one) == expected
+            && at_target.int(&["EXISTS", "last"]).unwrap() == 1
+            && at_one.int(&["EXISTS", "last"]).unwrap() == 1)
     {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

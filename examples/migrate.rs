@@ -50,6 +50,10 @@ struct Args {
     #[arg(long, value_name = "FROM=TO", value_parser = db_pair)]
     db_map: Vec<(u64, u64)>,
 
+    /// Read from replicas of the source, where there are any (clusters and sentinels)
+    #[arg(long)]
+    prefer_replicas: bool,
+
     /// What happens to commands whose keys are in several slots of a target cluster
     #[arg(long, value_enum, default_value_t = CrossSlot::CarryOut)]
     cross_slot: CrossSlot,
@@ -112,6 +116,7 @@ async fn run(args: Args) -> ExitCode {
     options.value_limit = args.value_limit;
     options.link.diskless = !args.source_disk;
     options.db_map = args.db_map.into_iter().collect();
+    options.prefer_replicas = args.prefer_replicas;
     options.cross_slot = match args.cross_slot {
         CrossSlot::CarryOut => CrossSlotPolicy::CarryOut,
         CrossSlot::Fail => CrossSlotPolicy::Fail,

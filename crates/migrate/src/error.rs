@@ -221,6 +221,26 @@ pub enum Error {
         why: String,
     },
 
+    /// Slots of the source went to a node that no link leads to.
+    #[error(
+        "source: the slots {slots} went to {to}, which was no primary when the migration began; what is written to them now          is not seen: migrate again"
+    )]
+    SourceSlotsLeft {
+        /// The slots.
+        slots: String,
+        /// Who has them now.
+        to: String,
+    },
+
+    /// A slot of the source changed hands more than once in so short a time that nobody can tell what was said when.
+    #[error(
+        "source: slot {slot} went from its shard to another and back so fast that its writes cannot be put in order:          migrate again when the cluster is settled"
+    )]
+    SourceSlotUnclear {
+        /// The slot.
+        slot: u16,
+    },
+
     /// Databases of the source that become one at the target hold the same keys.
     #[error(
         "source: {0}; one of each would overwrite the other: rename or delete them at the source, or send these \

@@ -48,7 +48,6 @@ mod run;
 mod sharded;
 mod snapshot;
 mod snapshot_spool;
-#[cfg_attr(not(test), expect(dead_code, reason = "links are still found by their addresses of the start"))]
 mod source;
 mod spool;
 mod target;

@@ -111,9 +111,7 @@ impl Migration {
                 let journal = Journal::create(self.options.journal.as_deref())?;
                 run(self, *connected, journal, ends).await
             }
-            Prepared::Sharded { links, target, abilities } => {
-                sharded::run(self, links, target, abilities, ends).await
-            }
+            Prepared::Sharded(sides) => sharded::run(self, *sides, ends).await,
         }
     }
 
@@ -137,7 +135,6 @@ impl Migration {
             }
         }
         let target = target.detect().await.map_err(Error::Target)?;
-        let source = source.detect().await.map_err(Error::SourceConnection)?;
         prepare::sharded(self, source, target, ends).await
     }
 
@@ -166,11 +163,7 @@ pub(crate) enum Prepared {
     /// One server to one server.
     Direct(Box<Connected>),
     /// Everything else.
-    Sharded {
-        links: Vec<sharded::LinkSource>,
-        target: std::sync::Arc<sharded::Target>,
-        abilities: crate::target::Abilities,
-    },
+    Sharded(Box<sharded::Sides>),
 }
 
 /// Writes the report.

@@ -48,6 +48,9 @@ pub struct Options {
     pub link: LinkOptions,
     /// Databases of the source that go to another number. Default: none; a cluster may have database 0 only.
     pub db_map: BTreeMap<u64, u64>,
+    /// Read from a replica that works, where there is one, of each shard or of the primary that sentinels know. Default:
+    /// no. Primaries are asked for their offsets and slots all the same.
+    pub prefer_replicas: bool,
     /// What happens to commands whose keys are in several slots of a cluster. Default: they are carried out.
     pub cross_slot: CrossSlotPolicy,
 }
@@ -75,6 +78,7 @@ impl Default for Options {
             target_silence: Duration::from_secs(60),
             link,
             db_map: BTreeMap::new(),
+            prefer_replicas: false,
             cross_slot: CrossSlotPolicy::CarryOut,
         }
     }

@@ -1,15 +1,14 @@
 //! What is looked at before anything is written.
 
 use keyferry_client::{ConnectOptions, Connection, Endpoint, Mode, Role};
-use keyferry_replication::Locator;
-use keyferry_routing::SlotSet;
 
 use crate::{
     error::Error,
     migration::{Migration, Prepared},
     progress::Meter,
     report::Ends,
-    sharded::{Databases, LinkSource, Settings, Target, TargetMap},
+    sharded::{Databases, LinkSource, Settings, Sides, Target, TargetMap},
+    source::{Source, collisions},
     target::Abilities,
 };
 
@@ -107,10 +106,13 @@ pub(crate) async fn sharded(
         several => format!("{server}, {several} primaries"),
     });
 
+    let source = Source::find(source, options.prefer_replicas).await?;
+    ends.notes.extend(source.notes.iter().cloned());
+    let ownership = source.ownership().map(|ownership| (source.watchables(), ownership));
+    let servers: Vec<ConnectOptions> = source.links.iter().map(|link| link.connect.clone()).collect();
     let mut links = Vec::new();
-    for (connect, slots) in sources(source).await? {
-        let control =
-            Connection::connect(&connect.clone().with_db(0)).await.map_err(Error::SourceConnection)?;
+    for link in source.links {
+        let control = Connection::connect(&link.connect).await.map_err(Error::SourceConnection)?;
         let control = match source_control(control, ends).await? {
             Some((connection, identity)) => {
                 for (address, other) in &identities {
@@ -120,9 +122,19 @@ pub(crate) async fn sharded(
             }
             None => None,
         };
-        let name = connect.address().to_string();
-        let stream = Locator::new(connect);
-        links.push(LinkSource { name, stream, slots, meter: Meter::default(), control });
+        links.push(LinkSource {
+            name: link.name,
+            stream: link.stream,
+            primary: link.primary,
+            slots: link.slots,
+            meter: Meter::default(),
+            control,
+        });
+    }
+    if links.len() > 1
+        && let Some(server) = &mut ends.source
+    {
+        server.push_str(&format!(", {} primaries", links.len()));
     }
     let databases = Databases::new(options.db_map.clone(), databases);
     for link in &mut links {
@@ -131,6 +143,12 @@ pub(crate) async fn sharded(
         for keyspace in held.keyspace() {
             let db = u64::from(keyspace.db);
             databases.to(db).map_err(|why| Error::no_route(None, db, None, why))?;
+        }
+    }
+    if !options.db_map.is_empty() {
+        let collisions = collisions(&servers, &options.db_map).await.map_err(Error::SourceConnection)?;
+        if collisions.count > 0 {
+            return Err(Error::Collisions(Box::new(collisions)));
         }
     }
     // With one link the whole migration's figures are the link's.
@@ -151,7 +169,8 @@ pub(crate) async fn sharded(
         expiry_time: server.version >= keyferry_client::Version::new(7, 0, 0),
         cross_slot: options.cross_slot,
     });
-    Ok(Prepared::Sharded { links, target, abilities: Abilities::of(&server) })
+    let abilities = Abilities::of(&server);
+    Ok(Prepared::Sharded(Box::new(Sides { links, ownership, target, abilities })))
 }
 
 /// How many databases a target has, if it tells.
@@ -166,25 +185,4 @@ async fn database_count(connection: &mut Connection, single: bool) -> Option<u64
     let value = value.and_then(|count| u64::try_from(count).ok());
     // A cluster that does not know the setting has one database.
     if single { value } else { value.or(Some(1)) }
-}
-
-/// Where the data comes from: each server, and the slots that it owns if it is one of a cluster.
-async fn sources(source: Endpoint) -> Result<Vec<(ConnectOptions, Option<SlotSet>)>, Error> {
-    if let Endpoint::Standalone(options) = source {
-        return Ok(vec![(options, None)]);
-    }
-    let clustered = matches!(source, Endpoint::Cluster(_));
-    let map = TargetMap::new(source);
-    let survey = map.survey().await.map_err(Error::SourceConnection)?;
-    let mut links = Vec::new();
-    for address in survey.addresses() {
-        let mut slots = SlotSet::new();
-        for (first, last, owner) in &survey.ranges {
-            if *owner == address {
-                (*first..=*last).for_each(|slot| slots.insert(slot));
-            }
-        }
-        links.push((map.connect_options(&address), clustered.then_some(slots)));
-    }
-    Ok(links)
 }

@@ -4,26 +4,114 @@ use std::{sync::Arc, time::Duration};
 
 use keyferry_resp::Command;
 use keyferry_routing::SlotSet;
+use tokio::sync::mpsc;
 
 use super::{Target, flush::Flush, links::Done};
-use crate::error::Error;
+use crate::{
+    error::Error,
+    source::{Change, Owner},
+};
 
 /// How often a link is looked at.
 const PERIOD: Duration = Duration::from_millis(20);
 
+/// Carries out at the target what happens to the slots of the source, until there is nothing more to come or the target has
+/// failed.
+pub(crate) async fn follow(target: Arc<Target>, mut changes: mpsc::Receiver<Change>) {
+    let mut next = None;
+    loop {
+        let change = match next.take() {
+            Some(change) => change,
+            None => match changes.recv().await {
+                Some(change) => change,
+                None => return,
+            },
+        };
+        let done = match change {
+            // Nothing of it is applied before it has another owner.
+            Change::Moving { .. } => Ok(()),
+            Change::Stayed { slot } => {
+                tokio::spawn(forget(Arc::clone(&target), slot));
+                Ok(())
+            }
+            Change::Moved { slot, from: Owner::Link(from), to: Owner::Link(to), offset: Some(offset) } => {
+                let mut moved = HandOver { slots: SlotSet::new(), from, to, offset };
+                moved.slots.insert(slot);
+                // Those that go the same way go together.
+                while let Ok(change) = changes.try_recv() {
+                    if !moved.takes(&change) {
+                        next = Some(change);
+                        break;
+                    }
+                }
+                moved.carry_out(&target).await
+            }
+            Change::Moved { slot, to, .. } => {
+                let to = match to {
+                    Owner::Stranger(node) => format!("node {node}"),
+                    Owner::Link(link) => format!("the shard of link {link}"),
+                };
+                Err(Error::SourceSlotsLeft { slots: slot.to_string(), to })
+            }
+            Change::Unclear { slot, .. } => Err(Error::SourceSlotUnclear { slot }),
+        };
+        if let Err(error) = done {
+            return target.core().fail(error);
+        }
+    }
+}
+
+/// A slot was on its way and stayed: what others said of it is to be forgotten.
+async fn forget(target: Arc<Target>, slot: u16) {
+    let mut slots = SlotSet::new();
+    slots.insert(slot);
+    let links = target.core().link_count();
+    for link in (0..links).filter_map(|link| u16::try_from(link).ok()) {
+        if target.core().owned_by(link).is_none_or(|owned| owned.contains(slot)) {
+            continue;
+        }
+        // Up to what it has written by now.
+        let offset = target.core().link(link).and_then(|account| account.source_offset()).unwrap_or(0);
+        while target.core().link(link).is_some_and(|account| account.handed_over < offset) {
+            tokio::time::sleep(PERIOD).await;
+        }
+        let mut core = target.core();
+        if core.owned_by(link).is_some_and(|owned| !owned.contains(slot)) {
+            core.drop_held_back(link, &slots);
+        }
+    }
+}
+
 /// Slots that have gone from the shard of one link to that of another.
-pub(crate) struct HandOver {
-    pub(crate) slots: SlotSet,
-    pub(crate) from: u16,
-    pub(crate) to: u16,
+struct HandOver {
+    slots: SlotSet,
+    from: usize,
+    to: usize,
     /// An offset of the first link at which the slots were the other's already.
-    pub(crate) offset: u64,
+    offset: u64,
 }
 
 impl HandOver {
+    /// Adds a slot that goes the same way.
+    fn takes(&mut self, change: &Change) -> bool {
+        match *change {
+            Change::Moved { slot, from: Owner::Link(from), to: Owner::Link(to), offset: Some(offset) }
+                if (from, to) == (self.from, self.to) =>
+            {
+                self.slots.insert(slot);
+                self.offset = self.offset.max(offset);
+                true
+            }
+            Change::Moving { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Carries it out at the target.
-    pub(crate) async fn carry_out(self, target: &Arc<Target>) -> Result<(), Error> {
+    async fn carry_out(self, target: &Arc<Target>) -> Result<(), Error> {
         let HandOver { slots, from, to, offset } = self;
+        let link = |link| u16::try_from(link).map_err(|_| Error::Internal("more links than slots".into()));
+        let (from, to) = (link(from)?, link(to)?);
         // Everything that the first has to say of them is in the lanes …
         while target.core().link(from).is_none_or(|account| account.handed_over < offset) {
             tokio::time::sleep(PERIOD).await;

@@ -115,6 +115,11 @@ impl LinkAccount {
         }
     }
 
+    /// How far the source had written when it was asked last.
+    pub(crate) fn source_offset(&self) -> Option<u64> {
+        self.meter.source_offset()
+    }
+
     pub(crate) fn has_room(&self) -> bool {
         self.retained < BUDGET
     }

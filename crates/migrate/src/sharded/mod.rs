@@ -40,7 +40,7 @@ pub(crate) use self::{
     core::Counts,
     databases::Databases,
     map::TargetMap,
-    run::{LinkSource, run},
+    run::{LinkSource, Sides, run},
 };
 use self::{
     core::{Core, Rules},

@@ -16,6 +16,7 @@ use super::{
     SnapshotFeed, StreamFeed, Target,
     aside::{Aside, Cause},
     checkpoint,
+    hand_over::follow,
 };
 use crate::{
     catch_up::{CatchUp, Watched},
@@ -30,9 +31,13 @@ use crate::{
     report::{Ends, Outcome},
     run::{STOP_GRACE, SnapshotThread, intake_ended},
     snapshot::{SnapshotCounts, SnapshotEncoder, Temporary},
+    source::{Ownership, Watchable, watch},
     spool::{Closed, Next, SpoolReader},
     target::Abilities,
 };
+
+/// How often the shards of a source are asked for their slots.
+const WATCH_PERIOD: Duration = Duration::from_millis(500);
 
 /// One link to the source.
 pub(crate) struct LinkSource {
@@ -40,6 +45,8 @@ pub(crate) struct LinkSource {
     pub(crate) name: String,
     /// Where its stream comes from.
     pub(crate) stream: Locator,
+    /// Finds the primary, which knows how far it has written.
+    pub(crate) primary: Locator,
     /// The slots that it brings keys of, where the source is a cluster.
     pub(crate) slots: Option<SlotSet>,
     pub(crate) meter: Meter,
@@ -47,17 +54,27 @@ pub(crate) struct LinkSource {
     pub(crate) control: Option<Connection>,
 }
 
+/// Both sides, ready to begin.
+pub(crate) struct Sides {
+    pub(crate) links: Vec<LinkSource>,
+    /// What follows the slots of the source, where it is a cluster.
+    pub(crate) ownership: Option<(Vec<Watchable>, Ownership)>,
+    pub(crate) target: Arc<Target>,
+    pub(crate) abilities: Abilities,
+}
+
 /// Runs to the end, and cleans up after itself.
-pub(crate) async fn run(
-    migration: &Migration,
-    links: Vec<LinkSource>,
-    target: Arc<Target>,
-    abilities: Abilities,
-    ends: &mut Ends,
-) -> Result<Outcome, Error> {
+pub(crate) async fn run(migration: &Migration, sides: Sides, ends: &mut Ends) -> Result<Outcome, Error> {
+    let Sides { links, ownership, target, abilities } = sides;
     let Migration { options, meter, stop, .. } = migration;
     meter.enter(Phase::Preparing);
     let mut driver = tokio::spawn(Arc::clone(&target).drive());
+    let mut followers = JoinSet::new();
+    if let Some((shards, ownership)) = ownership {
+        let (tell, changes) = mpsc::channel(1024);
+        followers.spawn(watch(shards, ownership, WATCH_PERIOD, tell));
+        followers.spawn(follow(Arc::clone(&target), changes));
+    }
     let end = stop.child_token();
     let several = links.len() > 1;
     let mut tasks = JoinSet::new();
@@ -69,7 +86,7 @@ pub(crate) async fn run(
             other => other.clone(),
         };
         let journal = Journal::create(directory.as_deref())?;
-        watched.push(Watched::new(link.meter.clone(), link.control, link.stream.clone()));
+        watched.push(Watched::new(link.meter.clone(), link.control, link.primary.clone()));
         let run = LinkRun {
             number,
             stream: link.stream,

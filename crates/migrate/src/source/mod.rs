@@ -14,23 +14,16 @@ mod tests;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use keyferry_client::{ClusterOptions, ConnectOptions, Connection, Endpoint, ServerInfo, cluster, sentinel};
+use keyferry_client::{ClusterOptions, ConnectOptions, Endpoint, cluster, sentinel};
 use keyferry_replication::{Locate, Locator};
 use keyferry_routing::{Health, SlotSet};
 
 pub use self::collisions::{Collisions, DatabasePair};
-#[cfg_attr(
-    not(test),
-    expect(unused_imports, reason = "links are still found by their addresses of the start")
-)]
+use self::shard::{Choice, SentinelReplica, Shard, ShardPrimary, ShardReplica};
 pub(crate) use self::{
     collisions::collisions,
     ownership::{Change, Owner, Ownership},
-    watch::watch,
-};
-use self::{
-    shard::{Choice, SentinelReplica, Shard, ShardPrimary, ShardReplica},
-    watch::Watchable,
+    watch::{Watchable, watch},
 };
 use crate::error::Error;
 
@@ -58,8 +51,6 @@ pub(crate) struct SourceLink {
     pub(crate) slots: Option<SlotSet>,
     /// The ids of its nodes, where it is a shard of a cluster.
     pub(crate) nodes: BTreeSet<String>,
-    /// What the primary said about itself.
-    pub(crate) server: ServerInfo,
 }
 
 impl Source {
@@ -168,9 +159,8 @@ impl Source {
         nodes: BTreeSet<String>,
     ) -> Result<(), Error> {
         let connect = connect.with_db(0);
-        let server = Connection::connect(&connect).await.map_err(Error::SourceConnection)?.server().clone();
         let name = connect.address().to_string();
-        self.links.push(SourceLink { name, stream, primary, connect, slots, nodes, server });
+        self.links.push(SourceLink { name, stream, primary, connect, slots, nodes });
         Ok(())
     }
 

@@ -123,19 +123,27 @@ async fn a_replica_of_the_target_is_promoted() {
 }
 
 /// From a cluster, whose shards' streams come in no order between them.
-async fn cluster_to(source: &Cluster, target: &str, map: &[(u64, u64)]) -> Finished {
+async fn cluster_to(source: Cluster, target: &str, disturb: Disturbance) -> (Cluster, Finished) {
     data::small_cluster(&mut source.client().unwrap(), 11, 1).unwrap();
-    let options = WriterOptions { rate: 3000, multi_key: true, databases: 1, ..WriterOptions::default() };
-    let writer = Writer::start_cluster(source, options).unwrap();
+    let options = WriterOptions {
+        rate: 3000,
+        multi_key: true,
+        databases: 1,
+        short_expiries: false,
+        ..WriterOptions::default()
+    };
+    let writer = Writer::start_cluster(&source, options).unwrap();
     let until = Until::CaughtUp { quiet: Duration::from_secs(2), linger: Duration::from_secs(60) };
-    let map = map.iter().copied().collect();
-    let running = Running::start(&source.url(), target, |o| {
-        o.until = until;
-        o.db_map = map;
-    });
-    let counts = tokio::task::spawn_blocking(move || {
-        std::thread::sleep(Duration::from_secs(3));
-        writer.stop().unwrap()
+    let mut running = Running::start(&source.url(), target, |o| o.until = until);
+    running.until_phase(Phase::Following).await;
+    let mut source = source;
+    let (source, counts) = tokio::task::spawn_blocking(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        disturb(&mut source);
+        std::thread::sleep(Duration::from_secs(1));
+        let counts = writer.stop().unwrap();
+        data::settle_cluster(&source).unwrap();
+        (source, counts)
     })
     .await
     .unwrap();
@@ -143,7 +151,7 @@ async fn cluster_to(source: &Cluster, target: &str, map: &[(u64, u64)]) -> Finis
     let finished = running.end().await;
     finished.result.as_ref().unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(finished.report.outcome, Outcome::CaughtUp { source_was_writing: false });
-    finished
+    (source, finished)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -151,7 +159,7 @@ async fn three_primaries_to_three() {
     let binary = named("redis-7.0").unwrap();
     let source = Cluster::builder(binary).primaries(3).start().unwrap();
     let target = Cluster::builder(binary).primaries(3).start().unwrap();
-    cluster_to(&source, &target.url(), &[]).await;
+    let (source, _) = cluster_to(source, &target.url(), |_| {}).await;
     compare(Side::cluster(&source).unwrap(), Side::cluster(&target).unwrap(), "three to three");
 }
 
@@ -160,7 +168,7 @@ async fn three_primaries_to_one_server() {
     let binary = named("redis-7.0").unwrap();
     let source = Cluster::builder(binary).primaries(3).start().unwrap();
     let target = start(binary);
-    cluster_to(&source, &target.url(), &[]).await;
+    let (source, _) = cluster_to(source, &target.url(), |_| {}).await;
     compare(Side::cluster(&source).unwrap(), Side::server(&target).unwrap(), "three to one");
 }
 
@@ -259,7 +267,6 @@ async fn flushes_functions_and_messages() {
     assert!(expected > 300 && expected < 600, "{expected}");
     let mut at_target = target.client().unwrap();
     let mut at_one = one.client().unwrap();
-    let begun = std::time::Instant::now();
     let one_keys = |client: &mut keyferry_testkit::Client| {
         let keys = client.list(&["KEYS", "*"]).unwrap();
         let ours = |key: &&Frame| key.as_bytes().is_some_and(|key| key.starts_with(b"keyferry:"));
@@ -320,4 +327,68 @@ async fn messages_are_delivered_once() {
     }
     running.stopper.stop();
     running.end().await.result.unwrap();
+}
+
+/// Slots change hands at the source, there and back, key by key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_move_at_the_source() {
+    let binary = named("redis-7.0").unwrap();
+    let source = Cluster::builder(binary).primaries(3).start().unwrap();
+    let target = Cluster::builder(binary).primaries(3).start().unwrap();
+    let (source, finished) = cluster_to(source, &target.url(), |source| {
+        source.move_slots(0..=800, 1).unwrap();
+        source.move_slots(6000..=6300, 0).unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        source.move_slots(0..=100, 2).unwrap();
+    })
+    .await;
+    assert!(finished.report.routing.slots_moved >= 1100, "{:?}", finished.report.routing);
+    compare(Side::cluster(&source).unwrap(), Side::cluster(&target).unwrap(), "slots moved");
+}
+
+/// The same into one server, which knows no slots.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_move_at_the_source_of_one_server() {
+    let binary = named("redis-7.0").unwrap();
+    let source = Cluster::builder(binary).primaries(3).start().unwrap();
+    let target = start(binary);
+    let (source, finished) = cluster_to(source, &target.url(), |source| {
+        source.move_slots(0..=400, 1).unwrap();
+        source.move_slots(6000..=6100, 0).unwrap();
+    })
+    .await;
+    assert!(finished.report.routing.slots_moved >= 500, "{:?}", finished.report.routing);
+    compare(Side::cluster(&source).unwrap(), Side::server(&target).unwrap(), "slots moved");
+}
+
+/// Where servers move slots as a whole, the old owner tidies up when the new one is at work already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_move_at_once_at_the_source() {
+    let binary = named("valkey-9").unwrap();
+    let source = Cluster::builder(binary).primaries(3).start().unwrap();
+    let target = Cluster::builder(binary).primaries(3).start().unwrap();
+    let (source, finished) = cluster_to(source, &target.url(), |source| {
+        assert!(source.moves_slots_atomically());
+        source.move_slots_atomically(0..=800, 1).unwrap();
+        source.move_slots_atomically(6000..=6300, 0).unwrap();
+    })
+    .await;
+    assert!(finished.report.routing.slots_moved >= 1100, "{:?}", finished.report.routing);
+    compare(Side::cluster(&source).unwrap(), Side::cluster(&target).unwrap(), "slots moved at once");
+}
+
+/// A replica of the source takes over; the link follows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_of_the_source_fails_over() {
+    let binary = named("redis-7.0").unwrap();
+    let source = Cluster::builder(binary).primaries(3).replicas(1).start().unwrap();
+    let target = Cluster::builder(binary).primaries(3).start().unwrap();
+    let (source, finished) = cluster_to(source, &target.url(), |source| {
+        let owner = source.owner(100).unwrap();
+        let replica = source.replicas(owner).unwrap()[0];
+        source.failover(replica).unwrap();
+    })
+    .await;
+    assert!(finished.report.figures.reconnects > 0, "{:?}", finished.report.figures);
+    compare(Side::cluster(&source).unwrap(), Side::cluster(&target).unwrap(), "failed over");
 }

@@ -151,6 +151,10 @@ impl Core {
         self.links.get_mut(usize::from(link))
     }
 
+    pub(crate) fn link_count(&self) -> usize {
+        self.links.len()
+    }
+
     /// Adds an item for `slot`.
     pub(crate) fn add(&mut self, slot: u16, item: Item) {
         let (link, ticket, cost) = (item.link, item.ticket, item.cost());

@@ -237,6 +237,7 @@ fn print_routing(routing: &RoutingCounts) {
         ("slots that changed hands at the source", routing.slots_moved),
         ("deletions of shards behind slots that they had given up: left out", routing.tidied),
         ("writes to slots that a shard did not take over after all: left out", routing.not_taken_over),
+        ("stray keys, of slots that their node does not own: left out", routing.strays),
     ] {
         if count > 0 {
             println!("target   {count} {what}");

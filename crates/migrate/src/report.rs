@@ -88,6 +88,9 @@ pub struct RoutingCounts {
     pub tidied: u64,
     /// Commands of slots that a shard of the source was given in part and did not take over after all: not carried out.
     pub not_taken_over: u64,
+    /// Keys and commands of slots that the shard which holds them does not own, as some servers leave them behind: no client
+    /// of the source can reach them, and they were not carried over.
+    pub strays: u64,
 }
 
 /// Commands of one name with keys in several slots.
@@ -154,6 +157,7 @@ impl Ends {
             slots_moved: counts.slots_moved,
             tidied: counts.tidied,
             not_taken_over: counts.not_taken_over,
+            strays: counts.strays,
         };
     }
 }

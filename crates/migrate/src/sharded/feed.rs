@@ -1,7 +1,7 @@
 //! From what the source sends to items for the lanes.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     ops::Range,
     sync::{Arc, atomic::Ordering},
 };
@@ -9,7 +9,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use keyferry_replication::Batch;
 use keyferry_resp::{Command, CommandDecoder, CommandRef, Limits};
-use keyferry_routing::{Route, SLOTS, Step};
+use keyferry_routing::{Route, SLOTS, SlotSet, Step};
 
 use super::{
     Target,
@@ -113,6 +113,8 @@ pub(crate) struct StreamFeed {
     meter: Meter,
     /// What has been handed over and not been done, as it came.
     unapplied: VecDeque<Load>,
+    /// Slots that the shard is being given as a whole, by the name of the job.
+    imports: HashMap<Vec<u8>, SlotSet>,
 }
 
 #[derive(Debug, Default)]
@@ -136,8 +138,8 @@ impl StreamFeed {
     /// `db` is the source's database in which the stream begins; `shard` tells whether the source is one of a cluster.
     pub(crate) fn new(target: Arc<Target>, link: u16, db: u64, shard: bool, meter: Meter) -> Self {
         let decoder = CommandDecoder::with_limits(LIMITS);
-        let unapplied = VecDeque::new();
-        StreamFeed { target, link, db, transaction: None, shard, decoder, meter, unapplied }
+        let (unapplied, imports) = (VecDeque::new(), HashMap::new());
+        StreamFeed { target, link, db, transaction: None, shard, decoder, meter, unapplied, imports }
     }
 
     /// What has been handed over and is not known to be done, as it came from the source; oldest first.
@@ -246,7 +248,7 @@ impl StreamFeed {
         match name.len() {
             4 => command.is("COPY") || command.is("MOVE"),
             6 => command.is("SWAPDB") || command.is("SCRIPT"),
-            7 => command.is("FLUSHDB") || (self.shard && command.is("RESTORE")),
+            7 => command.is("FLUSHDB") || command.is("CLUSTER") || (self.shard && command.is("RESTORE")),
             8 => command.is("FLUSHALL") || command.is("FUNCTION"),
             9 => command.is("TRIMSLOTS"),
             14 => command.is("RESTORE-ASKING"),
@@ -272,6 +274,9 @@ impl StreamFeed {
         }
         if command.is("TRIMSLOTS") {
             return self.trim(&command, &at);
+        }
+        if command.is("CLUSTER") && self.shard {
+            return self.import(&command, &at);
         }
         if command.is("FUNCTION") || command.is("SCRIPT") {
             return Across::new(&self.target).everywhere(&command, Some(at.start)).await;
@@ -399,6 +404,47 @@ impl StreamFeed {
         }
         // Of slots that it had, the new owner tells, and the target's keys are removed then.
         core.drop_held_back(self.link, &slots);
+        Ok(())
+    }
+
+    /// What a shard tells its replicas of slots that it is being given as a whole (Valkey 9):
+    /// `CLUSTER SYNCSLOTS ESTABLISH … NAME n SLOTSRANGE first last …`, and later `… FINISH STATE s NAME n …`.
+    fn import(&mut self, command: &Command, at: &At) -> Result<(), Error> {
+        let word = |name: &str| {
+            let at = (2..command.len())
+                .find(|&i| command.arg(i).is_some_and(|arg| arg.eq_ignore_ascii_case(name.as_bytes())));
+            at.map(|at| at + 1)
+        };
+        let sub =
+            |index: usize, name: &[u8]| command.arg(index).is_some_and(|arg| arg.eq_ignore_ascii_case(name));
+        if !sub(1, b"SYNCSLOTS") {
+            return Err(self.no_route(
+                &command.as_ref(),
+                at,
+                "this program does not know what it means for a replica",
+            ));
+        }
+        let name = word("NAME").and_then(|at| command.arg(at)).unwrap_or_default().to_vec();
+        if sub(2, b"ESTABLISH") {
+            let numbers: Vec<u16> = word("SLOTSRANGE")
+                .into_iter()
+                .flat_map(|first| (first..command.len()).filter_map(|i| command.arg(i)))
+                .map_while(|arg| std::str::from_utf8(arg).ok()?.parse().ok())
+                .collect();
+            let mut slots = SlotSet::new();
+            for range in numbers.chunks_exact(2) {
+                (range[0]..=range[1].min(SLOTS - 1)).for_each(|slot| slots.insert(slot));
+            }
+            self.target.core().set_moving(&slots, true);
+            self.imports.insert(name, slots);
+        } else if sub(2, b"FINISH")
+            && let Some(slots) = self.imports.remove(&name)
+            && !word("STATE").is_some_and(|at| sub(at, b"SUCCESS"))
+        {
+            let mut core = self.target.core();
+            core.set_moving(&slots, false);
+            core.drop_held_back(self.link, &slots);
+        }
         Ok(())
     }
 

@@ -1,6 +1,9 @@
 //! Slots of the source that go from one shard to another while the migration runs; see [`super::core::Core::give_up`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use keyferry_resp::Command;
 use keyferry_routing::SlotSet;
@@ -12,6 +15,9 @@ use crate::{
     source::{Change, Owner},
 };
 
+/// How often is looked for what belongs to no move.
+const STRAY_PERIOD: Duration = Duration::from_secs(1);
+
 /// How often a link is looked at.
 const PERIOD: Duration = Duration::from_millis(20);
 
@@ -22,21 +28,28 @@ pub(crate) async fn follow(target: Arc<Target>, mut changes: mpsc::Receiver<Chan
     loop {
         let change = match next.take() {
             Some(change) => change,
-            None => match changes.recv().await {
-                Some(change) => change,
-                None => return,
+            None => match tokio::time::timeout(STRAY_PERIOD, changes.recv()).await {
+                Ok(Some(change)) => change,
+                Ok(None) => return,
+                Err(_) => {
+                    target.core().drop_strays(Instant::now());
+                    continue;
+                }
             },
         };
         let done = match change {
             // Nothing of it is applied before it has another owner.
-            Change::Moving { .. } => Ok(()),
+            Change::Moving { slot, .. } => {
+                target.core().set_moving(&one(slot), true);
+                Ok(())
+            }
             Change::Stayed { slot } => {
+                target.core().set_moving(&one(slot), false);
                 tokio::spawn(forget(Arc::clone(&target), slot));
                 Ok(())
             }
             Change::Moved { slot, from: Owner::Link(from), to: Owner::Link(to), offset: Some(offset) } => {
-                let mut moved = HandOver { slots: SlotSet::new(), from, to, offset };
-                moved.slots.insert(slot);
+                let mut moved = HandOver { slots: one(slot), from, to, offset };
                 // Those that go the same way go together.
                 while let Ok(change) = changes.try_recv() {
                     if !moved.takes(&change) {
@@ -63,8 +76,7 @@ pub(crate) async fn follow(target: Arc<Target>, mut changes: mpsc::Receiver<Chan
 
 /// A slot was on its way and stayed: what others said of it is to be forgotten.
 async fn forget(target: Arc<Target>, slot: u16) {
-    let mut slots = SlotSet::new();
-    slots.insert(slot);
+    let slots = one(slot);
     let links = target.core().link_count();
     for link in (0..links).filter_map(|link| u16::try_from(link).ok()) {
         if target.core().owned_by(link).is_none_or(|owned| owned.contains(slot)) {
@@ -102,7 +114,6 @@ impl HandOver {
                 self.offset = self.offset.max(offset);
                 true
             }
-            Change::Moving { .. } => true,
             _ => false,
         }
     }
@@ -134,8 +145,15 @@ impl HandOver {
         let command = Command::new(["FLUSHALL"]);
         Flush { command: &command, at: offset, db: None, slots: Some(&slots) }.run(target).await?;
         let mut core = target.core();
-        core.take_over(to, &slots);
+        core.take_over(to, &slots).map_err(|slot| Error::SourceSlotUnclear { slot })?;
+        core.set_moving(&slots, false);
         core.open_gate(gate.id);
         Ok(())
     }
+}
+
+fn one(slot: u16) -> SlotSet {
+    let mut slots = SlotSet::new();
+    slots.insert(slot);
+    slots
 }

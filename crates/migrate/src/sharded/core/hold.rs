@@ -5,6 +5,8 @@
 //! therefore held back, until everything that the other shard had to say of it is done. Then the slot is emptied at the
 //! target, and what was held back, which brings every key of it, goes on.
 
+use std::time::{Duration, Instant};
+
 use keyferry_resp::{CommandDecoder, Limits};
 use keyferry_routing::SlotSet;
 
@@ -19,6 +21,16 @@ const LIMITS: Limits = Limits::new().frame_bytes(usize::MAX).bulk_bytes(usize::M
 /// Bytes of one link that may be held back.
 const MOST_HELD_BACK: usize = 256 * 1024 * 1024;
 
+/// What was said of a slot so long ago, while nobody knew of a move, does not belong to one.
+const STRAY_AFTER: Duration = Duration::from_secs(15);
+
+/// What a link said of a slot that is not its shard's yet.
+#[derive(Debug)]
+pub(super) struct Held {
+    since: Instant,
+    items: Vec<Item>,
+}
+
 /// What a link may speak of.
 #[derive(Debug, Default)]
 pub(super) struct Shard {
@@ -26,12 +38,14 @@ pub(super) struct Shard {
     owned: SlotSet,
     /// Slots that it has owned and given up.
     given_up: SlotSet,
+    /// Slots of which it spoke without having owned them, and of which that was dropped.
+    strays: SlotSet,
 }
 
 impl Core {
     /// The links bring keys of these slots; without a set, of all.
     pub(crate) fn set_shards(&mut self, slots: Vec<Option<SlotSet>>) {
-        let shard = |owned| Shard { owned, given_up: SlotSet::new() };
+        let shard = |owned| Shard { owned, given_up: SlotSet::new(), strays: SlotSet::new() };
         self.shards = slots.into_iter().map(|slots| slots.map(shard)).collect();
     }
 
@@ -58,7 +72,8 @@ impl Core {
             let (slots, shard) = (self.held_slots(link).to_string(), link);
             self.fail(Error::SlotsMoving { slots, shard, held });
         }
-        self.held_back.entry((link, slot)).or_default().push(item);
+        let held = || Held { since: Instant::now(), items: Vec::new() };
+        self.held_back.entry((link, slot)).or_insert_with(held).items.push(item);
         None
     }
 
@@ -71,21 +86,61 @@ impl Core {
 
     /// Drops what a link said of these slots and was held back: they were not taken over after all.
     pub(crate) fn drop_held_back(&mut self, link: u16, slots: &SlotSet) {
-        let mut dropped = Vec::new();
-        self.held_back.retain(|&(of, slot), items| {
-            let gone = of == link && slots.contains(slot);
-            if gone {
-                dropped.append(items);
+        let dropped = self.take_held(|of, slot, _| of == link && slots.contains(slot));
+        self.counts.not_taken_over += self.forget(dropped);
+    }
+
+    /// Slots of the source are on their way, or are not any more.
+    pub(crate) fn set_moving(&mut self, slots: &SlotSet, moving: bool) {
+        for slot in slots.ranges().flat_map(|(first, last)| first..=last) {
+            if moving {
+                self.moving.insert(slot);
+            } else {
+                self.moving.remove(slot);
             }
-            !gone
+        }
+    }
+
+    /// Drops what has long been held back of slots that nobody knows to be on their way: keys that a node holds beside its
+    /// slots, as some servers leave them behind. No client of the source can reach them.
+    pub(crate) fn drop_strays(&mut self, now: Instant) {
+        let moving = self.moving.clone();
+        let dropped = self.take_held(|_, slot, since| {
+            !moving.contains(slot) && now.saturating_duration_since(since) >= STRAY_AFTER
         });
-        for item in dropped {
-            if let Some(account) = self.link(link) {
+        for (slot, item) in &dropped {
+            if let Some(Some(shard)) = self.shards.get_mut(usize::from(item.link)) {
+                shard.strays.insert(*slot);
+            }
+        }
+        self.counts.strays += self.forget(dropped);
+    }
+
+    /// Takes out what is held back, with its slots; in the order in which it came.
+    fn take_held(&mut self, which: impl Fn(u16, u16, Instant) -> bool) -> Vec<(u16, Item)> {
+        let mut taken = Vec::new();
+        self.held_back.retain(|&(link, slot), held| {
+            let take = which(link, slot, held.since);
+            if take {
+                taken.extend(held.items.drain(..).map(|item| (slot, item)));
+            }
+            !take
+        });
+        taken.sort_by_key(|(_, item)| item.mark);
+        taken
+    }
+
+    /// Has nothing done about these; gives the number of commands.
+    fn forget(&mut self, items: Vec<(u16, Item)>) -> u64 {
+        let mut commands = 0;
+        for (_, item) in items {
+            if let Some(account) = self.link(item.link) {
                 account.release(item.cost());
             }
-            self.counts.not_taken_over += u64::from(item.commands);
+            commands += u64::from(item.commands);
             self.done(&item);
         }
+        commands
     }
 
     /// The shard of `from` has said its last of these slots, and it has been done.
@@ -101,24 +156,20 @@ impl Core {
     }
 
     /// The shard of `to` owns these slots from now on: what was held back goes on.
-    pub(crate) fn take_over(&mut self, to: u16, slots: &SlotSet) {
+    ///
+    /// # Errors
+    /// A slot of which something has been dropped as a stray.
+    pub(crate) fn take_over(&mut self, to: u16, slots: &SlotSet) -> Result<(), u16> {
         if let Some(Some(shard)) = self.shards.get_mut(usize::from(to)) {
+            for slot in slots.ranges().flat_map(|(first, last)| first..=last) {
+                if shard.strays.contains(slot) {
+                    return Err(slot);
+                }
+                shard.given_up.remove(slot);
+            }
             shard.owned.extend(slots);
-            for (first, last) in slots.ranges() {
-                (first..=last).for_each(|slot| shard.given_up.remove(slot));
-            }
         }
-        // In the order in which they came, for lanes that several slots share.
-        let mut released = Vec::new();
-        self.held_back.retain(|&(of, slot), items| {
-            let ours = of == to && slots.contains(slot);
-            if ours {
-                released.extend(items.drain(..).map(|item| (slot, item)));
-            }
-            !ours
-        });
-        released.sort_by_key(|(_, item)| item.mark);
-        for (slot, item) in released {
+        for (slot, item) in self.take_held(|of, slot, _| of == to && slots.contains(slot)) {
             if let Some(account) = self.link(to) {
                 account.release(item.cost());
             }
@@ -126,6 +177,7 @@ impl Core {
             self.lanes[lane].waiting.push_back(Entry::Item(item));
             self.touch(lane);
         }
+        Ok(())
     }
 }
 
@@ -144,8 +196,6 @@ fn is_deletion(item: &Item) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bytes::BytesMut;
     use keyferry_resp::encode_command;
 
@@ -200,9 +250,29 @@ mod tests {
         let late = item(&mut core, 0, 20, &["UNLINK", "k"]);
         core.add(1, late);
         assert_eq!((waiting(&core, 1), core.counts.tidied), (1, 1));
-        core.take_over(1, &slots(&[1]));
+        core.take_over(1, &slots(&[1])).unwrap();
         assert_eq!(waiting(&core, 1), 2);
         assert!(core.owned_by(1).unwrap().contains(1) && !core.owned_by(0).unwrap().contains(1));
+    }
+
+    #[test]
+    fn what_a_node_holds_beside_its_slots_is_dropped_in_the_end() {
+        let rules = Rules { single: false, retry_window: Duration::from_secs(1) };
+        let mut core = Core::new(rules, vec![Meter::default(), Meter::default()]);
+        core.set_shards(vec![Some(slots(&[1])), Some(slots(&[3]))]);
+        for slot in [1, 2] {
+            let stray = item(&mut core, 1, 10, &["SET", "k", "v"]);
+            core.add(slot, stray);
+        }
+        core.set_moving(&slots(&[2]), true);
+        core.drop_strays(Instant::now());
+        assert_eq!(core.counts.strays, 0);
+        core.drop_strays(Instant::now() + STRAY_AFTER);
+        assert_eq!(core.counts.strays, 1);
+        // Had they belonged to a move after all, that could not be made good.
+        assert_eq!(core.take_over(1, &slots(&[1])), Err(1));
+        assert_eq!(core.take_over(1, &slots(&[2])), Ok(()));
+        assert_eq!(core.lanes[2].waiting.len(), 1);
     }
 
     #[test]
@@ -214,7 +284,7 @@ mod tests {
         core.add(1, restored);
         core.drop_held_back(1, &slots(&[1]));
         assert_eq!(core.counts.not_taken_over, 1);
-        core.take_over(1, &slots(&[1]));
+        core.take_over(1, &slots(&[1])).unwrap();
         assert_eq!(core.lanes[0].waiting.len(), 0);
     }
 }

@@ -20,6 +20,7 @@ use std::{
 };
 
 use keyferry_resp::{Command, ErrorReply};
+use keyferry_routing::SlotSet;
 use tokio::sync::Notify;
 
 use self::node::{Node, What};
@@ -59,7 +60,9 @@ pub(crate) struct Core {
     /// What each link may speak of; none where that is everything.
     shards: Vec<Option<hold::Shard>>,
     /// What links said of slots that are not theirs yet.
-    held_back: HashMap<(u16, u16), Vec<Item>>,
+    held_back: HashMap<(u16, u16), hold::Held>,
+    /// Slots of the source that are on their way.
+    moving: SlotSet,
     failure: Option<Error>,
     pub(crate) counts: Counts,
     /// Told when somebody should look at who serves which slot.
@@ -91,6 +94,8 @@ pub(crate) struct Counts {
     pub(crate) tidied: u64,
     /// Commands of slots that a shard of the source was given in part and did not take over.
     pub(crate) not_taken_over: u64,
+    /// Keys and commands of slots that the shard which spoke of them did not own: keys that no client can reach.
+    pub(crate) strays: u64,
     /// Slots that changed hands at the source.
     pub(crate) slots_moved: u64,
     /// Transactions of the source that could not be one at the target.
@@ -128,6 +133,7 @@ impl Core {
             held: Vec::new(),
             shards: Vec::new(),
             held_back: HashMap::new(),
+            moving: SlotSet::new(),
             failure: None,
             counts: Counts::default(),
             topology: Arc::default(),

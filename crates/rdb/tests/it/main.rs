@@ -14,3 +14,4 @@ mod naive;
 mod native;
 mod support;
 mod twins;
+mod values;

@@ -5,8 +5,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod corpus;
+mod generated;
 mod logs;
 mod support;
+#[path = "../it/values.rs"]
+mod values;
 mod written;
 
 use std::collections::{BTreeMap, BTreeSet};

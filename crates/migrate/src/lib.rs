@@ -3,8 +3,8 @@
 //! A [`Migration`] copies everything that one server holds to another, and then every write that follows, while
 //! both stay in service.
 //!
-//! **Takes** a source that allows PSYNC (Redis 2.8 to 8, Valkey 9 and their kin, primary or replica) and a
-//! standalone target (`RESTORE` permitted), as `keyferry-client` connection options.
+//! **Takes** a source that allows PSYNC (Redis 2.8 to 8, Valkey 9 and their kin) and a target (`RESTORE` permitted), as
+//! `keyferry-client` endpoints: servers, clusters, primaries that sentinels know, in any combination.
 //!
 //! **Gives** the same keys, values, expiries, eviction hints and functions in the same databases at the target,
 //! [`Progress`] while it runs and a [`Report`] at the end.
@@ -12,11 +12,12 @@
 //! **Promises** that values go over raw, never decoded (but those above the size limit, which are built in parts
 //! under a temporary name and appear whole or not at all); that the command stream is applied byte for byte in the
 //! source's order; that the source is read at full speed whatever the target does, what waits being in a journal
-//! on disk; that memory is bounded by the limits, not by the data.
+//! on disk; that memory is bounded by the limits, not by the data. Into a cluster, that order holds within a slot, and
+//! what must not be repeated is not, whatever happens to the target meanwhile.
 //!
 //! **Refuses** to go on when the target refuses a command (the error holds the command, its offset and the
 //! reply), to write to a replica, to copy a server onto itself, and to use a journal directory that holds
-//! another run's data. What it does not do yet: clusters, resuming after a restart of the program, filters.
+//! another run's data. What it does not do yet: resuming after a restart of the program, filters.
 //!
 //! ```no_run
 //! use keyferry_migrate::{Migration, Until};

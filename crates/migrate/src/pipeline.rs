@@ -16,8 +16,8 @@ use tokio::{
 
 use crate::{
     error::{Error, Refusal, RefusedAt, show_command},
+    output::Piece,
     progress::Meter,
-    snapshot::Piece,
 };
 
 /// Bytes that may be on their way to the target without having been answered.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::{progress::Figures, sharded::Counts, snapshot::SnapshotCounts};
+use crate::{progress::Figures, sharded::Counts, snapshot_counts::SnapshotCounts};
 
 /// How a migration ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

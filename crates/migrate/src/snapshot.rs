@@ -1,21 +1,21 @@
 //! From the source's snapshot to commands for the target.
 
-use std::{
-    collections::BTreeMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 use keyferry_rdb::{
     Dialect, EntryHead, Event, Eviction, Kind, Limits, Parser, RawValue, ValueType, dump,
     elements::Templates,
     native::{CommandSink, Loss, NativeOptions, Rebuild},
 };
-use keyferry_resp::encode::{
-    encode_command, write_array_header, write_bulk, write_bulk_header, write_bulk_int,
-};
+use keyferry_resp::encode::{write_array_header, write_bulk, write_bulk_header, write_bulk_int};
 
-use crate::{error::Error, target::Abilities};
+use crate::{
+    error::Error,
+    output::{Output, PieceKind},
+    snapshot_counts::{NAMED_LOSSES, SnapshotCounts},
+    target::Abilities,
+};
 
 /// A load for the target is this large, more or less.
 const LOAD_SIZE: usize = 256 * 1024;
@@ -77,137 +77,6 @@ struct Key<'a> {
     expiry: Option<i64>,
     eviction: Option<Eviction>,
     meta: Option<&'a [u8]>,
-}
-
-/// How many losses are named one by one.
-const NAMED_LOSSES: usize = 100;
-
-/// What a snapshot held, and what of it was not carried over and why.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct SnapshotCounts {
-    /// Keys by database.
-    pub keys: BTreeMap<u64, u64>,
-    /// Keys by type.
-    pub types: BTreeMap<&'static str, u64>,
-    /// Keys with an expiry.
-    pub with_expiry: u64,
-    /// Keys above the size limit, built in parts.
-    pub large: u64,
-    /// The database in which the command stream goes on, as the snapshot says (`repl-stream-db`).
-    pub stream_db: u64,
-    /// Function libraries.
-    pub functions: u64,
-    /// Cached scripts of servers before 7.0.
-    pub scripts: u64,
-    /// Empty containers, which servers drop when they load a snapshot.
-    pub empty_containers_dropped: u64,
-    /// Keys above the size limit that had expired before they could be built.
-    pub expired_dropped: u64,
-    /// Blocks of data that modules keep beside keys; there is no command that would carry them.
-    pub module_data_dropped: u64,
-    /// Slot migrations that were under way at the source, and vendors' notes.
-    pub notes_dropped: u64,
-    /// Parts of large values that no command carries over, or that the target has no place for: how many values lack
-    /// what.
-    pub losses: BTreeMap<&'static str, u64>,
-    /// The first hundred of them, with their keys.
-    pub named_losses: Vec<String>,
-}
-
-impl SnapshotCounts {
-    /// Adds those of another link's snapshot.
-    pub(crate) fn add(&mut self, other: &SnapshotCounts) {
-        for (db, count) in &other.keys {
-            *self.keys.entry(*db).or_default() += count;
-        }
-        for (ty, count) in &other.types {
-            *self.types.entry(ty).or_default() += count;
-        }
-        for (loss, count) in &other.losses {
-            *self.losses.entry(loss).or_default() += count;
-        }
-        self.with_expiry += other.with_expiry;
-        self.large += other.large;
-        self.stream_db = other.stream_db;
-        self.functions += other.functions;
-        self.scripts += other.scripts;
-        self.empty_containers_dropped += other.empty_containers_dropped;
-        self.expired_dropped += other.expired_dropped;
-        self.module_data_dropped += other.module_data_dropped;
-        self.notes_dropped += other.notes_dropped;
-        let room = NAMED_LOSSES.saturating_sub(self.named_losses.len());
-        self.named_losses.extend(other.named_losses.iter().take(room).cloned());
-    }
-
-    /// All keys.
-    #[must_use]
-    pub fn total_keys(&self) -> u64 {
-        self.keys.values().sum()
-    }
-}
-
-/// Commands under way to the target.
-#[derive(Debug, Default)]
-pub(crate) struct Output {
-    pub(crate) bytes: BytesMut,
-    pub(crate) commands: u32,
-    /// Keys that are done when these commands are.
-    pub(crate) keys: u64,
-    losses: Vec<Loss>,
-    pieces: Vec<Piece>,
-    /// Commands that are in pieces.
-    divided: u32,
-}
-
-/// A run of commands for one slot, or for every node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Piece {
-    /// Where it ends in the bytes; it begins where the one before ends.
-    pub(crate) end: usize,
-    pub(crate) commands: u32,
-    pub(crate) slot: u16,
-    pub(crate) db: u64,
-    pub(crate) kind: PieceKind,
-}
-
-/// What a piece is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PieceKind {
-    /// A whole key.
-    Key,
-    /// A part of a key, which makes sense once and in its order only.
-    Part,
-    /// One command that every node has to be told.
-    Everywhere,
-}
-
-impl Output {
-    pub(crate) fn take_pieces(&mut self) -> Vec<Piece> {
-        self.divided = 0;
-        std::mem::take(&mut self.pieces)
-    }
-
-    /// Ends a piece, if there is anything in it.
-    fn cut(&mut self, kind: PieceKind, key: &[u8], db: u64) {
-        let commands = self.commands - self.divided;
-        if commands > 0 {
-            self.divided = self.commands;
-            let (end, slot) = (self.bytes.len(), keyferry_routing::slot(key));
-            self.pieces.push(Piece { end, commands, slot, db, kind });
-        }
-    }
-}
-
-impl CommandSink for Output {
-    fn command(&mut self, args: &[&[u8]]) {
-        encode_command(&mut self.bytes, args);
-        self.commands += 1;
-    }
-
-    fn loss(&mut self, loss: Loss) {
-        self.losses.push(loss);
-    }
 }
 
 /// Why [`SnapshotEncoder::pump`] returned.

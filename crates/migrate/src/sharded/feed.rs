@@ -20,9 +20,9 @@ use super::{
 };
 use crate::{
     error::Error,
+    output::PieceKind,
     pipeline::{Load, Origin},
     progress::Meter,
-    snapshot::PieceKind,
 };
 
 /// Items below this size are copied out of the buffer that they came in: a slice would keep all of it alive.

@@ -221,10 +221,21 @@ fn encoded(value: &Value, target: TargetFormat, limits: &Limits) {
             let Value::Stream(stream) = value else { panic!("a stream became of {value:?}") };
             assert_eq!(back.entries, stream.entries);
         }
-        Ok(back) if encoded.losses.is_empty() => assert!(back == *value, "{back:?} became of {value:?}"),
+        Ok(back) if encoded.losses.is_empty() => {
+            assert!(with_deadlines(&back) == with_deadlines(value), "{back:?} became of {value:?}");
+        }
         Ok(_) => {}
         Err(error) => panic!("{ty} of {value:?}: {error}"),
     }
+}
+
+/// A field that expired at 0 may become one that expired at 1, where 0 stands for none.
+fn with_deadlines(value: &Value) -> Value {
+    let mut value = value.clone();
+    if let Value::Hash(fields) = &mut value {
+        fields.iter_mut().for_each(|field| field.expires_at = field.expires_at.map(|at| at.max(1)));
+    }
+    value
 }
 
 struct Counted(usize);

@@ -8,14 +8,14 @@ use keyferry_testkit::{Client, Rng, Server, ServerBinary, named};
 
 use super::page::{Table, mebibytes, seconds, times};
 use super::rdb_elements::one_set;
-use super::rdb_walk::{Fill, compete, save};
+use super::rdb_walk::{Fill, Taken, compete, save};
 use super::{PATIENCE, start, wait_for};
 use crate::cargo::release;
 use crate::failure::{Context as _, Failure, Outcome};
 
 const MEMBERS: f64 = 5e6;
 /// Keys of the file for the other programs, of which one reads about a megabyte a second.
-const PEER_KEYS: f64 = 100_000.0;
+const PEER_KEYS: f64 = 200_000.0;
 /// The last server whose files the other programs read.
 const PEER_SERVER: &str = "redis-6.0";
 
@@ -37,8 +37,9 @@ pub(super) fn measure(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Table>> 
 
 fn beside_server(binary: &ServerBinary, checker: &Path, program: &Path, scale: f64) -> Outcome<Table> {
     let about = "`inspect --summary` beside the server's own checker, and `inspect --jsonl`, which writes every element, \
-                 beside a server that loads the same file (its own count of seconds, best of three). Best of three runs each, \
-                 taken in turn, from the page cache to nowhere. Peak memory is that of the view named."
+                 beside a server that loads the same file. CPU time, user and system together, which other work on the machine does not \
+                 change much; the least of three runs each, from the page cache to nowhere. Peak memory is that of the view \
+                 named."
         .to_owned();
     let header = [
         "data",
@@ -49,10 +50,7 @@ fn beside_server(binary: &ServerBinary, checker: &Path, program: &Path, scale: f
         "server loads",
         "`--jsonl`",
         "",
-        "peak `--summary`",
-        "`--jsonl`",
-        "`--html`",
-        "`--memory csv`",
+        "peak memory of `--summary`, `--jsonl`, `--html`, `--memory csv`",
     ];
     let mut table = Table::new("inspect", "Inspecting an RDB file", about, &header);
     let members = (MEMBERS * scale) as u64;
@@ -78,44 +76,36 @@ fn beside_server(binary: &ServerBinary, checker: &Path, program: &Path, scale: f
             view(&["--html", &page]),
             view(&["--memory", "csv"]),
         ];
-        let [(checked, _), summary, json, html, memory] = compete(contenders, &file)?;
+        let taken = compete(contenders, &file)?;
+        let [checked, summary, json, ..] = taken.map(|taken| taken.cpu_seconds);
+        let [_, peaks @ ..] = taken.map(|taken| mebibytes(taken.peak_rss_kib));
         let loaded = load_seconds(binary, &file)?;
         table.row([
             name,
             format!("{:.0} MB", bytes as f64 / 1e6),
             seconds(checked),
-            seconds(summary.0),
-            times(checked / summary.0),
+            seconds(summary),
+            times(checked / summary),
             seconds(loaded),
-            seconds(json.0),
-            times(loaded / json.0),
-            mebibytes(summary.1),
-            mebibytes(json.1),
-            mebibytes(html.1),
-            mebibytes(memory.1),
+            seconds(json),
+            times(loaded / json),
+            peaks.join(", "),
         ]);
     }
     Ok(table)
 }
 
-/// How long a server says that it took to load a file: the best of three.
+/// CPU seconds that a server has used when it has loaded a file: the least of three.
 fn load_seconds(binary: &ServerBinary, file: &Path) -> Outcome<f64> {
     let mut best = f64::INFINITY;
     for _ in 0..3 {
         let dir = tempfile::tempdir().during("making a directory")?;
         std::fs::copy(file, dir.path().join("dump.rdb")).during(file.display())?;
         let server = Server::builder(binary).dir(dir.path()).timeout(PATIENCE).start()?;
-        wait_for("loading a file", || Ok(told_seconds(&server).is_some()))?;
-        best = best.min(told_seconds(&server).unwrap_or(f64::INFINITY));
+        wait_for("loading a file", || Ok(server.log().contains("DB loaded from disk")))?;
+        best = best.min(server.cpu_seconds()?);
     }
     Ok(best)
-}
-
-/// From the line `DB loaded from disk: 5.719 seconds` of its log.
-fn told_seconds(server: &Server) -> Option<f64> {
-    let log = server.log();
-    let (_, rest) = log.split_once("DB loaded from disk: ")?;
-    rest.split(' ').next()?.parse().ok()
 }
 
 /// JSON beside other programs, those that the environment names. They read neither the listpacks of Redis 7 nor streams, so
@@ -135,21 +125,29 @@ fn beside_peers(program: &Path, scale: f64) -> Outcome<Option<Table>> {
     let (file, bytes, _) = save(&server, &|client| old_types(client, keys))?;
     let about = format!(
         "Every key with every element as JSON, to nowhere: {keys} keys (strings, hashes, lists, sets, sorted sets) in a file of \
-         {:.1} MB that Redis 6.0 wrote, since the others read no newer one. Best of three runs each.",
+         {:.1} MB that Redis 6.0 wrote, since the others read no newer one. CPU time, the least of three runs each.",
         bytes as f64 / 1e6
     );
-    let mut table =
-        Table::new("inspect-peers", "JSON beside other programs", about, &["", "time", "", "peak memory"]);
+    let mut table = Table::new(
+        "inspect-peers",
+        "JSON beside other programs",
+        about,
+        &["", "CPU time", "", "peak memory"],
+    );
     let mut ours = Command::new(program);
     ours.arg("--jsonl");
-    let [(own, peak)] = compete([ours], &file)?;
-    table.row(["keyferry `inspect --jsonl`".to_owned(), seconds(own), times(1.0), mebibytes(peak)]);
+    let [own] = compete([ours], &file)?;
+    let row = |name: &str, taken: &Taken| {
+        let ratio = times(taken.cpu_seconds / own.cpu_seconds);
+        [name.to_owned(), seconds(taken.cpu_seconds), ratio, mebibytes(taken.peak_rss_kib)]
+    };
+    table.row(row("keyferry `inspect --jsonl`", &own));
     for (program, name, args) in found {
         println!("inspect: {name}");
         let mut command = Command::new(program);
         command.args(args);
-        let [(time, peak)] = compete([command], &file)?;
-        table.row([name.to_owned(), seconds(time), times(time / own), mebibytes(peak)]);
+        let [taken] = compete([command], &file)?;
+        table.row(row(name, &taken));
     }
     Ok(Some(table))
 }

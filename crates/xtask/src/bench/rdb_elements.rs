@@ -42,7 +42,8 @@ pub(super) fn measure(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Table>> 
             command
         };
         let contenders = [Command::new(&readers.checker), visiting(&readers.plain), visiting(&readers.fast)];
-        let [(theirs, _), (plain, _), (fast, peak)] = compete(contenders, &file)?;
+        let taken = compete(contenders, &file)?;
+        let [theirs, plain, fast] = taken.map(|taken| taken.seconds);
         table.row([
             name,
             format!("{:.0} MB", bytes as f64 / 1e6),
@@ -52,7 +53,7 @@ pub(super) fn measure(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Table>> 
             times(theirs / plain),
             seconds(fast),
             times(theirs / fast),
-            mebibytes(peak),
+            mebibytes(taken[2].peak_rss_kib),
         ]);
     }
     Ok(vec![table])

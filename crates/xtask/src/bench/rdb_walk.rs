@@ -40,18 +40,28 @@ impl Readers {
     }
 }
 
-/// Seconds and peak memory of each command on a file: the least and the most of three runs, taken in turn.
-pub(super) fn compete<const N: usize>(mut commands: [Command; N], file: &Path) -> Outcome<[(f64, u64); N]> {
+/// What a command took: the least time and the most memory of several runs.
+#[derive(Clone, Copy)]
+pub(super) struct Taken {
+    pub(super) seconds: f64,
+    pub(super) cpu_seconds: f64,
+    pub(super) peak_rss_kib: u64,
+}
+
+/// What each command takes on a file, of three runs in turn.
+pub(super) fn compete<const N: usize>(mut commands: [Command; N], file: &Path) -> Outcome<[Taken; N]> {
     // All are run once before: the file is then in memory, and nobody pays for that.
     for command in &mut commands {
         succeed(command.arg(file))?;
     }
-    let mut results = [(f64::INFINITY, 0); N];
+    let nothing = Taken { seconds: f64::INFINITY, cpu_seconds: f64::INFINITY, peak_rss_kib: 0 };
+    let mut results = [nothing; N];
     for _ in 0..3 {
-        for (command, (seconds, peak)) in commands.iter_mut().zip(&mut results) {
+        for (command, taken) in commands.iter_mut().zip(&mut results) {
             let run = succeed(command)?;
-            *seconds = seconds.min(run.wall.as_secs_f64());
-            *peak = (*peak).max(run.peak_rss_kib);
+            taken.seconds = taken.seconds.min(run.wall.as_secs_f64());
+            taken.cpu_seconds = taken.cpu_seconds.min(run.cpu_seconds);
+            taken.peak_rss_kib = taken.peak_rss_kib.max(run.peak_rss_kib);
         }
     }
     Ok(results)
@@ -96,8 +106,8 @@ pub(super) fn measure(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Table>> 
         let server = start(binary)?;
         let (file, bytes, _) = save(&server, fill)?;
         let contenders = [&*readers.checker, &*readers.plain, &*readers.fast, Path::new("cat")];
-        let [(theirs, _), (plain, _), (fast, peak), (reading, _)] =
-            compete(contenders.map(Command::new), &file)?;
+        let taken = compete(contenders.map(Command::new), &file)?;
+        let [theirs, plain, fast, reading] = taken.map(|taken| taken.seconds);
         table.row([
             name,
             format!("{:.0} MB", bytes as f64 / 1e6),
@@ -106,7 +116,7 @@ pub(super) fn measure(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Table>> 
             times(theirs / plain),
             seconds(fast),
             times(theirs / fast),
-            mebibytes(peak),
+            mebibytes(taken[2].peak_rss_kib),
             seconds(reading),
         ]);
     }

@@ -3,6 +3,8 @@
 //! `cargo bench -p keyferry-benches --bench routing`. Before anything is measured every contender's slots are compared, and the
 //! routes of the stream are counted.
 //!
+//! Time is that of the thread on its core, not that of the clock on the wall: the machine may have other work meanwhile.
+//!
 //! * `slot/…`: 16384 keys of 16 to 40 bytes: without braces, with a short hash tag, and half of each.
 //! * `commands/…`: a mixed stream of commands that are decoded already: what a mover asks of each.
 
@@ -10,12 +12,54 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a contender that fails ends the benchmark")]
 
 use std::hint::black_box;
+use std::time::Duration;
 
+use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use keyferry_benches::Random;
 use keyferry_resp::Command;
 use keyferry_routing::{CommandTable, Replay, Route, slot};
 use redis_protocol::redis_keyslot;
+use rustix::time::{ClockId, clock_gettime};
+
+/// How long this thread was on a core.
+struct CoreTime;
+
+impl CoreTime {
+    fn now() -> Duration {
+        let now = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+    }
+}
+
+impl Measurement for CoreTime {
+    type Intermediate = Duration;
+    type Value = Duration;
+
+    fn start(&self) -> Duration {
+        Self::now()
+    }
+
+    fn end(&self, start: Duration) -> Duration {
+        Self::now() - start
+    }
+
+    fn add(&self, a: &Duration, b: &Duration) -> Duration {
+        *a + *b
+    }
+
+    fn zero(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        WallTime.to_f64(value)
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        WallTime.formatter()
+    }
+}
 
 const KEYS: usize = 16_384;
 
@@ -49,7 +93,7 @@ fn with_crc16(key: &[u8]) -> u16 {
     crc16::State::<crc16::XMODEM>::calculate(hashed) % 16_384
 }
 
-fn slots(c: &mut Criterion) {
+fn slots(c: &mut Criterion<CoreTime>) {
     let mut random = Random::new(0x9e37_79b9_7f4a_7c15);
     let plain: Vec<Vec<u8>> = (0..KEYS).map(|_| plain_key(&mut random)).collect();
     let tagged: Vec<Vec<u8>> = (0..KEYS).map(|_| tagged_key(&mut random)).collect();
@@ -109,7 +153,7 @@ fn stream() -> Vec<Command> {
     commands
 }
 
-fn commands(c: &mut Criterion) {
+fn commands(c: &mut Criterion<CoreTime>) {
     let table = CommandTable::builtin();
     let stream = stream();
     let mut keys = Vec::new();
@@ -157,5 +201,9 @@ fn commands(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, slots, commands);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(CoreTime);
+    targets = slots, commands
+}
 criterion_main!(benches);

@@ -11,12 +11,6 @@ static TABLES: [[u16; 256]; 8] = tables();
 #[inline]
 pub(crate) fn crc16(bytes: &[u8], start: usize, end: usize) -> u16 {
     let Some(hashed) = bytes.get(start..end) else { return 0 };
-    // What is short is cut out of the sixteen bytes from `start` on, though the end is nearer: no branch depends on the length.
-    if let (Some(&block), 1..=16) = (bytes[start..].first_chunk(), hashed.len()) {
-        let block = u128::from_be_bytes(block) >> (128 - 8 * hashed.len());
-        let crc = step(0, ((block >> 64) as u64).to_be_bytes());
-        return step(crc, (block as u64).to_be_bytes());
-    }
     let (odd, words) = odd_and_words(hashed);
     words.iter().fold(step(0, odd), |crc, &word| step(crc, word))
 }

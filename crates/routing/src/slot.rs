@@ -12,15 +12,23 @@ pub const SLOTS: u16 = 16_384;
 /// ```
 #[inline]
 pub fn slot(key: &[u8]) -> u16 {
-    if !has_early_brace(key) {
-        // Checksum and search in one loop.
-        let (odd, words) = odd_and_words(key);
-        let (crc, braces) = words
-            .iter()
-            .fold((step(0, odd), 0), |(crc, braces), &word| (step(crc, word), braces | marks(b'{', word)));
-        if braces == 0 {
-            return crc & (SLOTS - 1);
+    match early_brace(key) {
+        Early::None => {
+            // Checksum and search in one loop.
+            let (odd, words) = odd_and_words(key);
+            let (crc, braces) = words.iter().fold((step(0, odd), 0), |(crc, braces), &word| {
+                (step(crc, word), braces | marks(b'{', word))
+            });
+            if braces == 0 {
+                return crc & (SLOTS - 1);
+            }
         }
+        Early::At(open) => {
+            if let Some(crc) = short_tag(key, open + 1) {
+                return crc & (SLOTS - 1);
+            }
+        }
+        Early::Short => {}
     }
     let (start, end) = hashed(key);
     crc16(key, start, end) & (SLOTS - 1)
@@ -45,14 +53,47 @@ pub fn hash_tag(key: &[u8]) -> &[u8] {
     key.get(start..end).unwrap_or_default()
 }
 
-/// Whether there is a `{` among the first 16 bytes, or there are not so many bytes.
+/// Where in the first 16 bytes the first `{` is.
+enum Early {
+    At(usize),
+    None,
+    /// There are not so many bytes.
+    Short,
+}
+
 #[inline(always)]
-fn has_early_brace(key: &[u8]) -> bool {
+fn early_brace(key: &[u8]) -> Early {
     let (front, _) = key.as_chunks::<8>();
-    match front {
-        [first, second, ..] => marks(b'{', *first) | marks(b'{', *second) != 0,
-        _ => true,
+    let [first, second, ..] = front else { return Early::Short };
+    let found = u128::from(marks(b'{', *first)) | u128::from(marks(b'{', *second)) << 64;
+    match found {
+        0 => Early::None,
+        _ => Early::At((found.trailing_zeros() / 8) as usize),
     }
+}
+
+/// The checksum of a tag of 1 to 15 bytes that begins here, if there is one.
+///
+/// The words that are searched for the `}` are those that are summed up: what stands behind the tag is shifted out, and zeros come in
+/// front, which do not change a checksum.
+#[inline(always)]
+fn short_tag(key: &[u8], start: usize) -> Option<u16> {
+    let first: [u8; 8] = *key.get(start..)?.first_chunk()?;
+    let found = marks(b'}', first);
+    if found != 0 {
+        let len = found.trailing_zeros() / 8;
+        let tag = u64::from_le_bytes(first).checked_shl(64 - 8 * len)?;
+        return Some(step(0, tag.to_le_bytes()));
+    }
+    let both: [u8; 16] = *key.get(start..)?.first_chunk()?;
+    let found = marks(b'}', [both[8], both[9], both[10], both[11], both[12], both[13], both[14], both[15]]);
+    if found == 0 {
+        return None;
+    }
+    let len = 8 + found.trailing_zeros() / 8;
+    let tag = (u128::from_le_bytes(both) << (128 - 8 * len)).to_le_bytes();
+    let (words, _) = tag.as_chunks::<8>();
+    Some(words.iter().fold(0, |crc, &word| step(crc, word)))
 }
 
 /// Where the hash tag begins and ends.
@@ -74,11 +115,10 @@ fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
     // The second word begins where the first one ends, or so that it ends with the bytes.
     let second_at = (bytes.len() - 8).min(8);
     let second = bytes.get(second_at..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
-    let (first, second) = (marks(byte, first), marks(byte, second));
-    if first | second != 0 {
-        let in_first = (first.trailing_zeros() / 8) as usize;
-        let in_second = second_at + (second.trailing_zeros() / 8) as usize;
-        return Some(if first != 0 { in_first } else { in_second });
+    // Where the words overlap they have the same marks.
+    let found = u128::from(marks(byte, first)) | u128::from(marks(byte, second)) << (8 * second_at);
+    if found != 0 {
+        return Some((found.trailing_zeros() / 8) as usize);
     }
     if bytes.len() <= 16 {
         return None;
@@ -144,6 +184,23 @@ mod tests {
     }
 
     proptest! {
+        /// The fast ways for keys of 16 bytes and more, with few braces and with many.
+        #[test]
+        fn slots_agree_with_the_rule(
+            key in prop::collection::vec(prop::sample::select(b"abcdefghijklmnopqr\xff\0{}{}".to_vec()), 0..90),
+            plain in prop::collection::vec(any::<u8>(), 0..40),
+            open in 0usize..40, close in 0usize..40,
+        ) {
+            let mut tagged = plain.clone();
+            for (at, brace) in [(open, b'{'), (open + close, b'}')] {
+                tagged.insert(at.min(tagged.len()), brace);
+            }
+            for key in [key, plain, tagged] {
+                let part = spelled_out(&key);
+                prop_assert_eq!(slot(&key), crc16(part, 0, part.len()) % SLOTS);
+            }
+        }
+
         #[test]
         fn agrees_with_the_rule(key in prop::collection::vec(prop::sample::select(b"{}ab\0".to_vec()), 0..12)) {
             prop_assert_eq!(hash_tag(&key), spelled_out(&key));

@@ -17,6 +17,22 @@ pub(crate) enum Entry {
     Gate(u64),
 }
 
+/// Something executed.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) item: Item,
+    /// The node whose replicas may not have it yet; none when it waits for older ones only.
+    pub(crate) by: Option<usize>,
+}
+
+/// What a node sent elsewhere with `ASK`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Checkpoint,
+    /// The item of this link with this mark.
+    Item(u16, Mark),
+}
+
 /// The work of one slot.
 ///
 /// Everything moves from `waiting` to `sent`, to `unconfirmed`, and is done. Invariant: `unconfirmed` is older than
@@ -32,9 +48,9 @@ pub(crate) struct Lane {
     /// Keys of the snapshot that have been sent and not answered.
     pub(crate) free: u32,
     /// Answered, but no replica is known to have it.
-    pub(crate) unconfirmed: VecDeque<Item>,
-    /// Where the next thing goes, after `ASKING`.
-    pub(crate) ask: Option<usize>,
+    pub(crate) unconfirmed: VecDeque<Answered>,
+    /// Where one thing goes, after `ASKING`, as long as it is the next.
+    pub(crate) ask: Option<(usize, Asked)>,
     /// Nobody knows what of the front of `waiting` has been executed: the checkpoint tells.
     pub(crate) recover: bool,
     /// The checkpoint has been asked for.
@@ -54,7 +70,22 @@ pub(crate) struct Lane {
 impl Lane {
     /// Where its next work goes.
     pub(crate) fn target(&self) -> Option<usize> {
-        self.ask.or(self.owner)
+        self.asks().or(self.owner)
+    }
+
+    /// The node that its next work goes to after `ASKING`, if it does.
+    pub(crate) fn asks(&self) -> Option<usize> {
+        let (node, what) = self.ask?;
+        (self.next() == Some(what)).then_some(node)
+    }
+
+    /// What goes out next.
+    pub(crate) fn next(&self) -> Option<Asked> {
+        match self.waiting.front()? {
+            _ if self.recover => Some(Asked::Checkpoint),
+            Entry::Item(item) => Some(Asked::Item(item.link, item.mark)),
+            Entry::Gate(_) => None,
+        }
     }
 
     /// True when nothing is under way.
@@ -64,7 +95,7 @@ impl Lane {
 
     /// True when something could be sent, were the node ready.
     pub(crate) fn has_work(&self) -> bool {
-        if self.hold.is_some() || self.recovering {
+        if self.hold.is_some() || self.recovering || self.doubt {
             return false;
         }
         match self.waiting.front() {
@@ -74,11 +105,13 @@ impl Lane {
         }
     }
 
-    /// Takes the next ordered items that may go out in one batch.
+    /// Takes the next ordered items that may go out in one batch: only one after a refusal, as the keys of several may be
+    /// in two places.
     pub(crate) fn take_batch(&mut self) {
         let mut bytes = 0;
+        let most = if self.refused > 0 { 1 } else { BATCH_ITEMS };
         while let Some(Entry::Item(item)) = self.waiting.front() {
-            let full = self.sent.len() >= BATCH_ITEMS || bytes + item.bytes.len() > BATCH_BYTES;
+            let full = self.sent.len() >= most || bytes + item.bytes.len() > BATCH_BYTES;
             if item.class == Class::Free || (full && !self.sent.is_empty()) {
                 break;
             }
@@ -101,10 +134,13 @@ impl Lane {
     pub(crate) fn put_back_uncertain(&mut self) -> u64 {
         let count = (self.sent.len() + self.unconfirmed.len()) as u64;
         self.doubt = false;
-        for item in self.sent.drain(..).rev().chain(self.unconfirmed.drain(..).rev()) {
-            self.recover |= item.class != Class::Free;
+        let unconfirmed = self.unconfirmed.drain(..).map(|answered| answered.item);
+        for item in self.sent.drain(..).rev().chain(unconfirmed.rev()) {
             self.waiting.push_front(Entry::Item(Item { replay: true, ..item }));
         }
+        // Also of what another node's checkpoint did not have: this one's may.
+        let unclear = |entry: &Entry| matches!(entry, Entry::Item(i) if i.replay && i.class != Class::Free);
+        self.recover |= self.waiting.iter().any(unclear);
         count
     }
 
@@ -179,7 +215,9 @@ mod tests {
     #[test]
     fn what_is_uncertain_comes_back_in_order() {
         let mut lane = Lane::default();
-        lane.unconfirmed.extend([item(Class::Blind, Mark::Stream(1)), item(Class::Exact, Mark::Stream(2))]);
+        let answered = |item| Answered { item, by: Some(0) };
+        lane.unconfirmed.push_back(answered(item(Class::Blind, Mark::Stream(1))));
+        lane.unconfirmed.push_back(answered(item(Class::Exact, Mark::Stream(2))));
         lane.sent.extend([item(Class::Blind, Mark::Stream(3)), item(Class::Exact, Mark::Stream(4))]);
         lane.waiting.push_back(Entry::Item(item(Class::Blind, Mark::Stream(5))));
         lane.put_back_uncertain();
@@ -194,8 +232,8 @@ mod tests {
     fn a_snapshot_checkpoint_says_nothing_of_free_keys() {
         let mut lane = Lane::default();
         let free = item(Class::Free, Mark::Snapshot(1));
-        lane.unconfirmed.push_back(free.clone());
-        lane.unconfirmed.push_back(item(Class::Exact, Mark::Snapshot(2)));
+        lane.unconfirmed.push_back(Answered { item: free.clone(), by: None });
+        lane.unconfirmed.push_back(Answered { item: item(Class::Exact, Mark::Snapshot(2)), by: None });
         lane.put_back_uncertain();
         assert_eq!(lane.drop_executed(&[(0, Mark::Snapshot(2))]).len(), 1);
         assert_eq!(marks(&lane), [1]);

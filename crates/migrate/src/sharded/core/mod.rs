@@ -9,6 +9,8 @@
 //! - What a primary has answered is kept until a replica has it, where there are replicas. When a node is lost or a slot
 //!   changes hands, what is not known to have survived is sent again, in order, behind a look at the checkpoint.
 mod hold;
+#[cfg(test)]
+mod model;
 mod node;
 mod reply;
 mod send;
@@ -210,6 +212,9 @@ impl Core {
             self.arrive(lane);
             self.touch(lane);
         }
+        if missing == 0 {
+            reached.notify_one();
+        }
         GateHandle { id, reached }
     }
 
@@ -264,9 +269,10 @@ impl Core {
         &self.nodes[node].address
     }
 
-    /// How many replicas the node at this address has, as it said last.
+    /// How many replicas the node at this address has, as it said last; one at least when that is in doubt.
     pub(crate) fn replicas_of(&self, address: &str) -> u64 {
-        self.nodes.iter().find(|node| node.address == address).map_or(0, |node| node.replicas)
+        let node = self.nodes.iter().find(|node| node.address == address);
+        node.map_or(0, |node| node.replicas.max(u64::from(node.unsure)))
     }
 
     /// How many nodes have ever been known.
@@ -303,6 +309,12 @@ impl Core {
             return;
         }
         lane.doubt = lane.owner.replace(node).is_some();
+        if lane.doubt {
+            // It may have been a replica until now, and what followed it then says nothing.
+            let node = &mut self.nodes[node];
+            node.unsure = true;
+            node.want_info = true;
+        }
         self.settle_doubt(lane_at);
         self.touch(lane_at);
     }
@@ -328,11 +340,14 @@ impl Core {
         self.nodes[node].condemned
     }
 
-    /// Asks every node how many replicas it has.
+    /// Asks every node that serves something how many replicas it has.
     pub(crate) fn ask_for_replicas(&mut self) {
-        for node in self.nodes.iter_mut().filter(|node| node.up) {
-            node.want_info = true;
-            node.work.notify_one();
+        for at in self.owners() {
+            let node = &mut self.nodes[at];
+            if node.up {
+                node.want_info = true;
+                node.work.notify_one();
+            }
         }
     }
 
@@ -346,6 +361,7 @@ impl Core {
         node.down_since = None;
         node.selected = 0;
         node.replicas = replicas;
+        node.want_info = node.unsure;
         node.work.notify_one();
     }
 
@@ -353,6 +369,13 @@ impl Core {
     pub(crate) fn node_unreachable(&mut self, at: usize, error: keyferry_client::Error) {
         let since = *self.nodes[at].down_since.get_or_insert_with(Instant::now);
         self.topology.notify_one();
+        // Whoever serves the slot is to say again where its keys are going.
+        for lane_at in 0..self.lanes.len() {
+            if self.lanes[lane_at].asks() == Some(at) {
+                self.lanes[lane_at].ask = None;
+                self.touch(lane_at);
+            }
+        }
         let needed = self.lanes.iter().any(|lane| lane.target() == Some(at) && !lane.waiting.is_empty());
         if needed && since.elapsed() >= self.rules.retry_window {
             self.fail(Error::Target(error));
@@ -373,7 +396,7 @@ impl Core {
         let mut lanes = std::mem::take(&mut node.unconfirmed_lanes);
         node.unconfirmed_bytes = 0;
         self.counts.nodes_lost += 1;
-        lanes.retain(|&lane| self.lanes[lane].owner == Some(at));
+        lanes.retain(|&lane| self.lanes[lane].unconfirmed.iter().any(|answered| answered.by == Some(at)));
         for flight in flights.into_iter().rev() {
             match flight.what {
                 What::Free { lane, item, .. } => {

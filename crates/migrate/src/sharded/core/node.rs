@@ -30,6 +30,8 @@ pub(super) struct Node {
     pub(super) down_since: Option<Instant>,
     /// Replicas that are connected to it.
     pub(super) replicas: u64,
+    /// It serves more than when it was asked how many that are.
+    pub(super) unsure: bool,
     /// Lanes with answered and unconfirmed items.
     pub(super) unconfirmed_lanes: Vec<usize>,
     pub(super) unconfirmed_bytes: usize,
@@ -60,20 +62,18 @@ pub(super) struct Refused {
     pub(super) text: ErrorReply,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum What {
     /// `SELECT` or `ASKING` before something else.
     Prefix,
     Free {
         lane: usize,
         item: Item,
-        asked: bool,
     },
     /// What is in the lane's `sent`.
     Batch {
         lane: usize,
         layout: batch::Layout,
-        asked: bool,
     },
     Checkpoint {
         lane: usize,
@@ -107,6 +107,7 @@ impl Node {
             owed_since: None,
             down_since: None,
             replicas: 0,
+            unsure: false,
             unconfirmed_lanes: Vec::new(),
             unconfirmed_bytes: 0,
             want_wait: false,
@@ -115,6 +116,11 @@ impl Node {
             work: Arc::default(),
             condemned: false,
         }
+    }
+
+    /// True when what it answers may be on a replica, or has to be.
+    pub(super) fn may_have_replicas(&self) -> bool {
+        self.unsure || self.replicas > 0
     }
 
     pub(super) fn has_room(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::{
     sharded::{
         batch,
         item::{Class, Item},
-        lane::Executed,
+        lane::{Answered, Asked, Executed},
     },
 };
 
@@ -75,7 +75,7 @@ impl Core {
             What::Wait => {
                 self.nodes[at].waiting = false;
                 match frame.as_i64() {
-                    Some(n) if n > 0 => self.confirm(at),
+                    Some(n) if n > 0 => drop(self.confirm(at)),
                     // Nobody confirmed in time. Is there anybody?
                     _ => self.nodes[at].want_info = true,
                 }
@@ -89,12 +89,12 @@ impl Core {
                     return self.note_reply(at);
                 }
                 let replicas = info.get_as("connected_slaves").unwrap_or(0);
-                self.nodes[at].replicas = replicas;
-                if replicas == 0 {
-                    let lanes = &self.nodes[at].unconfirmed_lanes;
-                    let items: usize = lanes.iter().map(|&lane| self.lanes[lane].unconfirmed.len()).sum();
-                    self.counts.without_replica += items as u64;
-                    self.confirm(at);
+                let node = &mut self.nodes[at];
+                node.replicas = replicas;
+                // Unless it was asked again since.
+                node.unsure &= node.want_info;
+                if !node.may_have_replicas() {
+                    self.counts.without_replica += self.confirm(at);
                 }
             }
             What::Prefix | What::Free { .. } | What::Batch { .. } => {}
@@ -117,12 +117,13 @@ impl Core {
                 let address = self.nodes[at].address.clone();
                 self.fail(batch::refusal(address, None, &refused.text));
             }
-            (What::Free { lane, item, asked }, None) => {
-                self.lanes[lane].free = self.lanes[lane].free.saturating_sub(1);
+            (What::Free { lane, item }, None) => {
                 self.succeeded(lane);
-                if asked {
-                    self.done(&item);
+                if self.lanes[lane].doubt {
+                    self.counts.replayed += 1;
+                    self.lanes[lane].put_back_free(item, Executed::Unknown);
                 } else {
+                    self.lanes[lane].free = self.lanes[lane].free.saturating_sub(1);
                     self.settle(lane, at, item);
                 }
                 self.settle_doubt(lane);
@@ -134,20 +135,13 @@ impl Core {
                 self.lanes[lane].put_back_free(item, Executed::No);
                 self.refused(lane, at, &refused.text, Some(&shown));
             }
-            (What::Batch { lane, layout, asked }, error) => self.batch_landed(lane, at, layout, asked, error),
+            (What::Batch { lane, layout }, error) => self.batch_landed(lane, at, layout, error),
             // Replies with content do not come here.
             (What::Checkpoint { .. } | What::Wait | What::Info, _) => {}
         }
     }
 
-    fn batch_landed(
-        &mut self,
-        lane_at: usize,
-        at: usize,
-        layout: batch::Layout,
-        asked: bool,
-        error: Option<Refused>,
-    ) {
+    fn batch_landed(&mut self, lane_at: usize, at: usize, layout: batch::Layout, error: Option<Refused>) {
         if let Some(refused) = error {
             let place = layout.place(&self.lanes[lane_at].sent, refused.reply, refused.element);
             let executed = refused.element.is_some();
@@ -182,11 +176,7 @@ impl Core {
         } else {
             let items = std::mem::take(&mut lane.sent);
             for item in items {
-                if asked {
-                    self.done(&item);
-                } else {
-                    self.settle(lane_at, at, item);
-                }
+                self.settle(lane_at, at, item);
             }
         }
         self.arrive(lane_at);
@@ -199,33 +189,46 @@ impl Core {
         lane.refused = 0;
     }
 
-    /// An item has been executed by the lane's owner.
+    /// An item has been executed by a node.
     fn settle(&mut self, lane_at: usize, at: usize, item: Item) {
         let node = &mut self.nodes[at];
-        if node.replicas == 0 {
-            return self.done(&item);
-        }
         let lane = &mut self.lanes[lane_at];
-        if lane.unconfirmed.is_empty() {
+        if !node.may_have_replicas() {
+            if lane.unconfirmed.is_empty() {
+                return self.done(&item);
+            }
+            // Were an older one sent again without it, that would have the last word.
+            return lane.unconfirmed.push_back(Answered { item, by: None });
+        }
+        if lane.unconfirmed.back().is_none_or(|last| last.by != Some(at)) {
             node.unconfirmed_lanes.push(lane_at);
         }
         node.unconfirmed_bytes += item.cost();
-        lane.unconfirmed.push_back(item);
+        lane.unconfirmed.push_back(Answered { item, by: Some(at) });
     }
 
-    /// A replica has everything that the node has answered.
-    fn confirm(&mut self, at: usize) {
+    /// A replica has everything that the node has answered. Gives the number of items.
+    fn confirm(&mut self, at: usize) -> u64 {
         let node = &mut self.nodes[at];
         node.unconfirmed_bytes = 0;
+        let mut confirmed = 0;
         for lane_at in std::mem::take(&mut node.unconfirmed_lanes) {
-            if self.lanes[lane_at].owner == Some(at) {
-                for item in std::mem::take(&mut self.lanes[lane_at].unconfirmed) {
-                    self.done(&item);
-                }
+            let lane = &mut self.lanes[lane_at];
+            if lane.doubt {
+                // Who serves it now may lack what this one has; all of it will be put back.
+                continue;
             }
+            for answered in lane.unconfirmed.iter_mut().filter(|answered| answered.by == Some(at)) {
+                answered.by = None;
+                confirmed += 1;
+            }
+            let settled = lane.unconfirmed.iter().take_while(|answered| answered.by.is_none()).count();
+            let items: Vec<Item> = lane.unconfirmed.drain(..settled).map(|answered| answered.item).collect();
+            items.iter().for_each(|item| self.done(item));
             self.arrive(lane_at);
             self.touch(lane_at);
         }
+        confirmed
     }
 
     /// The checkpoint of a lane has come.
@@ -244,8 +247,9 @@ impl Core {
             self.succeeded(lane_at);
             let dropped = self.lanes[lane_at].drop_executed(&marks);
             self.counts.found_done += dropped.len() as u64;
+            // Executed, but by a connection whose end nobody has seen confirmed.
             for item in dropped {
-                self.done(&item);
+                self.settle(lane_at, at, item);
             }
         }
         self.settle_doubt(lane_at);
@@ -260,7 +264,7 @@ impl Core {
         let since = *lane.trouble.get_or_insert_with(Instant::now);
         lane.refused += 1;
         let passes = match error.retry() {
-            Retry::Redirect => self.redirected(lane_at, at, error),
+            Retry::Redirect => self.redirected(lane_at, at, error, item),
             Retry::BackOff | Retry::ResendTransaction => {
                 if matches!(error.kind(), ErrorCode::ClusterDown | ErrorCode::MasterDown) {
                     self.topology.notify_one();
@@ -269,6 +273,8 @@ impl Core {
             }
             Retry::RefreshTopology => {
                 self.topology.notify_one();
+                // What it answered as a primary may be nowhere else.
+                self.condemn(at);
                 true
             }
             _ => false,
@@ -290,10 +296,11 @@ impl Core {
     }
 
     /// Follows `MOVED slot host:port` or `ASK slot host:port`.
-    fn redirected(&mut self, lane_at: usize, at: usize, error: &ErrorReply) -> bool {
+    fn redirected(&mut self, lane_at: usize, at: usize, error: &ErrorReply, item: Option<&Item>) -> bool {
         let Some(to) = redirection(error, &self.nodes[at].address) else { return false };
         let node = self.node(&to.address);
-        self.lanes[lane_at].ask = to.asking.then_some(node);
+        let what = item.map_or(Asked::Checkpoint, |item| Asked::Item(item.link, item.mark));
+        self.lanes[lane_at].ask = to.asking.then_some((node, what));
         if !to.asking {
             self.topology.notify_one();
             self.set_lane_owner(lane_at, node);

@@ -44,7 +44,7 @@ impl Core {
             node.take_off(What::Info, 1, out.len() - before);
         }
         let due = node.want_wait || node.unconfirmed_bytes >= UNCONFIRMED || node.flights.is_empty();
-        if node.replicas > 0 && !node.waiting && !node.unconfirmed_lanes.is_empty() && due {
+        if node.replicas > 0 && !node.unsure && !node.waiting && !node.unconfirmed_lanes.is_empty() && due {
             node.waiting = true;
             node.want_wait = false;
             let before = out.len();
@@ -93,7 +93,8 @@ impl Core {
         let slot = u16::try_from(lane_at).unwrap_or_default();
         if lane.recover {
             lane.recovering = true;
-            let asked = lane.ask.take().is_some();
+            let asked = lane.asks().is_some();
+            lane.ask = None;
             node.select(0, out);
             if asked {
                 node.asking(out);
@@ -106,7 +107,11 @@ impl Core {
         while node.has_room() {
             match lane.waiting.front() {
                 Some(Entry::Item(item)) if item.class == Class::Free => {
-                    let (db, asked) = (item.db, lane.ask.take().is_some());
+                    let (db, asked) = (item.db, lane.asks().is_some());
+                    if lane.target() != Some(at) {
+                        return;
+                    }
+                    lane.ask = None;
                     node.select(db, out);
                     if asked {
                         node.asking(out);
@@ -115,14 +120,15 @@ impl Core {
                     out.extend_from_slice(&item.bytes);
                     let (bytes, replies) = (item.bytes.len(), item.commands);
                     lane.free += 1;
-                    node.take_off(What::Free { lane: lane_at, item, asked }, replies, bytes);
+                    node.take_off(What::Free { lane: lane_at, item }, replies, bytes);
                     if asked {
                         return;
                     }
                 }
                 Some(Entry::Item(_)) if lane.is_quiet() => {
+                    let asked = lane.asks().is_some();
+                    lane.ask = None;
                     lane.take_batch();
-                    let asked = lane.ask.take().is_some();
                     let layout = batch::Layout::of(&lane.sent);
                     node.select(layout.db, out);
                     if asked {
@@ -131,7 +137,7 @@ impl Core {
                     let before = out.len();
                     layout.append(&lane.sent, &self.run, slot, out);
                     let (replies, bytes) = (layout.replies, out.len() - before);
-                    node.take_off(What::Batch { lane: lane_at, layout, asked }, replies, bytes);
+                    node.take_off(What::Batch { lane: lane_at, layout }, replies, bytes);
                     return;
                 }
                 _ => return,
@@ -147,10 +153,12 @@ impl Core {
             return;
         }
         if !lane.unconfirmed.is_empty() {
-            if let Some(owner) = lane.owner {
-                let node = &mut self.nodes[owner];
-                node.want_wait = true;
-                node.work.notify_one();
+            for by in lane.unconfirmed.iter().filter_map(|answered| answered.by) {
+                let node = &mut self.nodes[by];
+                if !node.want_wait {
+                    node.want_wait = true;
+                    node.work.notify_one();
+                }
             }
             return;
         }

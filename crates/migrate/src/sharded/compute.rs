@@ -10,13 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keyferry_resp::{Command, ErrorReply, Retry};
+use keyferry_resp::{Command, ErrorReply, Frame, Retry};
 use keyferry_routing::{Compute, sibling_key, with_keys_replaced};
 
 use super::{
     Target,
     aside::{Aside, Cause, refused},
-    item::Mark,
+    item::{Class, Item, Mark},
 };
 use crate::error::Error;
 
@@ -33,11 +33,15 @@ pub(crate) struct Across<'t> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub(crate) link: u16,
+    /// Its mark; the next one is free for what tidies up behind it.
     pub(crate) mark: Mark,
     /// The offset before it.
     pub(crate) at: u64,
     /// The target's database.
     pub(crate) db: u32,
+    pub(crate) ticket: u64,
+    /// The gate that holds its slots.
+    pub(crate) gate: u64,
 }
 
 /// A key that is not in the home slot.
@@ -109,24 +113,52 @@ impl<'t> Across<'t> {
             });
         }
         steps.push(with_keys_replaced(command, &renamed));
-        steps.extend(operands.values().filter(|o| !o.written).map(|o| del(&o.temporary)));
-        self.aside.transact(home, home_db, &steps, marked, cause).await?;
+        let (written, read): (Vec<_>, Vec<_>) = operands.iter().partition(|(_, operand)| operand.written);
+        steps.extend(read.iter().map(|(_, operand)| del(&operand.temporary)));
+        let asked = steps.len();
+        steps.extend(written.iter().flat_map(|(_, operand)| self.ask_value(&operand.temporary)));
+        let results = self.aside.transact(home, home_db, &steps, marked, cause).await?;
 
         // What has to go back waits under its temporary name until it is there.
-        let written = operands.iter().filter(|(_, operand)| operand.written);
-        let mut leftovers = Vec::new();
-        for (name, operand) in written {
-            let back = match self.value(home, home_db, &operand.temporary, cause).await? {
-                Some(value) => restore(name, &value),
-                None => del(name),
+        for (n, (name, operand)) in written.iter().enumerate() {
+            let answers = results.as_ref().and_then(|results| results.get(asked + 2 * n..asked + 2 * n + 2));
+            let value = match answers {
+                Some(answers) => self.read_value(answers)?,
+                None => self.value(home, home_db, &operand.temporary, cause).await?,
             };
+            let back = value.map_or_else(|| del(name), |value| restore(name, &value));
             self.aside.transact(operand.slot, place.db, &[back], marked, cause).await?;
-            leftovers.push(del(&operand.temporary));
         }
-        if !leftovers.is_empty() {
-            self.aside.ask(home, home_db, &leftovers, cause).await?;
+        if !written.is_empty() {
+            let names = written.iter().map(|(_, operand)| &operand.temporary[..]);
+            self.remove_behind_gate(names, home, home_db, place);
         }
         Ok(())
+    }
+
+    /// Removes temporaries: nobody waits for it, but what comes behind the gate in their slot finds them gone.
+    fn remove_behind_gate<'n>(
+        &self,
+        names: impl Iterator<Item = &'n [u8]>,
+        slot: u16,
+        db: u32,
+        place: Place,
+    ) {
+        let args: Vec<&[u8]> = std::iter::once(&b"DEL"[..]).chain(names).collect();
+        let Mark::Stream(mark) = place.mark else { return };
+        let item = Item {
+            link: place.link,
+            // Of its own, or it would be taken for done with the command.
+            mark: Mark::Stream(mark + 1),
+            at: place.at,
+            class: Class::Blind,
+            db,
+            bytes: Command::new(args).into_raw(),
+            commands: 1,
+            ticket: place.ticket,
+            replay: false,
+        };
+        self.target.core().add_behind_gate(place.gate, slot, item);
     }
 
     /// Carries out a command at every primary, in a form that can be repeated; from the beginning where a primary is
@@ -177,18 +209,27 @@ impl<'t> Across<'t> {
         key: &[u8],
         cause: Cause<'_>,
     ) -> Result<Option<Value>, Error> {
-        let dump = Command::new([b"DUMP", key]);
-        let absolute = self.target.tells_expiry_time();
-        let ask: &[u8] = if absolute { b"PEXPIRETIME" } else { b"PTTL" };
-        let replies = self.aside.ask(slot, db, &[dump, Command::new([ask, key])], cause).await?;
-        let [payload, expiry] = &replies[..] else {
+        let questions = self.ask_value(key);
+        let replies = self.aside.ask(slot, db, &questions, cause).await?;
+        self.read_value(&replies)
+    }
+
+    /// The commands whose replies tell a value and when it expires.
+    fn ask_value(&self, key: &[u8]) -> [Command; 2] {
+        let expiry: &[u8] = if self.target.tells_expiry_time() { b"PEXPIRETIME" } else { b"PTTL" };
+        [Command::new([b"DUMP", key]), Command::new([expiry, key])]
+    }
+
+    /// Reads these replies.
+    fn read_value(&self, replies: &[Frame]) -> Result<Option<Value>, Error> {
+        let [payload, expiry] = replies else {
             return Err(Error::Internal("two questions, other than two answers".into()));
         };
         let Some(payload) = payload.as_bytes().cloned().filter(|_| !payload.is_null()) else {
             return Ok(None);
         };
         let expiry = match expiry.as_i64() {
-            Some(at) if at >= 0 && absolute => Expiry::At(at),
+            Some(at) if at >= 0 && self.target.tells_expiry_time() => Expiry::At(at),
             Some(left) if left >= 0 => Expiry::In(left),
             // Gone between the two.
             Some(-2) => return Ok(None),

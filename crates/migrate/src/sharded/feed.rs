@@ -131,6 +131,8 @@ struct At {
     /// The offset before it.
     start: u64,
     mark: Mark,
+    /// The first of two marks that are free for it, where it is done in steps.
+    steps: u64,
     ticket: u64,
 }
 
@@ -175,7 +177,7 @@ impl StreamFeed {
             let end = start + consumed as u64;
             let raw = at + command.skipped()..at + consumed;
             at += consumed;
-            let place = At { start, mark: Mark::Stream(end), ticket };
+            let place = At { start, mark: Mark::Stream(end), steps: start + 1, ticket };
             self.command(&command, &batch.bytes, raw, end, place).await?;
         }
         self.decoder = decoder;
@@ -308,8 +310,9 @@ impl StreamFeed {
                 self.target.core().counts.note_cross_slot(&command, "computed at the target");
                 let slots: HashSet<u16> = compute.keys.iter().map(|&(_, slot)| slot).collect();
                 let db = self.to_db(&command, &at)?;
-                let place = Place { link: self.link, mark: at.mark, at: at.start, db };
-                self.behind_gate(slots, &at, async move |target: Arc<Target>| {
+                let (link, mark, ticket) = (self.link, Mark::Stream(at.steps), at.ticket);
+                self.behind_gate(slots, &at, async move |target: Arc<Target>, gate| {
+                    let place = Place { link, mark, at: at.start, db, ticket, gate };
                     Across::new(&target).compute(&command, &compute, place).await
                 });
                 Ok(())
@@ -331,7 +334,7 @@ impl StreamFeed {
             self.target.core().counts.transactions_divided += 1;
             let ends = open.offsets.iter().skip(1);
             for ((command, &start), &end) in open.commands.into_iter().zip(&open.offsets).zip(ends) {
-                let at = At { start, mark: Mark::Stream(end), ticket };
+                let at = At { start, mark: Mark::Stream(end), steps: start + 1, ticket };
                 if command.is("SELECT") {
                     self.db = self.selected(&command.as_ref(), &at)?;
                 } else {
@@ -341,17 +344,17 @@ impl StreamFeed {
             return Ok(());
         }
         if self.is_unsplit() {
-            let at = At { start: open.start, mark: Mark::Stream(end_of(&open)), ticket };
+            let at = At { start: open.start, mark: Mark::Stream(end_of(&open)), steps: 0, ticket };
             return self.add_all(None, &open.commands, &at);
         }
         let plan = { self.target.table().plan_transaction(&open.commands) };
         if plan.len() > 1 {
             self.target.core().counts.transactions_divided += 1;
         }
-        // Each step has a mark of its own between the offsets before and behind the transaction, of which there are
+        // Each step has two marks of its own between the offsets before and behind the transaction, of which there are
         // more: a step names a key at least.
-        for (mark, step) in (open.start + 1..).map(Mark::Stream).zip(plan) {
-            let at = At { start: open.start, mark, ticket };
+        for (mark, step) in (open.start + 1..).step_by(2).zip(plan) {
+            let at = At { start: open.start, mark: Mark::Stream(mark), steps: mark, ticket };
             match step {
                 Step::Slot { slot, commands, .. } => self.add_all(Some(slot), &commands, &at)?,
                 Step::Other { command, .. } => self.other(command, at).await?,
@@ -382,7 +385,7 @@ impl StreamFeed {
         let gated: HashSet<u16> =
             (0..SLOTS).filter(|&slot| slots.as_ref().is_none_or(|slots| slots.contains(slot))).collect();
         let offset = at.start;
-        self.behind_gate(gated, &at, async move |target: Arc<Target>| {
+        self.behind_gate(gated, &at, async move |target: Arc<Target>, _| {
             Flush { command: &command, at: offset, db, slots: slots.as_ref() }.run(&target).await
         });
         Ok(())
@@ -451,14 +454,14 @@ impl StreamFeed {
     /// Carries out `work` when everything before it in these slots is done, and holds them until it is done, too.
     fn behind_gate<W, F>(&self, slots: HashSet<u16>, at: &At, work: W)
     where
-        W: FnOnce(Arc<Target>) -> F + Send + 'static,
+        W: FnOnce(Arc<Target>, u64) -> F + Send + 'static,
         F: Future<Output = Result<(), Error>> + Send,
     {
         let target = Arc::clone(&self.target);
         let gate = target.core().add_gate(slots, self.link, at.ticket);
         tokio::spawn(async move {
             gate.reached.notified().await;
-            match work(Arc::clone(&target)).await {
+            match work(Arc::clone(&target), gate.id).await {
                 Ok(()) => target.core().open_gate(gate.id),
                 Err(error) => target.core().fail(error),
             }

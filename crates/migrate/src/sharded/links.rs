@@ -78,7 +78,6 @@ impl LinkAccount {
     pub(crate) fn add(&mut self, ticket: u64, cost: usize) {
         self.retained += cost;
         self.under_way += 1;
-        self.meter.in_flight.fetch_add(cost as u64, Ordering::Relaxed);
         if let Some(ticket) = self.get(ticket) {
             ticket.left += 1;
         }
@@ -105,7 +104,6 @@ impl LinkAccount {
         let was_full = !self.has_room();
         self.retained = self.retained.saturating_sub(cost);
         self.under_way = self.under_way.saturating_sub(1);
-        self.meter.in_flight.fetch_sub(cost as u64, Ordering::Relaxed);
         if let Some(ticket) = self.get(ticket) {
             ticket.left = ticket.left.saturating_sub(1);
         }

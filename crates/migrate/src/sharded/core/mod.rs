@@ -218,6 +218,19 @@ impl Core {
         GateHandle { id, reached }
     }
 
+    /// Adds an item for `slot` right behind a gate that its lane has reached, before all that waits there.
+    pub(crate) fn add_behind_gate(&mut self, id: u64, slot: u16, item: Item) {
+        let (link, ticket, cost) = (item.link, item.ticket, item.cost());
+        if let Some(account) = self.link(link) {
+            account.add(ticket, cost);
+        }
+        let lane_at = self.lane_of(slot);
+        let waiting = &mut self.lanes[lane_at].waiting;
+        let gate = waiting.iter().position(|entry| matches!(entry, Entry::Gate(other) if *other == id));
+        waiting.insert(gate.map_or(0, |at| at + 1), Entry::Item(item));
+        self.touch(lane_at);
+    }
+
     /// What the gate stood for is done: its lanes go on.
     pub(crate) fn open_gate(&mut self, id: u64) {
         let Some(gate) = self.gates.remove(&id) else { return };

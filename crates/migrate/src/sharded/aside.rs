@@ -10,7 +10,7 @@ use keyferry_client::{Backoff, Connection, Pipeline};
 use keyferry_resp::{Command, ErrorCode, ErrorReply, Frame, Retry};
 
 use super::{
-    Target, checkpoint,
+    TURNS, Target, checkpoint,
     core::{Redirection, redirection},
     item::Mark,
 };
@@ -40,7 +40,7 @@ pub(crate) struct Pool(Mutex<HashMap<String, Vec<Connection>>>);
 
 impl Pool {
     /// Connections kept for one address.
-    const MOST: usize = 32;
+    const MOST: usize = 2 * TURNS;
 
     fn take(&self, address: &str) -> Option<Connection> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(address)?.pop()

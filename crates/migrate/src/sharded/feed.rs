@@ -28,6 +28,9 @@ use crate::{
 /// Items below this size are copied out of the buffer that they came in: a slice would keep all of it alive.
 const SMALL: usize = 16 * 1024;
 
+/// What a command that waits for a gate takes of memory, beside its own bytes: a task, and entries in its lanes.
+const GATE_COST: usize = 2048;
+
 const LIMITS: Limits = Limits::new()
     .frame_bytes(usize::MAX)
     .bulk_bytes(usize::MAX)
@@ -311,7 +314,8 @@ impl StreamFeed {
                 let slots: HashSet<u16> = compute.keys.iter().map(|&(_, slot)| slot).collect();
                 let db = self.to_db(&command, &at)?;
                 let (link, mark, ticket) = (self.link, Mark::Stream(at.steps), at.ticket);
-                self.behind_gate(slots, &at, async move |target: Arc<Target>, gate| {
+                let cost = command.raw().len() + GATE_COST;
+                self.behind_gate(slots, &at, cost, async move |target: Arc<Target>, gate| {
                     let place = Place { link, mark, at: at.start, db, ticket, gate };
                     Across::new(&target).compute(&command, &compute, place).await
                 });
@@ -385,7 +389,7 @@ impl StreamFeed {
         let gated: HashSet<u16> =
             (0..SLOTS).filter(|&slot| slots.as_ref().is_none_or(|slots| slots.contains(slot))).collect();
         let offset = at.start;
-        self.behind_gate(gated, &at, async move |target: Arc<Target>, _| {
+        self.behind_gate(gated, &at, 0, async move |target: Arc<Target>, _| {
             Flush { command: &command, at: offset, db, slots: slots.as_ref() }.run(&target).await
         });
         Ok(())
@@ -452,15 +456,17 @@ impl StreamFeed {
     }
 
     /// Carries out `work` when everything before it in these slots is done, and holds them until it is done, too.
-    fn behind_gate<W, F>(&self, slots: HashSet<u16>, at: &At, work: W)
+    fn behind_gate<W, F>(&self, slots: HashSet<u16>, at: &At, cost: usize, work: W)
     where
         W: FnOnce(Arc<Target>, u64) -> F + Send + 'static,
         F: Future<Output = Result<(), Error>> + Send,
     {
         let target = Arc::clone(&self.target);
-        let gate = target.core().add_gate(slots, self.link, at.ticket);
+        let gate = target.core().add_gate(slots, self.link, at.ticket, cost);
         tokio::spawn(async move {
             gate.reached.notified().await;
+            // Each works on connections of its own.
+            let _turn = target.turn().await;
             match work(Arc::clone(&target), gate.id).await {
                 Ok(()) => target.core().open_gate(gate.id),
                 Err(error) => target.core().fail(error),

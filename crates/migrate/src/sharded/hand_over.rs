@@ -133,7 +133,7 @@ impl HandOver {
             core.counts.slots_moved += slots.len() as u64;
             let ticket = core.link(to).map_or(0, |account| account.open());
             let lanes: Vec<u16> = slots.ranges().flat_map(|(first, last)| first..=last).collect();
-            let gate = core.add_gate(lanes, to, ticket);
+            let gate = core.add_gate(lanes, to, ticket, 0);
             if let Some(account) = core.link(to) {
                 account.seal(ticket, Done::Stream { commands: 0, end: 0 });
             }

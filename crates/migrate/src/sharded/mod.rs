@@ -34,7 +34,10 @@ use std::{
 };
 
 use keyferry_routing::{CommandTable, SlotSet};
-use tokio::task::JoinSet;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    task::JoinSet,
+};
 
 pub(crate) use self::{
     core::Counts,
@@ -47,6 +50,9 @@ use self::{
     feed::{SnapshotFeed, StreamFeed},
 };
 use crate::{error::Error, options::CrossSlotPolicy, progress::Meter};
+
+/// Work beside the pipelines that may go on at the same time.
+const TURNS: usize = 24;
 
 /// How often held-back lanes are looked at.
 const TICK: Duration = Duration::from_millis(5);
@@ -66,6 +72,8 @@ pub(crate) struct Target {
     expiry_time: bool,
     cross_slot: CrossSlotPolicy,
     pool: aside::Pool,
+    /// Work beside the pipelines that may go on at the same time.
+    turns: Semaphore,
 }
 
 /// What a target is made of.
@@ -103,6 +111,7 @@ impl Target {
             expiry_time: settings.expiry_time,
             cross_slot: settings.cross_slot,
             pool: aside::Pool::default(),
+            turns: Semaphore::new(TURNS),
         })
     }
 
@@ -155,6 +164,11 @@ impl Target {
         &self.map
     }
 
+    /// Waits for a turn to work beside the pipelines; it ends with the value.
+    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
+    }
+
     pub(crate) fn pool(&self) -> &aside::Pool {
         &self.pool
     }
@@ -188,18 +202,15 @@ impl Target {
         }
     }
 
-    /// Returns when the target has failed for good.
+    /// Returns when the target has failed for good; [`Core::take_failure`] tells of what.
     pub(crate) async fn failed(&self) -> Error {
         let over = Arc::clone(&self.core().over);
         loop {
             let told = over.notified();
             tokio::pin!(told);
             told.as_mut().enable();
-            {
-                let mut core = self.core();
-                if core.has_failed() {
-                    return core.take_failure();
-                }
+            if self.core().has_failed() {
+                return gone();
             }
             told.await;
         }
@@ -220,7 +231,7 @@ impl Target {
             let room = {
                 let mut core = self.core();
                 if core.has_failed() {
-                    return Err(core.take_failure());
+                    return Err(gone());
                 }
                 let Some(account) = core.link(link) else {
                     return Err(Error::Internal(format!("there is no link {link}")));
@@ -234,6 +245,11 @@ impl Target {
             tokio::time::timeout(TICK, room.notified()).await.ok();
         }
     }
+}
+
+/// What everybody else ends with when the target has failed.
+fn gone() -> Error {
+    Error::Internal("the target has failed".into())
 }
 
 /// Keeps the map of slots fresh: when somebody stumbles over it, and from time to time.

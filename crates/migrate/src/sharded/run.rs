@@ -167,11 +167,11 @@ pub(crate) async fn run(migration: &Migration, sides: Sides, ends: &mut Ends) ->
     }
     let counts = target.core().counts.clone();
     ends.note_target(&counts);
-    if let Some(error) = first {
+    let failure = target.core().take_failure();
+    if let Some(error) = failure.or(first).or(result.err()) {
         driver.abort();
         return Err(error);
     }
-    result?;
     if everything_applied {
         remove_checkpoints(&target, ends).await;
     }

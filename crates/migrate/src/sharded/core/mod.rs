@@ -65,6 +65,8 @@ pub(crate) struct Core {
     held_back: HashMap<(u16, u16), hold::Held>,
     /// Slots of the source that are on their way.
     moving: SlotSet,
+    failed: bool,
+    /// What it has failed of, until it is told.
     failure: Option<Error>,
     pub(crate) counts: Counts,
     /// Told when somebody should look at who serves which slot.
@@ -108,6 +110,7 @@ pub(crate) struct Counts {
 struct Gate {
     link: u16,
     ticket: u64,
+    cost: usize,
     lanes: Vec<usize>,
     missing: usize,
     reached: Arc<Notify>,
@@ -136,6 +139,7 @@ impl Core {
             shards: Vec::new(),
             held_back: HashMap::new(),
             moving: SlotSet::new(),
+            failed: false,
             failure: None,
             counts: Counts::default(),
             topology: Arc::default(),
@@ -186,12 +190,14 @@ impl Core {
         self.touch(0);
     }
 
-    /// Adds a gate to the lanes of `slots`. Nothing behind it goes out before [`Core::open_gate`].
+    /// Adds a gate to the lanes of `slots`. Nothing behind it goes out before [`Core::open_gate`]. `cost` is what waits for
+    /// it takes of the link's memory.
     pub(crate) fn add_gate(
         &mut self,
         slots: impl IntoIterator<Item = u16>,
         link: u16,
         ticket: u64,
+        cost: usize,
     ) -> GateHandle {
         let mut lanes: Vec<usize> = slots.into_iter().map(|slot| self.lane_of(slot)).collect();
         lanes.sort_unstable();
@@ -200,13 +206,13 @@ impl Core {
         self.next_gate += 1;
         let reached = Arc::new(Notify::new());
         if let Some(account) = self.link(link) {
-            account.add(ticket, 0);
+            account.add(ticket, cost);
         }
         for &lane in &lanes {
             self.lanes[lane].waiting.push_back(Entry::Gate(id));
         }
         let missing = lanes.len();
-        let gate = Gate { link, ticket, lanes: lanes.clone(), missing, reached: Arc::clone(&reached) };
+        let gate = Gate { link, ticket, cost, lanes: lanes.clone(), missing, reached: Arc::clone(&reached) };
         self.gates.insert(id, gate);
         for lane in lanes {
             self.arrive(lane);
@@ -235,7 +241,7 @@ impl Core {
     pub(crate) fn open_gate(&mut self, id: u64) {
         let Some(gate) = self.gates.remove(&id) else { return };
         if let Some(account) = self.link(gate.link) {
-            account.done(gate.ticket, 0);
+            account.done(gate.ticket, gate.cost);
         }
         for lane in gate.lanes {
             let waiting = &mut self.lanes[lane].waiting;
@@ -245,8 +251,10 @@ impl Core {
         }
     }
 
+    /// Ends everything. The first error counts.
     pub(crate) fn fail(&mut self, error: Error) {
-        if self.failure.is_none() {
+        if !self.failed {
+            self.failed = true;
             self.failure = Some(error);
             self.over.notify_waiters();
             for link in &self.links {
@@ -256,14 +264,12 @@ impl Core {
     }
 
     pub(crate) fn has_failed(&self) -> bool {
-        self.failure.is_some()
+        self.failed
     }
 
-    pub(crate) fn take_failure(&mut self) -> Error {
-        // The first caller gets it; the others end for the same reason.
-        self.failure
-            .replace(Error::Internal("the target failed".into()))
-            .unwrap_or_else(|| Error::Internal("nothing has failed".into()))
+    /// What it has failed of, for whoever tells it in the end.
+    pub(crate) fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
     }
 
     // --- Who serves what.

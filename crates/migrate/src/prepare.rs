@@ -1,6 +1,7 @@
 //! What is looked at before anything is written.
 
 use keyferry_client::{ConnectOptions, Connection, Endpoint, Mode, Role};
+use keyferry_routing::CommandTable;
 
 use crate::{
     error::Error,
@@ -88,6 +89,7 @@ pub(crate) async fn sharded(
     let mut lowest = None;
     let mut identities = Vec::new();
     let mut databases = None;
+    let mut table = CommandTable::builtin().clone();
     let addresses = nodes.addresses();
     for address in &addresses {
         let to = map.connect_options(address).with_db(0);
@@ -95,6 +97,7 @@ pub(crate) async fn sharded(
         check_target(&connection)?;
         identities.push((address, identity(&mut connection).await.map_err(Error::Target)?));
         databases = database_count(&mut connection, map.is_single()).await;
+        learn(&mut table, &mut connection).await;
         let server = connection.server().clone();
         if lowest.as_ref().is_none_or(|other: &keyferry_client::ServerInfo| server.version < other.version) {
             lowest = Some(server);
@@ -114,10 +117,11 @@ pub(crate) async fn sharded(
     for link in source.links {
         let control = Connection::connect(&link.connect).await.map_err(Error::SourceConnection)?;
         let control = match source_control(control, ends).await? {
-            Some((connection, identity)) => {
+            Some((mut connection, identity)) => {
                 for (address, other) in &identities {
                     identity.check(other, address)?;
                 }
+                learn(&mut table, &mut connection).await;
                 Some(connection)
             }
             None => None,
@@ -161,6 +165,7 @@ pub(crate) async fn sharded(
     }
     let target = Target::new(Settings {
         map,
+        table,
         databases,
         meter: migration.meter.clone(),
         links: links.iter().map(|link| (link.meter.clone(), link.slots.clone())).collect(),
@@ -171,6 +176,14 @@ pub(crate) async fn sharded(
     });
     let abilities = Abilities::of(&server);
     Ok(Prepared::Sharded(Box::new(Sides { links, ownership, target, abilities })))
+}
+
+/// Learns the commands of modules, and others that the built-in table lacks, from a server that tells them.
+async fn learn(table: &mut CommandTable, connection: &mut Connection) {
+    // Some services forbid it; the built-in table has to do then.
+    if let Ok(reply) = connection.call(["COMMAND"]).await {
+        table.learn_command_reply(&reply).ok();
+    }
 }
 
 /// How many databases a target has, if it tells.

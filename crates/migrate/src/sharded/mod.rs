@@ -79,6 +79,8 @@ pub(crate) struct Target {
 /// What a target is made of.
 pub(crate) struct Settings {
     pub(crate) map: TargetMap,
+    /// The commands of both sides.
+    pub(crate) table: CommandTable,
     pub(crate) databases: Databases,
     /// The whole migration's figures.
     pub(crate) meter: Meter,
@@ -102,7 +104,7 @@ impl Target {
         Arc::new(Target {
             core: Mutex::new(core),
             map: settings.map,
-            table: CommandTable::builtin().clone(),
+            table: settings.table,
             databases: settings.databases,
             meter: settings.meter,
             silence: settings.silence,

@@ -672,7 +672,7 @@ impl World {
             (0..2).map(|_| self.rng.below(u64::from(SLOTS)) as u16).collect()
         };
         let ticket = self.core.link(0).unwrap().open();
-        let handle = self.core.add_gate(slots.iter().copied(), 0, ticket);
+        let handle = self.core.add_gate(slots.iter().copied(), 0, ticket, 0);
         self.core.link(0).unwrap().seal(ticket, Done::Stream { commands: 0, end: 0 });
         let expected = self.in_slots(&self.expected, &slots);
         self.note(format!("gate {} before {slots:?}", handle.id));

@@ -6,13 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keyferry_client::{Backoff, Connection, Pipeline};
+use keyferry_client::{Backoff, ConnectOptions, Connection, Pipeline};
 use keyferry_resp::{Command, ErrorCode, ErrorReply, Frame, Retry};
 
 use super::{
     TURNS, Target, checkpoint,
     core::{Redirection, redirection},
     item::Mark,
+    session::Session,
 };
 use crate::error::{Error, Refusal, RefusedAt, show_command};
 
@@ -22,7 +23,9 @@ const REPLICA_WAIT: &str = "500";
 /// Asks and changes single slots, following redirections, until it is done or has been refused for good.
 pub(crate) struct Aside<'t> {
     target: &'t Target,
-    connections: HashMap<String, Connection>,
+    connections: HashMap<String, Known>,
+    /// Lost ones, by address, whose commands may still be before their server.
+    lost: HashMap<String, Vec<Session>>,
 }
 
 /// What a command is for, for errors.
@@ -34,19 +37,22 @@ pub(crate) struct Cause<'c> {
     pub(crate) offset: Option<u64>,
 }
 
+/// A connection, and what its server calls it.
+type Known = (Connection, Option<Session>);
+
 /// Connections that nobody uses at the moment, by address.
 #[derive(Debug, Default)]
-pub(crate) struct Pool(Mutex<HashMap<String, Vec<Connection>>>);
+pub(crate) struct Pool(Mutex<HashMap<String, Vec<Known>>>);
 
 impl Pool {
     /// Connections kept for one address.
     const MOST: usize = 2 * TURNS;
 
-    fn take(&self, address: &str) -> Option<Connection> {
+    fn take(&self, address: &str) -> Option<Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(address)?.pop()
     }
 
-    fn put(&self, address: String, connection: Connection) {
+    fn put(&self, address: String, connection: Known) {
         let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = pool.entry(address).or_default();
         if idle.len() < Self::MOST {
@@ -91,7 +97,7 @@ struct Way {
 
 impl<'t> Aside<'t> {
     pub(crate) fn new(target: &'t Target) -> Self {
-        Aside { target, connections: HashMap::new() }
+        Aside { target, connections: HashMap::new(), lost: HashMap::new() }
     }
 
     /// Sends commands to the owner of `slot` in database `db` and gives their replies, none of which is an error. For
@@ -103,6 +109,17 @@ impl<'t> Aside<'t> {
         commands: &[Command],
         cause: Cause<'_>,
     ) -> Result<Vec<Frame>, Error> {
+        self.ask_owner(slot, db, commands, cause).await.map(|(_, replies)| replies)
+    }
+
+    /// As [`Aside::ask`]; also gives the address of who answered.
+    async fn ask_owner(
+        &mut self,
+        slot: u16,
+        db: u32,
+        commands: &[Command],
+        cause: Cause<'_>,
+    ) -> Result<(String, Vec<Frame>), Error> {
         let (mut attempts, mut way) = (Attempts::new(), Way::default());
         loop {
             let mut pipeline = Pipeline::new();
@@ -127,7 +144,7 @@ impl<'t> Aside<'t> {
                     None => {
                         let (first, step) = (usize::from(db != 0), 1 + usize::from(asking));
                         let meant = replies.into_iter().skip(first).skip(step - 1).step_by(step);
-                        return Ok(meant.take(commands.len()).collect());
+                        return Ok((address, meant.take(commands.len()).collect()));
                     }
                     Some(error) => {
                         way = self.again(slot, &address, &error, &mut attempts, cause).await?;
@@ -171,8 +188,12 @@ impl<'t> Aside<'t> {
         let (mut attempts, mut way, mut uncertain) = (Attempts::new(), Way::default(), false);
         let mut done = None;
         loop {
-            if uncertain && self.reached(slot, link, mark, cause).await? {
-                return Ok(done);
+            if uncertain && let Some(address) = self.reached(slot, link, mark, cause).await? {
+                if self.confirmed(&address).await {
+                    return Ok(done);
+                }
+                tokio::time::sleep(attempts.backoff.next_delay()).await;
+                continue;
             }
             let (address, replies) = self.send(slot, &way, &build(way.ask.is_some())).await?;
             way = Way::default();
@@ -236,19 +257,24 @@ impl<'t> Aside<'t> {
             return true;
         }
         loop {
-            let Some(connection) = self.connections.get_mut(address) else { return false };
+            let Some((connection, _)) = self.connections.get_mut(address) else { return false };
             let waited = async {
                 let reply = connection.call(["WAIT", "1", REPLICA_WAIT]).await?;
                 if reply.as_i64().unwrap_or(0) > 0 {
-                    return Ok(true);
+                    return Ok(Some(true));
                 }
-                let replicas: Option<u64> = connection.info("replication").await?.get_as("connected_slaves");
-                Ok::<bool, keyferry_client::Error>(replicas == Some(0))
+                let info = connection.info("replication").await?;
+                if info.get("role") == Some("slave") {
+                    // It has become one, and has been given another's data.
+                    return Ok(None);
+                }
+                let replicas: Option<u64> = info.get_as("connected_slaves");
+                Ok::<_, keyferry_client::Error>(Some(replicas == Some(0)))
             };
             match waited.await {
-                Ok(true) => return true,
-                Ok(false) => {}
-                Err(_) => {
+                Ok(Some(true)) => return true,
+                Ok(Some(false)) => {}
+                Ok(None) | Err(_) => {
                     self.forget(address);
                     return false;
                 }
@@ -257,18 +283,26 @@ impl<'t> Aside<'t> {
     }
 
     fn forget(&mut self, address: &str) {
-        self.connections.remove(address);
+        if let Some((_, Some(session))) = self.connections.remove(address) {
+            self.lost.entry(address.to_owned()).or_default().push(session);
+        }
         self.target.pool().forget(address);
     }
 
-    /// True when the slot's checkpoint has come to `mark`.
-    async fn reached(&mut self, slot: u16, link: u16, mark: Mark, cause: Cause<'_>) -> Result<bool, Error> {
-        let command = Command::new(["HGETALL", &checkpoint::key(slot)]);
-        let replies = Box::pin(self.ask(slot, 0, &[command], cause)).await?;
-        let marks = replies.first().and_then(|reply| self.target.core().run_id().read(reply));
+    /// Who has the slot's checkpoint, if that has come to `mark`.
+    async fn reached(
+        &mut self,
+        slot: u16,
+        link: u16,
+        mark: Mark,
+        cause: Cause<'_>,
+    ) -> Result<Option<String>, Error> {
+        let look = self.target.core().run_id().look(slot);
+        let (address, replies) = Box::pin(self.ask_owner(slot, 0, &look, cause)).await?;
+        let marks = replies.last().and_then(|reply| self.target.core().run_id().read(reply));
         let marks =
             marks.ok_or_else(|| Error::Internal(format!("the checkpoint of slot {slot} is no hash")))?;
-        Ok(marks.iter().any(|&(of, reached)| of == link && reached >= mark))
+        Ok(marks.iter().any(|&(of, reached)| of == link && reached >= mark).then_some(address))
     }
 
     /// Sends to the owner of the slot, or where the way leads; waits while nobody owns it.
@@ -302,16 +336,32 @@ impl<'t> Aside<'t> {
     async fn connection(&mut self, address: &str) -> Result<&mut Connection, keyferry_client::Error> {
         let options = self.target.map().connect_options(address).with_db(0);
         if !self.connections.contains_key(address) {
-            let connection = match self.target.pool().take(address) {
-                Some(connection) => connection,
-                None => Connection::connect(&options).await?,
-            };
+            let connection =
+                match self.target.pool().take(address).filter(|_| !self.lost.contains_key(address)) {
+                    Some(connection) => connection,
+                    None => self.connect(address, &options).await?,
+                };
             self.connections.insert(address.to_owned(), connection);
         }
         match self.connections.get_mut(address) {
-            Some(connection) => Ok(connection),
+            Some((connection, _)) => Ok(connection),
             None => Err(keyferry_client::Error::OutOfStep { address: options.address().clone() }),
         }
+    }
+
+    async fn connect(
+        &mut self,
+        address: &str,
+        options: &ConnectOptions,
+    ) -> Result<Known, keyferry_client::Error> {
+        let mut connection = Connection::connect(options).await?;
+        let session = Session::of(&mut connection).await?;
+        let lost = self.lost.get(address).into_iter().flatten();
+        for former in lost {
+            former.end(&mut connection, session.as_ref()).await?;
+        }
+        self.lost.remove(address);
+        Ok((connection, session))
     }
 
     async fn lost(

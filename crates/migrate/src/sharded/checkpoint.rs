@@ -5,7 +5,7 @@
 //! and rolls back together with the data.
 
 use bytes::BytesMut;
-use keyferry_resp::{Frame, encode_command};
+use keyferry_resp::{Command, Frame, encode_command};
 use keyferry_routing::tag_for_slot;
 
 use super::item::Mark;
@@ -40,12 +40,14 @@ impl RunId {
         encode_command(out, ["HSET", &key(slot), &self.field(link), &mark.to_string()]);
     }
 
-    /// Appends the command that asks for a slot's checkpoint.
-    pub(crate) fn append_read(out: &mut BytesMut, slot: u16) {
-        encode_command(out, ["HGETALL", &key(slot)]);
+    /// The commands that ask for a slot's checkpoint. The first writes to it: a replica refuses that, and `WAIT` speaks of
+    /// what was written before by others only to a connection that has written itself (Redis 7.2, Valkey).
+    pub(crate) fn look(&self, slot: u16) -> [Command; 2] {
+        let (key, field) = (key(slot), format!("{}:looked", self.0));
+        [Command::new(["HSET", &key, &field, ""]), Command::new(["HGETALL", &key])]
     }
 
-    /// Takes this run's marks, by link, out of the reply to [`RunId::append_read`]. `None` when the reply is no hash.
+    /// Takes this run's marks, by link, out of the reply to [`RunId::look`]. `None` when the reply is no hash.
     pub(crate) fn read(&self, reply: &Frame) -> Option<Vec<(u16, Mark)>> {
         let flat: Vec<&[u8]> = match reply {
             Frame::Array(items) => items.iter().map(bytes_of).collect::<Option<_>>()?,

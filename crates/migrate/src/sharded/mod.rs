@@ -23,6 +23,7 @@ mod links;
 mod map;
 mod node;
 mod run;
+mod session;
 
 use std::{
     collections::HashMap,
@@ -56,6 +57,9 @@ const TURNS: usize = 24;
 
 /// How often held-back lanes are looked at.
 const TICK: Duration = Duration::from_millis(5);
+
+/// How long a node must have said that its replicas are gone: a replica that takes over leaves before others know of it.
+const ALONE_AFTER: Duration = Duration::from_secs(2);
 
 /// A target, shared by all links.
 #[derive(Debug)]
@@ -97,7 +101,11 @@ pub(crate) struct Settings {
 
 impl Target {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
-        let rules = Rules { single: settings.map.is_single(), retry_window: settings.retry_window };
+        let rules = Rules {
+            single: settings.map.is_single(),
+            retry_window: settings.retry_window,
+            alone_after: ALONE_AFTER,
+        };
         let (meters, shards) = settings.links.into_iter().unzip();
         let mut core = Core::new(rules, meters);
         core.set_shards(shards);

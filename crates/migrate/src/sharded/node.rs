@@ -1,4 +1,4 @@
-//! The connection to one server of the target: carries what [`Core`] gives it, and tells it what comes back.
+//! The connection to one server of the target: carries what [`super::core`] gives it, and tells it what comes back.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -10,14 +10,15 @@ use keyferry_client::{Backoff, ConnectOptions, Connection, Receiver, Sender};
 use keyferry_resp::{Decoder, ReplySkipper};
 use tokio::task::JoinSet;
 
-use super::{Target, core::Expect};
+use super::{Target, core::Expect, session::Session};
 use crate::error::Error;
 
 /// Keeps a connection to the node, for as long as the target lives.
 pub(crate) async fn run(target: Arc<Target>, node: usize, connect: ConnectOptions) {
     let mut backoff = Backoff::default();
+    let mut former = None;
     loop {
-        match open(&connect).await {
+        match open(&connect, &mut former).await {
             Ok((sender, receiver, replicas)) => {
                 backoff.reset();
                 target.core().node_up(node, replicas);
@@ -36,9 +37,17 @@ pub(crate) async fn run(target: Arc<Target>, node: usize, connect: ConnectOption
     }
 }
 
-/// A connection with database 0 selected, and how many replicas the server has.
-async fn open(connect: &ConnectOptions) -> Result<(Sender, Receiver, u64), keyferry_client::Error> {
+/// A connection with database 0 selected, and how many replicas the server has. The one before is at its end then.
+async fn open(
+    connect: &ConnectOptions,
+    former: &mut Option<Session>,
+) -> Result<(Sender, Receiver, u64), keyferry_client::Error> {
     let mut connection = Connection::connect(&connect.clone().with_db(0)).await?;
+    let session = Session::of(&mut connection).await?;
+    if let Some(former) = former {
+        former.end(&mut connection, session.as_ref()).await?;
+    }
+    *former = session;
     let replicas = connection.info("replication").await?.get_as("connected_slaves").unwrap_or(0);
     // A server that owes nothing may be silent for as long as it likes.
     connection.set_read_timeout(None);

@@ -233,7 +233,8 @@ mod tests {
 
     #[test]
     fn a_slot_waits_for_the_shard_that_gives_it_up() {
-        let rules = Rules { single: false, retry_window: Duration::from_secs(1) };
+        let rules =
+            Rules { single: false, retry_window: Duration::from_secs(1), alone_after: Duration::ZERO };
         let mut core = Core::new(rules, vec![Meter::default(), Meter::default()]);
         core.set_shards(vec![Some(slots(&[1, 2])), Some(slots(&[3]))]);
         // The new owner speaks first.
@@ -257,7 +258,8 @@ mod tests {
 
     #[test]
     fn what_a_node_holds_beside_its_slots_is_dropped_in_the_end() {
-        let rules = Rules { single: false, retry_window: Duration::from_secs(1) };
+        let rules =
+            Rules { single: false, retry_window: Duration::from_secs(1), alone_after: Duration::ZERO };
         let mut core = Core::new(rules, vec![Meter::default(), Meter::default()]);
         core.set_shards(vec![Some(slots(&[1])), Some(slots(&[3]))]);
         for slot in [1, 2] {
@@ -277,7 +279,7 @@ mod tests {
 
     #[test]
     fn what_was_not_taken_over_is_dropped_and_counted() {
-        let rules = Rules { single: true, retry_window: Duration::from_secs(1) };
+        let rules = Rules { single: true, retry_window: Duration::from_secs(1), alone_after: Duration::ZERO };
         let mut core = Core::new(rules, vec![Meter::default(), Meter::default()]);
         core.set_shards(vec![Some(slots(&[1])), Some(slots(&[3]))]);
         let restored = item(&mut core, 1, 10, &["RESTORE", "k", "0", "x"]);

@@ -45,6 +45,8 @@ pub(crate) struct Rules {
     pub(crate) single: bool,
     /// How long something that passes by itself may last.
     pub(crate) retry_window: Duration,
+    /// How long a node that had replicas has to be without them, before nothing is to be waited for.
+    pub(crate) alone_after: Duration,
 }
 
 /// See the module.
@@ -379,9 +381,20 @@ impl Core {
         node.condemned = false;
         node.down_since = None;
         node.selected = 0;
-        node.replicas = replicas;
         node.want_info = node.unsure;
         node.work.notify_one();
+        self.note_replicas(at, replicas);
+    }
+
+    /// The node says how many replicas it has.
+    fn note_replicas(&mut self, at: usize, replicas: u64) {
+        let node = &mut self.nodes[at];
+        if replicas > 0 || node.replicas == 0 {
+            node.replicas = replicas;
+            node.alone_since = None;
+        } else if node.alone_since.get_or_insert_with(Instant::now).elapsed() >= self.rules.alone_after {
+            node.replicas = 0;
+        }
     }
 
     /// A connection could not be made. An error when that has lasted for too long while there is work for it.

@@ -91,6 +91,8 @@ struct Shard {
     primary: usize,
     replica: usize,
     attached: bool,
+    /// Transactions ever executed.
+    executed: u64,
     /// The client has been told of the replica. A failover before is taken for one of an idle primary: nobody could know
     /// that there is somebody to be waited for.
     known: bool,
@@ -131,6 +133,8 @@ struct Link {
     dirty: bool,
     asking: bool,
     db: u32,
+    /// What its node had executed when it wrote last.
+    written: u64,
 }
 
 struct Gate {
@@ -167,7 +171,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let single = rng.chance(1, 3);
         let shards = if single { 1 } else { 3 };
-        let rules = Rules { single, retry_window: Duration::from_secs(3600) };
+        let rules = Rules { single, retry_window: Duration::from_secs(3600), alone_after: Duration::ZERO };
         let mut core = Core::new(rules, vec![Meter::default(), Meter::default()]);
         core.lanes.truncate(usize::from(SLOTS));
         let shard = |n: usize| Shard {
@@ -177,6 +181,7 @@ impl World {
             primary: 2 * n,
             replica: 2 * n + 1,
             attached: true,
+            executed: 0,
             known: false,
         };
         let mut world = World {
@@ -309,11 +314,14 @@ impl World {
                     let error = "ERR WAIT cannot be used with replica instances.";
                     return Reply::Frame(Frame::Error(Bytes::from_static(error.as_bytes())));
                 }
-                let all = self.shards[shard].attached && self.rng.chance(2, 3);
-                if all {
-                    self.shards[shard].replicate(usize::MAX);
+                // It covers what this connection has written.
+                let patient = self.rng.chance(2, 3);
+                let shard = &mut self.shards[shard];
+                while patient && shard.executed - (shard.behind.len() as u64) < link.written {
+                    shard.replicate(1);
                 }
-                return Reply::Frame(Frame::Integer(i64::from(all)));
+                let done = shard.executed - (shard.behind.len() as u64) >= link.written;
+                return Reply::Frame(Frame::Integer(i64::from(shard.attached && done)));
             }
             "INFO" => {
                 let master = self.is_primary(node) || self.zombies.contains_key(&node);
@@ -337,6 +345,12 @@ impl World {
         }
         let keys: BTreeSet<Key> = commands.iter().map(|(db, words)| (*db, words[1].clone())).collect();
         let mut error = self.check(node, &keys, asking);
+        // Replicas answer questions.
+        let copy = self.single
+            && words[0] == "HGETALL"
+            && !self.zombies.contains_key(&node)
+            && !self.is_primary(node);
+        error = error.filter(|_| !copy);
         if self.errors && error.is_none() && self.rng.chance(1, 30) {
             let errors = [
                 "LOADING Redis is loading the dataset in memory",
@@ -375,6 +389,7 @@ impl World {
         }
         let data = match self.zombies.get_mut(&node) {
             Some(zombie) => &mut zombie.data,
+            None if copy => &mut self.shards[shard].copy,
             None => &mut self.shards[shard].data,
         };
         let mut first = None;
@@ -387,6 +402,8 @@ impl World {
         }
         if !self.zombies.contains_key(&node) && words[0] != "HGETALL" {
             self.shards[shard].behind.push_back(commands);
+            self.shards[shard].executed += 1;
+            link.written = self.shards[shard].executed;
         }
         match first {
             // SELECTs are among the elements.
@@ -718,8 +735,11 @@ impl World {
             57..60 => self.pass_gates(),
             60 => {
                 let n = self.rng.index(self.shards.len());
+                // What is said of replicas is heard before the next of them comes or goes.
+                let unheard = |reply: &Reply| matches!(reply, Reply::Frame(Frame::Bulk(_)));
+                let told = self.links.values().any(|link| link.output.iter().any(unheard));
                 let shard = &mut self.shards[n];
-                if !self.zombies.contains_key(&shard.replica) {
+                if !told && !self.zombies.contains_key(&shard.replica) {
                     shard.attached = !shard.attached;
                     shard.known = false;
                     shard.synchronize();

@@ -30,6 +30,8 @@ pub(super) struct Node {
     pub(super) down_since: Option<Instant>,
     /// Replicas that are connected to it.
     pub(super) replicas: u64,
+    /// Since when it has said that they are gone.
+    pub(super) alone_since: Option<Instant>,
     /// It serves more than when it was asked how many that are.
     pub(super) unsure: bool,
     /// Lanes with answered and unconfirmed items.
@@ -107,6 +109,7 @@ impl Node {
             owed_since: None,
             down_since: None,
             replicas: 0,
+            alone_since: None,
             unsure: false,
             unconfirmed_lanes: Vec::new(),
             unconfirmed_bytes: 0,

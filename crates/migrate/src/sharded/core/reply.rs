@@ -28,10 +28,12 @@ impl Core {
     pub(crate) fn expect(&self, at: usize) -> Expect {
         let mut plain = 0;
         for flight in &self.nodes[at].flights {
-            if matches!(flight.what, What::Checkpoint { .. } | What::Wait | What::Info) {
+            // The last of its replies has content.
+            let ends = matches!(flight.what, What::Checkpoint { .. } | What::Wait | What::Info);
+            plain += u64::from(flight.replies - flight.answered) - u64::from(ends);
+            if ends {
                 break;
             }
-            plain += u64::from(flight.replies - flight.answered);
         }
         match (plain, self.nodes[at].flights.is_empty()) {
             (0, true) => Expect::Nothing,
@@ -71,7 +73,10 @@ impl Core {
     pub(crate) fn content(&mut self, at: usize, frame: &Frame) {
         let Some(flight) = self.nodes[at].take_front() else { return };
         match flight.what {
-            What::Checkpoint { lane, asked } => self.checkpoint(lane, at, asked, frame),
+            What::Checkpoint { lane, asked } => {
+                let error = flight.error.map(|refused| refused.text).or_else(|| frame.error_reply());
+                self.checkpoint(lane, at, asked, error, frame);
+            }
             What::Wait => {
                 self.nodes[at].waiting = false;
                 match frame.as_i64() {
@@ -89,8 +94,8 @@ impl Core {
                     return self.note_reply(at);
                 }
                 let replicas = info.get_as("connected_slaves").unwrap_or(0);
+                self.note_replicas(at, replicas);
                 let node = &mut self.nodes[at];
-                node.replicas = replicas;
                 // Unless it was asked again since.
                 node.unsure &= node.want_info;
                 if !node.may_have_replicas() {
@@ -232,9 +237,16 @@ impl Core {
     }
 
     /// The checkpoint of a lane has come.
-    fn checkpoint(&mut self, lane_at: usize, at: usize, asked: bool, frame: &Frame) {
+    fn checkpoint(
+        &mut self,
+        lane_at: usize,
+        at: usize,
+        asked: bool,
+        error: Option<ErrorReply>,
+        frame: &Frame,
+    ) {
         self.lanes[lane_at].recovering = false;
-        if let Some(error) = frame.error_reply() {
+        if let Some(error) = error {
             return self.refused(lane_at, at, &error, None);
         }
         let Some(marks) = self.run.read(frame) else {

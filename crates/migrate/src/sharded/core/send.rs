@@ -8,7 +8,6 @@ use keyferry_resp::encode_command;
 use super::{Core, node::What};
 use crate::sharded::{
     batch,
-    checkpoint::RunId,
     item::Class,
     lane::{Entry, Lane},
 };
@@ -96,12 +95,16 @@ impl Core {
             let asked = lane.asks().is_some();
             lane.ask = None;
             node.select(0, out);
-            if asked {
-                node.asking(out);
-            }
             let before = out.len();
-            RunId::append_read(out, slot);
-            node.take_off(What::Checkpoint { lane: lane_at, asked }, 1, out.len() - before);
+            let look = self.run.look(slot);
+            for command in &look {
+                if asked {
+                    encode_command(out, ["ASKING"]);
+                }
+                out.extend_from_slice(command.raw());
+            }
+            let replies = if asked { 4 } else { 2 };
+            node.take_off(What::Checkpoint { lane: lane_at, asked }, replies, out.len() - before);
             return;
         }
         while node.has_room() {

@@ -1,8 +1,11 @@
 //! What the example programs share: how progress is shown to a person or written to a log, and options.
 
+mod diff_bar;
 mod file_progress;
 mod selection;
+mod ticker;
 
+pub use diff_bar::DiffBar;
 pub use file_progress::FileProgress;
 pub use selection::SelectionArgs;
 

@@ -128,8 +128,9 @@ impl Libraries {
     }
 }
 
-/// The name in the first line, `#!lua name=NAME`; of code without one, which servers refuse, the whole line.
-pub(super) fn library_name(code: &[u8]) -> &[u8] {
+/// The name of a function library, from the first line of its code, `#!lua name=NAME`; of code without one, which servers
+/// refuse, the whole line.
+pub fn library_name(code: &[u8]) -> &[u8] {
     let line = code.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
     let words = line.split(u8::is_ascii_whitespace);
     words.filter_map(|word| word.strip_prefix(b"name=")).next().unwrap_or(line)

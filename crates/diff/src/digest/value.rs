@@ -1,0 +1,297 @@
+//! One value, reduced to a few numbers.
+
+use keyferry_rdb::Kind;
+use keyferry_rdb::elements::{Element, StreamId};
+
+use super::hash::{Chunks, Hash, Tag};
+
+/// What a value was reduced to.
+///
+/// Two values of one kind that were reduced with the same [`DigestOptions`](super::DigestOptions) are equal if and only if
+/// [`compare`](Self::compare) finds nothing, but for the chance that two hashes of 128 bits (64 bits, where it says so)
+/// are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ValueDigest {
+    /// Of everything that makes up the value, but for what the other numbers are of.
+    pub content: u128,
+    /// Bytes of a string, else elements: items, members, fields, entries; of a module's value, its bytes as serialized.
+    pub length: u64,
+    /// Of the expiries of hash fields, 64 bits; zero when no field expires.
+    pub field_expiries: u64,
+    /// Of what a stream has counted, 64 bits; `None` where its server does not count (before Redis 7.0).
+    pub counters: Option<u64>,
+    /// Of what a stream remembers of idempotent producers (Redis 8.6), 64 bits; zero when it remembers nothing.
+    pub producers: u64,
+}
+
+/// In what ways two values of one kind differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ValueDifferences {
+    /// Their elements.
+    pub content: bool,
+    /// When fields that both have expire.
+    pub field_expiries: bool,
+    /// What streams have counted. Where one server does not count, nothing is said.
+    pub counters: bool,
+    /// What streams remember of idempotent producers.
+    pub producers: bool,
+}
+
+impl ValueDigest {
+    /// In what ways two values of one kind differ.
+    #[inline]
+    #[must_use]
+    pub fn compare(&self, other: &Self) -> ValueDifferences {
+        let content = self.content != other.content || self.length != other.length;
+        ValueDifferences {
+            content,
+            // Other fields have other expiries: that says nothing new.
+            field_expiries: !content && self.field_expiries != other.field_expiries,
+            counters: matches!((self.counters, other.counters), (Some(a), Some(b)) if a != b),
+            producers: self.producers != other.producers,
+        }
+    }
+}
+
+impl ValueDifferences {
+    /// Whether there is one.
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
+}
+
+/// Reduces values to digests, element by element, one value after the other.
+///
+/// ```
+/// use keyferry_diff::{DigestOptions, ValueDigester};
+/// use keyferry_rdb::{Error, Limits, RawValue, ValueType};
+///
+/// let mut digester = ValueDigester::new(&DigestOptions::default());
+/// let mut digest = |ty: ValueType, bytes: &[u8]| {
+///     digester.start(ty.kind());
+///     RawValue::new(ty, bytes).elements(&Limits::default()).for_each(|element| {
+///         digester.element(&element);
+///         Ok::<(), Error>(())
+///     })?;
+///     Ok::<_, Error>(digester.finish())
+/// };
+/// // A set of numbers, plain and as an intset.
+/// let plain = digest(ValueType::Set, b"\x02\x012\x011")?;
+/// let compact = digest(ValueType::SetIntset, b"\x0C\x02\0\0\0\x02\0\0\0\x01\0\x02\0")?;
+/// assert_eq!(plain, compact);
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug)]
+pub struct ValueDigester {
+    hash: Hash,
+    unreplicated: bool,
+    expired_until: i64,
+    kind: Kind,
+    /// Of all elements whose order does not count, modulo 2¹²⁸.
+    sum: u128,
+    /// Of the elements before, where their order counts.
+    chain: u128,
+    chunks: Chunks,
+    meta: u128,
+    digest: ValueDigest,
+    counters: u128,
+    group: u128,
+    producer_sum: u128,
+    producer_limits: u128,
+    scratch: Vec<u8>,
+}
+
+impl ValueDigester {
+    /// A digester with these options.
+    pub fn new(options: &super::DigestOptions) -> Self {
+        Self {
+            hash: Hash::new(options.seed),
+            unreplicated: options.unreplicated,
+            expired_until: options.expired_until.unwrap_or(i64::MIN),
+            kind: Kind::String,
+            sum: 0,
+            chain: 0,
+            chunks: Chunks::default(),
+            meta: 0,
+            digest: ValueDigest::default(),
+            counters: 0,
+            group: 0,
+            producer_sum: 0,
+            producer_limits: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Leaves out hash fields that expire at this time, in milliseconds since the Unix epoch, or before.
+    pub fn set_expired_until(&mut self, time: i64) {
+        self.expired_until = time;
+    }
+
+    /// Begins a value.
+    pub fn start(&mut self, kind: Kind) {
+        self.kind = kind;
+        (self.sum, self.chain, self.meta) = (0, 0, 0);
+        (self.counters, self.group, self.producer_sum, self.producer_limits) = (0, 0, 0, 0);
+        self.chunks.clear();
+        self.digest = ValueDigest::default();
+    }
+
+    /// Takes data that modules attached to the key ([`EntryHead::meta`](keyferry_rdb::EntryHead::meta)) into the digest.
+    pub fn meta(&mut self, meta: &[u8]) {
+        self.meta = self.hash.mix(Tag::Meta, [self.hash.bytes(meta)]);
+    }
+
+    /// The digest of a whole string, without [`start`](Self::start) and [`finish`](Self::finish).
+    pub fn string(&mut self, bytes: &[u8], meta: Option<&[u8]>) -> ValueDigest {
+        self.start(Kind::String);
+        if let Some(meta) = meta {
+            self.meta(meta);
+        }
+        self.digest.length = bytes.len() as u64;
+        self.finish_with(self.hash.bytes(bytes))
+    }
+
+    /// Takes the next element.
+    pub fn element(&mut self, element: &Element<'_>) {
+        let hash = self.hash;
+        match element {
+            Element::Chunk(bytes) | Element::Opaque(bytes) => {
+                self.digest.length += bytes.len() as u64;
+                self.chunks.push(hash, bytes);
+            }
+            Element::Item(item) => {
+                self.digest.length += 1;
+                self.chain = hash.mix(Tag::Item, [self.chain, hash.bytes(item)]);
+            }
+            Element::Member(member) => {
+                self.digest.length += 1;
+                self.add(hash.bytes(member));
+            }
+            Element::Scored { member, score } => {
+                self.digest.length += 1;
+                // Servers lose the sign of zero when they encode a sorted set as a listpack, and no command orders by it.
+                let score = if score.value() == 0.0 { 0.0 } else { score.value() };
+                self.add(hash.mix(Tag::Scored, [hash.bytes(member), u128::from(score.to_bits())]));
+            }
+            Element::Field { name, value, expires_at } => {
+                if expires_at.is_some_and(|at| at <= self.expired_until) {
+                    return;
+                }
+                self.digest.length += 1;
+                let name = hash.bytes(name);
+                self.add(hash.mix(Tag::Field, [name, hash.bytes(value)]));
+                if let Some(at) = expires_at {
+                    let expiry = hash.mix(Tag::FieldExpiry, [name, number(*at)]) as u64;
+                    self.digest.field_expiries = self.digest.field_expiries.wrapping_add(expiry);
+                }
+            }
+            Element::ArrayCursor(at) => self.add(hash.mix(Tag::ArrayCursor, [u128::from(*at)])),
+            Element::ArrayItem { index, value } => {
+                self.digest.length += 1;
+                self.add(hash.mix(Tag::ArrayItem, [u128::from(*index), hash.bytes(value)]));
+            }
+            Element::StreamEntry(entry) => {
+                self.digest.length += 1;
+                self.scratch.clear();
+                self.scratch.extend(id(entry.id).to_le_bytes());
+                for (name, value) in entry.fields() {
+                    self.scratch.extend(hash.bytes(name).to_le_bytes());
+                    self.scratch.extend(hash.bytes(value).to_le_bytes());
+                }
+                self.add(hash.bytes(&self.scratch));
+            }
+            Element::StreamInfo(info) => {
+                self.add(hash.mix(Tag::LastId, [id(info.last_id)]));
+                // The first id is that of the first entry.
+                if let Some(counters) = info.counters {
+                    let parts = [id(counters.max_deleted_id), u128::from(counters.entries_added)];
+                    self.counters = hash.mix(Tag::Counters, parts);
+                    self.digest.counters = Some(0);
+                }
+            }
+            Element::Group(group) => {
+                self.group = hash.bytes(group.name);
+                self.add(hash.mix(Tag::Group, [self.group, id(group.last_id)]));
+                if self.unreplicated {
+                    let read = u128::from(group.entries_read.map_or(0, |read| read.saturating_add(1)));
+                    self.counters =
+                        self.counters.wrapping_add(hash.mix(Tag::EntriesRead, [self.group, read]));
+                }
+            }
+            // A consumer without pending entries is nothing that replication keeps.
+            Element::Consumer(consumer) => {
+                if self.unreplicated {
+                    let parts = [self.group, hash.bytes(consumer.name), number(consumer.seen_time)];
+                    self.add(hash.mix(Tag::Consumer, parts));
+                }
+            }
+            Element::Pending(pending) => {
+                let delivered = number(pending.delivered_at) << 64 | u128::from(pending.deliveries);
+                let (tag, owner) = match pending.consumer {
+                    Some(consumer) => (Tag::Pending, hash.bytes(consumer)),
+                    None => (Tag::Released, 0),
+                };
+                self.add(hash.mix(tag, [self.group, owner, id(pending.id), delivered]));
+            }
+            Element::IdempotencyLimits { duration, max_entries } => {
+                let parts = [u128::from(*duration), u128::from(*max_entries)];
+                self.producer_limits = hash.mix(Tag::ProducerLimits, parts);
+            }
+            Element::IdempotencyRecord { producer, iid, entry } => {
+                let parts = [hash.bytes(producer), hash.bytes(iid), id(*entry)];
+                self.producer_sum = self.producer_sum.wrapping_add(hash.mix(Tag::Producer, parts));
+            }
+            Element::IdempotencyTotals { added, duplicates } => {
+                if (*added, *duplicates) != (0, 0) {
+                    let parts = [u128::from(*added), u128::from(*duplicates)];
+                    self.producer_sum = self.producer_sum.wrapping_add(hash.mix(Tag::ProducerTotals, parts));
+                }
+            }
+            Element::RateLimit(time) => self.add(hash.mix(Tag::RateLimit, [u128::from(*time)])),
+            // Whatever later versions of the reader may find counts by what it shows.
+            other => self.add(hash.bytes(format!("{other:?}").as_bytes())),
+        }
+    }
+
+    /// Ends the value.
+    pub fn finish(&mut self) -> ValueDigest {
+        let text = self.chunks.finish(self.hash);
+        self.finish_with(text)
+    }
+
+    /// Whether the value has no element left and so is no key: a collection that is empty by a defect of servers around
+    /// Redis 6, or a hash of which all fields have expired. To be asked after [`finish`](Self::finish).
+    pub fn is_absent(&self) -> bool {
+        let may_be_empty = matches!(self.kind, Kind::List | Kind::Set | Kind::SortedSet | Kind::Hash);
+        may_be_empty && self.digest.length == 0
+    }
+
+    fn finish_with(&mut self, text: u128) -> ValueDigest {
+        let count = u128::from(self.digest.length);
+        self.digest.content = self.hash.mix(Tag::Value, [self.sum, self.chain, text, count, self.meta]);
+        if self.digest.counters.is_some() {
+            self.digest.counters = Some(self.counters as u64);
+        }
+        if self.producer_sum != 0 {
+            self.digest.producers = self.producer_sum.wrapping_add(self.producer_limits) as u64;
+        }
+        self.digest
+    }
+
+    /// Adds an element whose order does not count. A sum of hashes says which elements there are and how often each: unlike
+    /// with exclusive or, pairs do not cancel each other out.
+    #[inline]
+    fn add(&mut self, element: u128) {
+        self.sum = self.sum.wrapping_add(element);
+    }
+}
+
+fn id(id: StreamId) -> u128 {
+    u128::from(id.ms) << 64 | u128::from(id.seq)
+}
+
+fn number(n: i64) -> u128 {
+    u128::from(n.cast_unsigned())
+}

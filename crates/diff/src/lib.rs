@@ -1,0 +1,43 @@
+//! Proof that two data sets of Redis-compatible servers are equal, or what differs.
+//!
+//! It **takes** two [`Side`]s, each a live server, a cluster, what sentinels watch, or files: RDB files and append-only files that are
+//! snapshots. It **gives** every [`Difference`] to a [`DifferenceSink`], and a [`DiffReport`] with counts and a verdict.
+//!
+//! - [`SnapshotDiff`] compares two sides by their snapshots, in both directions in one pass.
+//! - [`digest()`] reduces every key of a snapshot to its type, a digest of its value, and its expiry. Digests are equal for
+//!   equal values, whatever their encoding and whichever server wrote them: [`ValueDigester`] says by which rules.
+//! - [`results`] writes differences as text, JSON lines, JUnit's XML and SQLite.
+//!
+//! It **promises** that a difference is found whatever its size, but for the chance that two random numbers of 128 bits are the
+//! same; that memory is bounded whatever the data; that what is left out is counted; that what cannot be told is an error and
+//! not a verdict.
+
+mod cutoff;
+mod difference;
+mod digest;
+mod error;
+mod join;
+mod options;
+mod progress;
+mod report;
+pub mod results;
+mod side;
+mod snapshot_diff;
+mod store;
+
+pub use difference::{Difference, DifferenceCounts, DifferenceKind, Held, Subject};
+pub use digest::{
+    DigestOptions, KeyDigest, SnapshotDigester, SnapshotSummary, ValueDifferences, ValueDigest,
+    ValueDigester, digest,
+};
+pub use error::Error;
+pub use options::{BOOKKEEPING, DiffOptions};
+pub use progress::{DiffProgress, Phase, SideProgress};
+pub use report::{DiffReport, SideReport, Verdict};
+pub use results::DifferenceSink;
+pub use side::Side;
+pub use snapshot_diff::SnapshotDiff;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

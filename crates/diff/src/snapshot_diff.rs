@@ -1,0 +1,455 @@
+//! Comparing two sides by their snapshots.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
+use std::time::Instant;
+
+use keyferry_files::{Filter, Found, LeftOutCounts};
+use keyferry_rdb::{EntryHead, Event};
+use keyferry_routing::{KeyPattern, SlotSet, slot};
+use tokio::runtime::Runtime;
+
+use crate::cutoff::{Cutoff, now};
+use crate::difference::{Difference, DifferenceKind};
+use crate::digest::{DigestOptions, Hash, SnapshotDigester, SnapshotSummary};
+use crate::error::Error;
+use crate::join::{Rules, join};
+use crate::options::DiffOptions;
+use crate::progress::{DiffProgress, Meter, Phase};
+use crate::report::{DiffReport, SideReport};
+use crate::results::DifferenceSink;
+use crate::side::{Part, Parts, Side};
+use crate::store::{Room, Store};
+
+/// Keys are counted for the progress by so many.
+const COUNTED: u64 = 1024;
+
+/// A comparison of two sides by their snapshots, both directions in one pass.
+///
+/// Servers are asked for a snapshot as by a replica, all at once, and send it while they go on; files are read. Every key
+/// is reduced to its digest as it passes by, so memory does not depend on the data. What is written while it runs may be in one snapshot and not
+/// in the other: the comparison is exact for data that rests.
+///
+/// ```no_run
+/// use keyferry_diff::{Difference, SnapshotDiff};
+///
+/// let diff = SnapshotDiff::new("redis://old-host".parse()?, "redis+cluster://new-1,new-2".parse()?);
+/// let mut differences: Vec<Difference> = Vec::new();
+/// let report = diff.run(&mut differences)?;
+/// println!("{report}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct SnapshotDiff {
+    sides: [Side; 2],
+    options: DiffOptions,
+    progress: DiffProgress,
+}
+
+impl SnapshotDiff {
+    /// Of these two, with default options.
+    pub fn new(source: Side, target: Side) -> Self {
+        Self { sides: [source, target], options: DiffOptions::default(), progress: DiffProgress::default() }
+    }
+
+    /// The options, to be changed.
+    pub fn options_mut(&mut self) -> &mut DiffOptions {
+        &mut self.options
+    }
+
+    /// A view of how far [`run`](Self::run) is.
+    pub fn progress(&self) -> DiffProgress {
+        self.progress.clone()
+    }
+
+    /// Compares, and gives every difference to `sink`, in no order.
+    ///
+    /// Blocks; it works on threads of its own, so it may be called from anywhere. Asynchronous programs call it through
+    /// something like `spawn_blocking`.
+    ///
+    /// # Errors
+    ///
+    /// Whenever it cannot be told whether the sides are equal; differences that were given out before are true.
+    pub fn run(self, sink: &mut dyn DifferenceSink) -> Result<DiffReport, Error> {
+        let progress = self.progress.clone();
+        // A runtime must not be entered by a thread that is in one already, as the caller's may be.
+        let result = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("diff".to_owned());
+            let thread = thread.spawn_scoped(scope, || Run::new(self)?.run(sink)).map_err(Error::Thread)?;
+            joined(thread)
+        });
+        progress.enter(Phase::Done);
+        result
+    }
+}
+
+struct Run {
+    sides: [Side; 2],
+    options: DiffOptions,
+    progress: DiffProgress,
+    runtime: Runtime,
+    digest: DigestOptions,
+    failed: AtomicBool,
+    failure: Mutex<Option<Error>>,
+    started: Instant,
+}
+
+/// What came of a part of a side.
+struct Reading {
+    side: usize,
+    name: String,
+    store: Store,
+    summary: SnapshotSummary,
+    left_out: LeftOutCounts,
+    bookkeeping: u64,
+    stray: u64,
+}
+
+impl Run {
+    fn new(diff: SnapshotDiff) -> Result<Self, Error> {
+        let digest = DigestOptions {
+            seed: RandomState::new().hash_one(now()),
+            unreplicated: diff.options.unreplicated,
+            limits: diff.options.limits.clone(),
+            ..DigestOptions::default()
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(Error::Thread)?;
+        Ok(Self {
+            sides: diff.sides,
+            options: diff.options,
+            progress: diff.progress,
+            runtime,
+            digest,
+            failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            started: Instant::now(),
+        })
+    }
+
+    fn run(self, sink: &mut dyn DifferenceSink) -> Result<DiffReport, Error> {
+        let parts = self.runtime.block_on(async {
+            Ok::<_, Error>([Parts::find(&self.sides[0]).await?, Parts::find(&self.sides[1]).await?])
+        })?;
+        let cutoff = Cutoff::new(parts.iter().map(|side| side.parts.len()).sum());
+        let readings = self.read(&parts, &cutoff)?;
+        for side in &parts {
+            self.runtime.block_on(side.confirm())?;
+        }
+        let report = self.compare(readings, cutoff.latest(), sink);
+        // Links that are closing need nobody to wait for them.
+        self.runtime.shutdown_background();
+        report
+    }
+
+    /// Reads all parts of both sides at once.
+    fn read(&self, parts: &[Parts; 2], cutoff: &Cutoff) -> Result<Vec<Reading>, Error> {
+        let hash = Hash::new(self.digest.seed);
+        let count: usize = parts.iter().map(|side| side.parts.len()).sum();
+        let room = Room {
+            memory: (self.options.memory / count.max(1)).max(1),
+            directory: self.options.temporary_directory.clone(),
+        };
+        let readings = std::thread::scope(|scope| {
+            let mut threads = Vec::new();
+            for (side, found) in parts.iter().enumerate() {
+                for part in &found.parts {
+                    let store = Store::new(hash, room.clone());
+                    let read = move || {
+                        let reading = self.read_part(side, part, cutoff, store);
+                        reading.map_err(|error| self.fail(error, cutoff)).ok()
+                    };
+                    let thread = std::thread::Builder::new().name("diff-read".to_owned());
+                    match thread.spawn_scoped(scope, read) {
+                        Ok(thread) => threads.push(thread),
+                        Err(error) => self.fail(Error::Thread(error), cutoff),
+                    }
+                }
+            }
+            threads.into_iter().filter_map(joined).collect::<Vec<_>>()
+        });
+        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(error),
+            None => Ok(readings),
+        }
+    }
+
+    /// Ends all reading. The first error is the one to tell.
+    fn fail(&self, error: Error, cutoff: &Cutoff) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.failed.store(true, Ordering::Relaxed);
+        cutoff.give_up();
+    }
+
+    fn read_part(&self, side: usize, part: &Part, cutoff: &Cutoff, store: Store) -> Result<Reading, Error> {
+        let options = &self.options;
+        let runtime = self.runtime.handle();
+        let input = part.open(runtime, &options.link, options.patience, options.limits.clone())?;
+        let (name, bytes) = (part.name(), input.progress());
+        let mut reader = PartReader {
+            digester: SnapshotDigester::new(&self.digest),
+            chooser: Chooser::new(options, side, part.slots()),
+            store,
+            meter: self.progress.side(side),
+            keys: 0,
+            bytes: 0,
+            begun: false,
+        };
+        let ended = input.read(|found, place| {
+            if self.failed.load(Ordering::Relaxed) {
+                return Err(Error::GivenUp);
+            }
+            match found {
+                Found::Event(event) => {
+                    if !reader.begun && starts_keys(&event) {
+                        reader.begun = true;
+                        self.progress.enter(Phase::Reading);
+                        let written = reader.digester.summary().written_at;
+                        let written = written.or_else(|| part.is_live().then(|| now() / 1000));
+                        if let Some(until) = cutoff.settle(written) {
+                            reader.digester.set_expired_until(until);
+                        }
+                    }
+                    reader.event(&event, place, bytes.read())
+                }
+                Found::Command(_) => Err(Error::commands(place)),
+                _ => Ok(()),
+            }
+        });
+        let ended = ended.map_err(Error::unwrapped)?;
+        if ended.snapshots == 0 {
+            return Err(Error::NoSnapshot { input: name });
+        }
+        reader.count(bytes.read());
+        let PartReader { digester, chooser, store, .. } = reader;
+        let (left_out, bookkeeping, stray) = (chooser.filter.counts(), chooser.bookkeeping, chooser.stray);
+        let summary = digester.into_summary();
+        Ok(Reading { side, name, store, summary, left_out, bookkeeping, stray })
+    }
+
+    fn compare(
+        &self,
+        readings: Vec<Reading>,
+        expired_until: Option<i64>,
+        sink: &mut dyn DifferenceSink,
+    ) -> Result<DiffReport, Error> {
+        self.progress.enter(Phase::Joining);
+        let mut report = DiffReport { expired_until, ..DiffReport::default() };
+        report.selected = !self.options.selection.is_everything();
+        let (mut stores, mut functions) =
+            ([Vec::new(), Vec::new()], [Libraries::default(), Libraries::default()]);
+        for reading in readings {
+            functions[reading.side].add(&reading.summary);
+            report.spilled += reading.store.spilled();
+            note(&reading, &mut report.notes);
+            let side = if reading.side == 0 { &mut report.source } else { &mut report.target };
+            side.add(&reading);
+            stores[reading.side].push(reading.store);
+        }
+        for (number, side) in [&mut report.source, &mut report.target].into_iter().enumerate() {
+            side.name = self.sides[number].to_string();
+            if let Some(db) = self.sides[number].named_database() {
+                let name = &side.name;
+                report
+                    .notes
+                    .push(format!("{name}: all databases were compared; {db} in the URL chooses nothing"));
+            }
+            side.bytes = self.progress.side(number).bytes.load(Ordering::Relaxed);
+            side.functions = functions[number].0.len() as u64;
+        }
+        let rules = Rules {
+            expired_until: expired_until.unwrap_or(i64::MIN),
+            tolerance: u64::try_from(self.options.ttl_tolerance.as_millis()).unwrap_or(u64::MAX),
+            memory: self.options.memory as u64 / 2,
+        };
+        let mut see = |difference: Difference| {
+            report.differences.add(difference.kind);
+            self.progress.found();
+            sink.difference(&difference).map_err(Error::Results)
+        };
+        if self.options.functions {
+            let [source, target] = &functions;
+            source.compare(target, &mut see)?;
+        }
+        let joined = join(stores, &rules, &mut see)?;
+        [report.source.keys, report.target.keys] = joined.keys;
+        [report.source.expired, report.target.expired] = joined.expired;
+        (report.both, report.equal, report.expiring) = (joined.both, joined.equal, joined.expiring);
+        report.seconds = self.started.elapsed().as_secs_f64();
+        Ok(report)
+    }
+}
+
+/// Waits for a thread; a panic goes on here.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Whether everything that a snapshot says of itself has come before.
+fn starts_keys(event: &Event<'_>) -> bool {
+    matches!(event, Event::Entry(_) | Event::ValueStart(_) | Event::End { .. })
+}
+
+/// What a person should know of a snapshot.
+fn note(reading: &Reading, notes: &mut Vec<String>) {
+    if !reading.summary.verified {
+        notes.push(format!("{}: its snapshot has no checksum, so damage may go unnoticed", reading.name));
+    }
+    if reading.summary.module_records > 0 {
+        let count = reading.summary.module_records;
+        notes.push(format!("{}: {count} records of modules beside keys were not compared", reading.name));
+    }
+}
+
+/// A part of a side while it is read.
+struct PartReader<'a> {
+    digester: SnapshotDigester,
+    chooser: Chooser<'a>,
+    store: Store,
+    meter: &'a Meter,
+    /// Keys and bytes that the meter does not show yet, and that it shows.
+    keys: u64,
+    bytes: u64,
+    begun: bool,
+}
+
+impl PartReader<'_> {
+    #[inline]
+    fn event(
+        &mut self,
+        event: &Event<'_>,
+        place: keyferry_files::Place<'_>,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        if let Event::ResizeDb { keys, .. } = event {
+            self.meter.announced.fetch_add(*keys, Ordering::Relaxed);
+        }
+        if !self.chooser.admits(event) {
+            return Ok(());
+        }
+        let Some(mut key) = self.digester.event(event, place)? else { return Ok(()) };
+        key.db = self.chooser.target_db(key.db);
+        self.store.push(&key).map_err(Error::Spill)?;
+        self.keys += 1;
+        if self.keys == COUNTED {
+            self.count(bytes);
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, bytes: u64) {
+        self.meter.keys.fetch_add(std::mem::take(&mut self.keys), Ordering::Relaxed);
+        self.meter.bytes.fetch_add(bytes - std::mem::replace(&mut self.bytes, bytes), Ordering::Relaxed);
+    }
+}
+
+/// Which keys of a part are compared.
+struct Chooser<'a> {
+    options: &'a DiffOptions,
+    source: bool,
+    slots: Option<&'a SlotSet>,
+    filter: Filter,
+    /// Inside a large value that is left out by a rule other than the filter's.
+    skipping: bool,
+    bookkeeping: u64,
+    stray: u64,
+}
+
+impl<'a> Chooser<'a> {
+    fn new(options: &'a DiffOptions, side: usize, slots: Option<&'a SlotSet>) -> Self {
+        let mut selection = options.selection.clone();
+        if side == 1 {
+            for db in &mut selection.databases {
+                *db = options.databases.target(*db);
+            }
+        }
+        let filter = Filter::new(selection);
+        Self { options, source: side == 0, slots, filter, skipping: false, bookkeeping: 0, stray: 0 }
+    }
+
+    fn target_db(&self, db: u64) -> u64 {
+        if self.source { self.options.databases.target(db) } else { db }
+    }
+
+    #[inline]
+    fn admits(&mut self, event: &Event<'_>) -> bool {
+        let own = match event {
+            Event::Entry(entry) => self.check(&entry.head),
+            Event::ValueStart(head) => {
+                self.skipping = !self.check(head);
+                !self.skipping
+            }
+            Event::ValuePart(_) => !self.skipping,
+            Event::ValueEnd => !std::mem::take(&mut self.skipping),
+            _ => true,
+        };
+        own && self.filter.admits(event)
+    }
+
+    fn check(&mut self, head: &EntryHead<'_>) -> bool {
+        let is_bookkeeping = |pattern: &KeyPattern| pattern.matches(head.key);
+        if self.slots.is_some_and(|slots| !slots.contains(slot(head.key))) {
+            self.stray += 1;
+        } else if self.options.bookkeeping.iter().any(is_bookkeeping) {
+            self.bookkeeping += 1;
+        } else {
+            return true;
+        }
+        false
+    }
+}
+
+impl SideReport {
+    fn add(&mut self, reading: &Reading) {
+        self.parts.push(match &reading.summary.version {
+            Some(version) => format!("{} ({version})", reading.name),
+            None => reading.name.clone(),
+        });
+        self.empty += reading.summary.empty;
+        self.bookkeeping += reading.bookkeeping;
+        self.stray += reading.stray;
+        let (all, more) = (&mut self.left_out, &reading.left_out);
+        all.database += more.database;
+        all.kind += more.kind;
+        all.no_match += more.no_match;
+        all.excluded += more.excluded;
+        all.slot += more.slot;
+    }
+}
+
+/// The function libraries of a side: hashes of their code by name. Shards of a cluster should agree.
+#[derive(Debug, Default)]
+struct Libraries(BTreeMap<Vec<u8>, BTreeSet<u128>>, u64);
+
+impl Libraries {
+    fn add(&mut self, summary: &SnapshotSummary) {
+        self.1 += 1;
+        for (name, code) in &summary.functions {
+            self.0.entry(name.clone()).or_default().insert(*code);
+        }
+    }
+
+    fn compare(
+        &self,
+        target: &Self,
+        see: &mut impl FnMut(Difference) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let names: BTreeSet<_> = self.0.keys().chain(target.0.keys()).collect();
+        for name in names {
+            let kind = match (self.0.get(name), target.0.get(name)) {
+                (Some(source), Some(target)) if source == target => continue,
+                (Some(_), Some(_)) => DifferenceKind::Value,
+                (Some(_), None) => DifferenceKind::LackTarget,
+                (None, _) => DifferenceKind::LackSource,
+            };
+            see(Difference::of_function(name, kind))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,12 @@
+//! What differs is found, and nothing else.
+
+// Helpers may fail the test, and tell what they leave out.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod digests;
+mod files;
+mod model;
+mod planted;
+mod support;
+#[path = "../../../rdb/tests/it/values.rs"]
+mod values;

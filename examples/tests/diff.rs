@@ -1,0 +1,79 @@
+//! The program `diff` as its users see it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use keyferry_rdb::{EntryHead, RdbWriter, TargetFormat, Value, ValueType};
+
+/// The program, built beside this test.
+fn diff(args: &[&str]) -> Output {
+    let test = std::env::current_exe().unwrap();
+    let program: PathBuf = test.parent().and_then(Path::parent).unwrap().join("examples/diff");
+    Command::new(program).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn file(dir: &Path, name: &str, keys: &[(&str, &str)]) -> String {
+    let mut writer = RdbWriter::new(Vec::new(), TargetFormat::redis(7, 2)).unwrap();
+    for (key, value) in keys {
+        let head = EntryHead::new(0, key.as_bytes(), ValueType::String);
+        writer.value(&head, &Value::String(value.as_bytes().to_vec())).unwrap();
+    }
+    let path = dir.join(name);
+    std::fs::write(&path, writer.finish().unwrap()).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn exit_status_and_verdict() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = file(dir.path(), "a.rdb", &[("one", "1"), ("two", "2"), ("three", "3")]);
+    let b = file(dir.path(), "b.rdb", &[("two", "2"), ("one", "x")]);
+    let c = file(dir.path(), "c.rdb", &[("three", "3")]);
+    let same = diff(&[&a, &a]);
+    assert_eq!(same.status.code(), Some(0));
+    assert!(text(&same.stdout).ends_with("EQUAL: all 3 keys are the same on both sides\n"), "{same:?}");
+
+    let other = diff(&[&a, &b]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(text(&other.stdout).contains("lack_target   string    three"), "{other:?}");
+    // Several files are one side.
+    let parts = diff(&[&a, &b, "--target-also", &c, "--exclude", "one"]);
+    assert_eq!(parts.status.code(), Some(0), "{parts:?}");
+
+    for args in [
+        &[&a[..], &b[..], "--keys", "nothing"][..],
+        &[&a, "nowhere.rdb"],
+        &[&a, "redis://127.0.0.1:1"],
+        &[&a, "redis://:secret@127.0.0.1:1?wrong=1"],
+        &[&a, "redis://127.0.0.1:1", "--target-also", &c],
+        &[&a],
+    ] {
+        let failed = diff(args);
+        assert_eq!(failed.status.code(), Some(2), "{args:?}: {failed:?}");
+        assert!(!text(&failed.stderr).contains("secret"), "{failed:?}");
+    }
+}
+
+#[test]
+fn results_go_where_they_are_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = file(dir.path(), "a.rdb", &[("one", "1"), ("two", "2")]);
+    let b = file(dir.path(), "b.rdb", &[("one", "x")]);
+    let [result, junit] = ["result", "junit.xml"].map(|name| dir.path().join(name).display().to_string());
+    let other = diff(&[&a, &b, "--jsonl", "-", "--result", &result, "--junit", &junit]);
+    assert_eq!(other.status.code(), Some(1), "{other:?}");
+    let lines: Vec<serde_json::Value> =
+        text(&other.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), &lines[2]["verdict"]), (3, &"different".into()));
+    let result = std::fs::read_to_string(result).unwrap();
+    let mut rows: Vec<_> = result.lines().collect();
+    rows.sort_unstable();
+    assert_eq!(rows, ["0\tlack_target\ttwo\t", "0\tvalue\tone\t"]);
+    assert!(std::fs::read_to_string(junit).unwrap().contains("failures=\"2\""));
+}

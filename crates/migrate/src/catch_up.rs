@@ -6,7 +6,7 @@ use std::{
 };
 
 use keyferry_client::{Address, Connection, Role};
-use keyferry_replication::{Locate, Locator};
+use keyferry_replication::{Locate, Locator, ReplicationId};
 
 use crate::{
     options::Until,
@@ -17,11 +17,13 @@ use crate::{
 const PERIOD: Duration = Duration::from_millis(20);
 /// How often the source is asked for its offset while the target is behind.
 const ASK_PERIOD: Duration = Duration::from_millis(500);
+/// How often it is found anew: a primary that was replaced may take itself for one for a while.
+const LOCATE_PERIOD: Duration = Duration::from_secs(1);
 
 /// Compares what has been applied with what the source says it has written.
 ///
-/// Caught up is: everything received has been applied, and the source, asked *after* that, has written no more. Of several
-/// links: all of them at the same time.
+/// Caught up is: everything received has been applied, and the source, asked *after* that, has written no more, and speaks
+/// of the history that the link follows. Of several links: all of them at the same time.
 pub(crate) struct CatchUp {
     until: Until,
     /// The whole migration's.
@@ -38,6 +40,10 @@ pub(crate) struct Watched {
     /// The server that was asked last.
     address: Option<Address>,
     asked: Option<Instant>,
+    /// When its address was found.
+    located: Option<Instant>,
+    /// It was found to be of another history than the link follows.
+    strange: bool,
     /// Where its stream began.
     snapshot_offset: u64,
 }
@@ -111,7 +117,16 @@ impl Watched {
     pub(crate) fn new(meter: Meter, control: Option<Connection>, source: impl Locate + 'static) -> Self {
         let address = control.as_ref().map(|control| control.address().clone());
         let source = control.is_some().then(|| Locator::new(source));
-        Watched { meter, control, source, address, asked: None, snapshot_offset: 0 }
+        Watched {
+            meter,
+            control,
+            source,
+            address,
+            asked: None,
+            located: None,
+            strange: false,
+            snapshot_offset: 0,
+        }
     }
 
     fn is_due(&self) -> bool {
@@ -131,7 +146,7 @@ impl Watched {
         // seconds when it has nothing else to say, and what it sent before has been received then.
         let known = self.source.is_some() || applied > self.snapshot_offset;
         let received = self.meter.received_offset.load(Ordering::Relaxed);
-        known && applied >= self.meter.source_offset().unwrap_or(0).max(received)
+        known && !self.strange && applied >= self.meter.source_offset().unwrap_or(0).max(received)
     }
 
     /// Asks the source for its offset; true when it answered or is not to be asked. A failure costs the figure, not the
@@ -139,21 +154,31 @@ impl Watched {
     async fn ask(&mut self) -> bool {
         self.asked = Some(Instant::now());
         let Some(source) = &self.source else { return true };
-        if self.control.is_none() {
-            let Ok(found) = source.locate(self.address.as_ref()).await else { return false };
-            self.address = Some(found.address().clone());
-            self.control = Connection::connect(&found.with_db(0)).await.ok();
+        let lost = self.control.is_none();
+        if lost || self.located.is_none_or(|at| at.elapsed() >= LOCATE_PERIOD) {
+            let last = self.address.as_ref().filter(|_| lost);
+            self.located = Some(Instant::now());
+            match source.locate(last).await {
+                Ok(found) if lost || self.address.as_ref() != Some(found.address()) => {
+                    self.address = Some(found.address().clone());
+                    self.control = Connection::connect(&found.with_db(0)).await.ok();
+                }
+                Err(_) if lost => return false,
+                // Where nobody can be asked for the primary, the one that is known goes on.
+                Ok(_) | Err(_) => {}
+            }
         }
         let Some(control) = self.control.as_mut() else { return false };
         let replication = control.info("replication").await.ok();
         // A primary that has become a replica meanwhile does not know how far the one after it is.
         let was_primary = control.server().role == Role::Primary;
-        let offset = replication
-            .filter(|info| !was_primary || info.get("role") != Some("slave"))
-            .and_then(|info| info.get_as("master_repl_offset"));
+        let replication = replication.filter(|info| !was_primary || info.get("role") != Some("slave"));
+        let offset = replication.as_ref().and_then(|info| info.get_as("master_repl_offset"));
         match offset {
             Some(offset) => {
                 self.meter.source_offset.store(offset, Ordering::Relaxed);
+                let id = replication.as_ref().and_then(|info| info.get("master_replid")?.parse().ok());
+                self.note_history(id);
                 true
             }
             None => {
@@ -161,6 +186,22 @@ impl Watched {
                 false
             }
         }
+    }
+}
+
+impl Watched {
+    /// Offsets of two histories cannot be compared: the link has to come to the one that the source goes on with.
+    fn note_history(&mut self, id: Option<ReplicationId>) {
+        let followed = self.meter.history();
+        let strange = id.is_some() && followed.is_some() && id != followed;
+        if strange && !self.strange {
+            let address = self.address.as_ref().map(ToString::to_string).unwrap_or_default();
+            let text = format!("source: {address} is the primary now, and the link follows another");
+            self.meter.note_trouble(Some(text));
+        } else if self.strange && !strange {
+            self.meter.note_trouble(None);
+        }
+        self.strange = strange;
     }
 }
 
@@ -246,5 +287,29 @@ mod tests {
         [&a, &b].into_iter().for_each(|link| stands_at(link, now + 1_000_000));
         assert!(!tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap().unwrap());
         assert_eq!((a.phase(), main.phase()), (Phase::Following, Phase::Following));
+    }
+    /// A primary that was replaced without knowing it has nothing to add, and others have written since.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_server_of_another_history_is_waited_for() {
+        let ((first, first_options), (second, second_options)) = (start(), start());
+        tokio::task::block_in_place(|| first.client().unwrap().call(&["SET", "key", "value"]).unwrap());
+        let id = |server: &Server| -> ReplicationId {
+            let id = server.client().unwrap().info("replication", "master_replid").unwrap();
+            id.unwrap().parse().unwrap()
+        };
+        let main = Meter::default();
+        main.enter(Phase::CatchingUp);
+        main.set_history(id(&first));
+        stands_at(&main, 1_000_000);
+        let control = Connection::connect(&first_options).await.unwrap();
+        let until = Until::CaughtUp { quiet: Duration::ZERO, linger: Duration::from_secs(60) };
+        // Those who know say that it is the second by now.
+        let locate = move |_: Option<&Address>| Ok(second_options.clone());
+        let waiting = tokio::spawn(CatchUp::new(until, main.clone(), Some(control), locate).wait());
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert!(!waiting.is_finished() && main.is_in_trouble());
+        main.set_history(id(&second));
+        assert!(!tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap().unwrap());
+        assert!(!main.is_in_trouble());
     }
 }

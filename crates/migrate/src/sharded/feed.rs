@@ -17,6 +17,7 @@ use super::{
     flush::Flush,
     item::{Class, Item, Mark},
     links::Done,
+    msetex,
 };
 use crate::{
     error::Error,
@@ -252,7 +253,7 @@ impl StreamFeed {
         // By length first: nearly all commands end here.
         match name.len() {
             4 => command.is("COPY") || command.is("MOVE"),
-            6 => command.is("SWAPDB") || command.is("SCRIPT"),
+            6 => command.is("SWAPDB") || command.is("SCRIPT") || self.is_unchecked(command),
             7 => command.is("FLUSHDB") || command.is("CLUSTER") || (self.shard && command.is("RESTORE")),
             8 => command.is("FLUSHALL") || command.is("FUNCTION"),
             9 => command.is("TRIMSLOTS"),
@@ -297,17 +298,10 @@ impl StreamFeed {
             return Err(self.no_route(&command.as_ref(), &at, why));
         }
         match route {
-            Route::Slot(slot) => {
-                let class = self.class(&command.as_ref());
-                self.add(Some(slot), class, command.into_raw(), 1, &at)
-            }
+            Route::Slot(slot) => self.add_part(slot, command, &at),
             Route::Split(split) => {
                 self.target.core().counts.note_cross_slot(&command, "split");
-                for part in split.parts {
-                    let class = self.class(&part.command.as_ref());
-                    self.add(Some(part.slot), class, part.command.into_raw(), 1, &at)?;
-                }
-                Ok(())
+                split.parts.into_iter().try_for_each(|part| self.add_part(part.slot, part.command, &at))
             }
             Route::Compute(compute) => {
                 self.target.core().counts.note_cross_slot(&command, "computed at the target");
@@ -331,8 +325,9 @@ impl StreamFeed {
 
     /// Carries out a transaction of the source: as one where it stays in one slot, else one for each slot.
     async fn exec(&mut self, open: Transaction, ticket: u64) -> Result<(), Error> {
-        let one_by_one =
-            open.commands.iter().any(|command| command.is("SELECT") || self.is_special(&command.as_ref()));
+        let one_by_one = open.commands.iter().map(Command::as_ref).any(|command| {
+            command.is("SELECT") || (self.is_special(&command) && !self.is_unchecked(&command))
+        });
         if one_by_one {
             // Something in it concerns more than keys of one slot.
             self.target.core().counts.transactions_divided += 1;
@@ -351,7 +346,10 @@ impl StreamFeed {
             let at = At { start: open.start, mark: Mark::Stream(end_of(&open)), steps: 0, ticket };
             return self.add_all(None, &open.commands, &at);
         }
-        let plan = { self.target.table().plan_transaction(&open.commands) };
+        let plan = match self.all_checked(&open)? {
+            Some(commands) => self.target.table().plan_transaction(&commands),
+            None => self.target.table().plan_transaction(&open.commands),
+        };
         if plan.len() > 1 {
             self.target.core().counts.transactions_divided += 1;
         }
@@ -477,6 +475,43 @@ impl StreamFeed {
     fn selected(&self, command: &CommandRef<'_>, at: &At) -> Result<u64, Error> {
         let db = command.arg(1).and_then(|arg| std::str::from_utf8(arg).ok()?.parse().ok());
         db.ok_or_else(|| self.no_route(command, at, "the database is no number"))
+    }
+
+    /// Adds a command, or the part of one, whose keys are in this slot.
+    fn add_part(&self, slot: u16, command: Command, at: &At) -> Result<(), Error> {
+        if self.is_unchecked(&command.as_ref()) {
+            return self.add_all(Some(slot), &self.checked(command, at)?, at);
+        }
+        let class = self.class(&command.as_ref());
+        self.add(Some(slot), class, command.into_raw(), 1, at)
+    }
+
+    /// True for a command that some clusters carry out wherever it comes, and for which others have to stand: see [`msetex`].
+    fn is_unchecked(&self, command: &CommandRef<'_>) -> bool {
+        command.is("MSETEX") && !self.is_unsplit()
+    }
+
+    /// What stands for such a command.
+    fn checked(&self, command: Command, at: &At) -> Result<Vec<Command>, Error> {
+        let sets = msetex::as_sets(&command);
+        sets.ok_or_else(|| self.no_route(&command.as_ref(), at, "its keys are not where they should be"))
+    }
+
+    /// A transaction's commands with others in the place of unchecked ones, where it has such.
+    fn all_checked(&self, open: &Transaction) -> Result<Option<Vec<Command>>, Error> {
+        if !open.commands.iter().any(|command| self.is_unchecked(&command.as_ref())) {
+            return Ok(None);
+        }
+        let mut commands = Vec::new();
+        for (command, &start) in open.commands.iter().zip(&open.offsets) {
+            if self.is_unchecked(&command.as_ref()) {
+                let at = At { start, mark: Mark::Stream(start), steps: 0, ticket: 0 };
+                commands.extend(self.checked(command.clone(), &at)?);
+            } else {
+                commands.push(command.clone());
+            }
+        }
+        Ok(Some(commands))
     }
 
     /// Adds commands that belong together.

@@ -21,6 +21,7 @@ mod item;
 mod lane;
 mod links;
 mod map;
+mod msetex;
 mod node;
 mod run;
 mod session;

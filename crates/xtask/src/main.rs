@@ -3,7 +3,8 @@
 //! - `quickstart`: a live migration between two servers, from nothing.
 //! - `test`: everything that has to hold before a change is accepted.
 //! - `servers`: puts the servers that tests run against into the target directory.
-//! - `matrix`: migrations between every two servers of the same version, or conversions between every two at all.
+//! - `matrix`: migrations between every two servers of the same version, or between clusters of them, or conversions between
+//!   every two at all.
 //! - `bench`: the figures of `docs/performance.md`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
@@ -11,6 +12,7 @@
 mod bench;
 mod bootstrap;
 mod cargo;
+mod clusters;
 mod failure;
 mod matrix;
 mod quickstart;
@@ -53,7 +55,16 @@ enum Command {
         /// Convert a snapshot of each for each, load it there, and compare key by key: as files, payloads and commands
         #[arg(long, group = "what")]
         offline: bool,
-        /// With --migrate: only these servers [default: all that are found]
+        /// Migrate live from and to clusters and sentinels while slots move, primaries die and the source is written to
+        #[arg(long, group = "what")]
+        clusters: bool,
+        /// With --clusters: only scenarios whose name holds this
+        #[arg(long, value_name = "TEXT", requires = "clusters")]
+        only: Option<String>,
+        /// With --clusters: so many times
+        #[arg(long, default_value_t = 1, requires = "clusters")]
+        times: u32,
+        /// Not with --offline: only these servers [default: all that are found; with --clusters: redis-7.0, redis-8.0, valkey-9]
         #[arg(conflicts_with = "offline")]
         names: Vec<String>,
         /// With --migrate: how many seconds the source is written to
@@ -90,6 +101,9 @@ fn run(command: Command) -> Outcome {
         Command::Servers { list: true, .. } => servers::list(),
         Command::Servers { names, .. } => servers::fetch(&names),
         Command::Matrix { offline: true, .. } => matrix::offline(),
+        Command::Matrix { clusters: true, names, only, times, .. } => {
+            clusters::matrix(&names, only.as_deref().unwrap_or_default(), times)
+        }
         Command::Matrix { names, seconds, .. } => matrix::migrate(&names, seconds),
         Command::Bench { which, scale, dry_run } => bench::run(&which, scale, dry_run),
     }

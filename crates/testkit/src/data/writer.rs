@@ -40,6 +40,9 @@ pub struct WriterOptions {
     /// Whether all keys of one command or transaction share a hash tag, but for commands of one key that have none: what a
     /// cluster takes. [`Writer::start_cluster`] always does so. Default: no.
     pub hash_tags: bool,
+    /// Whether each database has keys of its own, whose names hold its number, and none goes to another: so all may be merged
+    /// into one. Default: no.
+    pub apart: bool,
     /// Whether there are keys and fields that expire within two seconds. Default: yes.
     pub short_expiries: bool,
     /// Whether deadlines of less than two seconds are also lengthened or taken away before they pass. A copy that receives
@@ -57,6 +60,7 @@ impl Default for WriterOptions {
             keys: 40,
             multi_key: false,
             hash_tags: false,
+            apart: false,
             short_expiries: true,
             save_the_dying: false,
         }

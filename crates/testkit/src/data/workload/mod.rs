@@ -32,6 +32,8 @@ pub(super) struct Workload {
     stays: bool,
     hash_tags: bool,
     multi_key: bool,
+    /// Whether the names of keys hold their database's number.
+    apart: bool,
     short_expiries: bool,
     databases: u64,
     /// The database selected at the end of the batch.
@@ -65,6 +67,7 @@ impl Workload {
             stays,
             hash_tags: options.hash_tags,
             multi_key: options.multi_key,
+            apart: options.apart,
             short_expiries: options.short_expiries,
             databases: u64::from(options.databases.max(1)),
             database: 0,
@@ -85,6 +88,7 @@ impl Workload {
     pub(super) fn prepare(&mut self) {
         let tags = if self.hash_tags { (0..TAGS).map(Some).collect() } else { vec![None] };
         for database in 0..self.databases {
+            self.database = database;
             cmd!(self, "SELECT", database.to_string());
             for &tag in &tags {
                 self.tag = tag;
@@ -314,7 +318,7 @@ impl Workload {
                 cmd!(self, "RENAMENX", from, to);
             }
             10 if self.features.has("copy") && key != other => cmd!(self, "COPY", key, other, "REPLACE"),
-            11 if self.databases > 1 => {
+            11 if self.databases > 1 && !self.apart => {
                 let key = self.key("moving");
                 cmd!(self, "SET", key, self.value());
                 cmd!(self, "MOVE", key, ((self.database + 1) % self.databases).to_string());
@@ -465,9 +469,11 @@ impl Workload {
 
     /// Every thread has its own keys, so that what it prepared stays.
     fn named(&self, kind: &str, number: u64) -> String {
+        let thread = self.thread;
+        let owner = if self.apart { format!("{thread}:db{}", self.database) } else { thread.to_string() };
         match self.tag {
-            Some(tag) => format!("writer:{}:{{{tag}}}:{kind}:{number}", self.thread),
-            None => format!("writer:{}:{kind}:{number}", self.thread),
+            Some(tag) => format!("writer:{owner}:{{{tag}}}:{kind}:{number}"),
+            None => format!("writer:{owner}:{kind}:{number}"),
         }
     }
 

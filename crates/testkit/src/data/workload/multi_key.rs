@@ -229,7 +229,7 @@ impl Workload {
                 cmd!(self, "RENAMENX", from, to);
             }
             3 | 4 if self.features.has("copy") && key != other => {
-                if self.databases > 1 && self.rng.chance(1, 3) {
+                if self.databases > 1 && !self.apart && self.rng.chance(1, 3) {
                     let database = ((self.database + 1) % self.databases).to_string();
                     cmd!(self, "COPY", key, other, "DB", database, "REPLACE");
                 } else if self.rng.chance(1, 2) {

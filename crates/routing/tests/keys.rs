@@ -134,7 +134,12 @@ fn known_to(client: &mut Client, table: &CommandTable) -> keyferry_testkit::Resu
 }
 
 fn check_server(name: &str) -> keyferry_testkit::Result<()> {
-    let server = Server::builder(named(name)?).start()?;
+    // Older servers find other keys.
+    let Ok(binary) = named(name) else {
+        println!("there is no {name} on this machine: not compared with it");
+        return Ok(());
+    };
+    let server = Server::builder(binary).start()?;
     let mut client = server.client()?;
     let builtin = CommandTable::builtin();
     let mut learned = CommandTable::new();

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use keyferry_resp::Frame;
 use keyferry_routing::{CommandTable, Replay};
-use keyferry_testkit::{Client, Rng, Server, all, named};
+use keyferry_testkit::{Client, Rng, Server, all, chosen};
 
 /// All of one slot, so that order among them counts.
 const KEYS: [&str; 3] = ["{t}a", "{t}b", "{t}c"];
@@ -261,8 +261,9 @@ fn repeating_after_keys_expired() -> keyferry_testkit::Result<()> {
     /// Deadlines are that far from now, or 20 seconds farther.
     const SOON: u64 = 15;
     let table = CommandTable::builtin();
-    for name in ["redis-7.0", "redis-8.0", "valkey-9"] {
-        let server = Server::builder(named(name)?).start()?;
+    for binary in chosen(&["redis-7.0", "redis-8.0", "valkey-9"])? {
+        let name = &binary.name;
+        let server = Server::builder(binary).start()?;
         let mut client = server.client()?;
         for trial in 0..TRIALS {
             let mut writes = Writes::new(&mut client, trial as u64, (SOON, 20_000))?;

@@ -5,7 +5,7 @@ use keyferry_resp::{Command, Frame};
 use keyferry_routing::{
     CommandTable, Compute, Merge, Refusal, Route, SLOTS, Split, Step, sibling_key, slot, with_keys_replaced,
 };
-use keyferry_testkit::{Client, CompareOptions, Rng, Server, any, compare_with, named};
+use keyferry_testkit::{Client, CompareOptions, Rng, Server, ServerBinary, chosen, compare_with};
 
 /// Keys of three slots, two of each.
 const KEYS: [&str; 6] = ["a", "{a}2", "b", "{b}2", "c", "{c}2"];
@@ -105,8 +105,8 @@ fn any_command(rng: &mut Rng) -> Vec<Vec<u8>> {
 }
 
 /// A cluster of one node that serves all slots.
-fn whole_cluster(name: &str) -> keyferry_testkit::Result<Server> {
-    let server = Server::builder(named(name).or_else(|_| any())?).cluster().start()?;
+fn whole_cluster(binary: &ServerBinary) -> keyferry_testkit::Result<Server> {
+    let server = Server::builder(binary).cluster().start()?;
     let mut client = server.client()?;
     let slots: Vec<String> = (0..SLOTS).map(|slot| slot.to_string()).collect();
     let command: Vec<&str> =
@@ -121,8 +121,9 @@ fn whole_cluster(name: &str) -> keyferry_testkit::Result<Server> {
 #[test]
 fn a_cluster_refuses_what_is_not_of_one_slot() -> keyferry_testkit::Result<()> {
     let table = CommandTable::builtin();
-    for name in ["redis-7.0", "redis-8.0", "valkey-9"] {
-        let server = whole_cluster(name)?;
+    for binary in chosen(&["redis-7.0", "redis-8.0", "valkey-9"])? {
+        let name = &binary.name;
+        let server = whole_cluster(binary)?;
         let mut client = server.client()?;
         let mut rng = Rng::new(11);
         let (mut one, mut several) = (0, 0);
@@ -225,9 +226,10 @@ fn sorted(reply: &Frame) -> Frame {
 #[test]
 fn parts_and_detours_do_the_same() -> keyferry_testkit::Result<()> {
     let table = CommandTable::builtin();
-    for name in ["redis-7.0", "redis-8.0", "valkey-9"] {
-        let alone = Server::builder(named(name).or_else(|_| any())?).start()?;
-        let cluster = whole_cluster(name)?;
+    for binary in chosen(&["redis-7.0", "redis-8.0", "valkey-9"])? {
+        let name = &binary.name;
+        let alone = Server::builder(binary).start()?;
+        let cluster = whole_cluster(binary)?;
         let (mut a, mut b) = (alone.client()?, cluster.client()?);
         let mut rng = Rng::new(7);
         let mut computed = std::collections::BTreeMap::<String, usize>::new();

@@ -189,6 +189,16 @@ pub fn named(name: &str) -> Result<&'static ServerBinary> {
     })
 }
 
+/// Those of these servers that are there; where none is, any one. For tests that want certain versions, and have to pass on
+/// a machine that has others.
+///
+/// # Errors
+/// [`Error::NoServer`] when there is none at all.
+pub fn chosen(names: &[&str]) -> Result<Vec<&'static ServerBinary>> {
+    let found: Vec<_> = names.iter().filter_map(|name| named(name).ok()).collect();
+    if found.is_empty() { Ok(vec![any()?]) } else { Ok(found) }
+}
+
 /// Where `cargo xtask servers` puts servers: `servers` in the target directory of the workspace.
 pub fn servers_dir() -> PathBuf {
     target_dir().join("servers")

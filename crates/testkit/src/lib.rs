@@ -3,7 +3,7 @@
 //! This crate is not published. It is blocking `std` code without an async runtime, so that any crate's tests, the examples
 //! and `cargo xtask` can use it:
 //!
-//! - [`binaries`], [`all`], [`any`], [`named`]: the server programs on this machine, each a [`ServerBinary`].
+//! - [`binaries`], [`all`], [`any`], [`named`], [`chosen`]: the server programs on this machine, each a [`ServerBinary`].
 //! - [`Server`]: one of them running on a free loopback port with its own directory, killed when the value is dropped.
 //! - [`Cluster`]: several of them as one cluster, with replicas, moving slots and failovers.
 //! - [`Sentinels`]: a primary with replicas, and sentinels that watch them.
@@ -45,7 +45,9 @@ mod rng;
 mod sentinel;
 mod server;
 
-pub use binaries::{ServerBinary, Vendor, Version, all, any, binaries, find_binaries, named, servers_dir};
+pub use binaries::{
+    ServerBinary, Vendor, Version, all, any, binaries, chosen, find_binaries, named, servers_dir,
+};
 pub use certs::{CertFiles, Certs};
 pub use client::Client;
 pub use cluster::{Cluster, ClusterBuilder, ClusterClient, Failover, MoveStep};

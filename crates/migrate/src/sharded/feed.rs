@@ -29,6 +29,9 @@ use crate::{
 /// Items below this size are copied out of the buffer that they came in: a slice would keep all of it alive.
 const SMALL: usize = 16 * 1024;
 
+/// Bytes of the stream that may be handed over and not done, while parts of it are held back.
+const MOST_UNAPPLIED: usize = 512 * 1024 * 1024;
+
 /// What a command that waits for a gate takes of memory, beside its own bytes: a task, and entries in its lanes.
 const GATE_COST: usize = 2048;
 
@@ -117,6 +120,7 @@ pub(crate) struct StreamFeed {
     meter: Meter,
     /// What has been handed over and not been done, as it came.
     unapplied: VecDeque<Load>,
+    unapplied_bytes: usize,
     /// Slots that the shard is being given as a whole, by the name of the job.
     imports: HashMap<Vec<u8>, SlotSet>,
 }
@@ -145,7 +149,18 @@ impl StreamFeed {
     pub(crate) fn new(target: Arc<Target>, link: u16, db: u64, shard: bool, meter: Meter) -> Self {
         let decoder = CommandDecoder::with_limits(LIMITS);
         let (unapplied, imports) = (VecDeque::new(), HashMap::new());
-        StreamFeed { target, link, db, transaction: None, shard, decoder, meter, unapplied, imports }
+        StreamFeed {
+            target,
+            link,
+            db,
+            transaction: None,
+            shard,
+            decoder,
+            meter,
+            unapplied,
+            unapplied_bytes: 0,
+            imports,
+        }
     }
 
     /// What has been handed over and is not known to be done, as it came from the source; oldest first.
@@ -158,6 +173,12 @@ impl StreamFeed {
     pub(crate) async fn batch(&mut self, batch: Batch, file: Option<u64>) -> Result<(), Error> {
         self.forget_applied();
         let Batch { start, end, db, in_transaction, .. } = batch;
+        self.unapplied_bytes += batch.bytes.len();
+        if self.unapplied_bytes > MOST_UNAPPLIED {
+            // Only what is held back can be in the way for so long.
+            let slots = self.target.core().held_slots(self.link).to_string();
+            return Err(Error::SlotsMoving { slots, shard: self.link, held: self.unapplied_bytes });
+        }
         self.unapplied.push_back(Load {
             bytes: batch.bytes.clone(),
             commands: batch.commands,
@@ -201,7 +222,8 @@ impl StreamFeed {
         let applied = self.meter.applied_offset.load(Ordering::Relaxed);
         let is_applied = |load: &Load| matches!(load.origin, Origin::Stream { end, .. } if end <= applied);
         while self.unapplied.front().is_some_and(is_applied) {
-            self.unapplied.pop_front();
+            let applied = self.unapplied.pop_front();
+            self.unapplied_bytes -= applied.map_or(0, |load| load.bytes.len());
         }
     }
 

@@ -106,12 +106,13 @@ impl Lane {
     }
 
     /// Takes the next ordered items that may go out in one batch: only one after a refusal, as the keys of several may be
-    /// in two places.
+    /// in two places, and only one of those that may have been executed already, so that an error is its own.
     pub(crate) fn take_batch(&mut self) {
         let mut bytes = 0;
         let most = if self.refused > 0 { 1 } else { BATCH_ITEMS };
         while let Some(Entry::Item(item)) = self.waiting.front() {
-            let full = self.sent.len() >= most || bytes + item.bytes.len() > BATCH_BYTES;
+            let alone = item.replay || self.sent.back().is_some_and(|item| item.replay);
+            let full = alone || self.sent.len() >= most || bytes + item.bytes.len() > BATCH_BYTES;
             if item.class == Class::Free || (full && !self.sent.is_empty()) {
                 break;
             }

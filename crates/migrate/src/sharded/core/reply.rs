@@ -152,13 +152,9 @@ impl Core {
             let executed = refused.element.is_some();
             let lane = &self.lanes[lane_at];
             let culprit = place.and_then(|(item, _)| lane.sent.get(item));
-            if executed && culprit.is_some_and(|item| item.replay && item.class == Class::Blind) {
-                // What came later is there already. The rest of the transaction was executed.
-                self.counts.replay_errors += 1;
-            } else if !layout.wrapped
-                && culprit.is_some_and(|item| item.replay)
-                && refused.text.kind() == ErrorCode::WrongType
-            {
+            let repeated = culprit.is_some_and(|item| item.replay && item.class == Class::Blind);
+            if repeated && refused.text.kind() == ErrorCode::WrongType && (executed || !layout.wrapped) {
+                // What came later is there already.
                 self.counts.replay_errors += 1;
             } else if executed {
                 let error = batch::refusal(

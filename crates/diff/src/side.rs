@@ -12,7 +12,7 @@ use keyferry_files::{Input, InputOptions};
 use keyferry_rdb::Limits;
 use keyferry_replication::{Error as LinkError, Link, LinkOptions};
 use keyferry_routing::{SLOTS, SlotSet, Topology};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::error::Error;
 
@@ -207,10 +207,11 @@ impl Part {
         }
     }
 
-    /// Opens it. Servers are read by a task of `runtime`; what this gives blocks.
+    /// Opens it. Servers are read by a task of `runtime`, until the sender of `given_up` is gone; what this gives blocks.
     pub(crate) fn open(
         &self,
         runtime: &tokio::runtime::Handle,
+        mut given_up: watch::Receiver<()>,
         link: &LinkOptions,
         patience: Duration,
         limits: Limits,
@@ -221,7 +222,13 @@ impl Part {
             Self::File(path) => Ok(Input::open(path, options)?),
             Self::Server { connect, .. } => {
                 let (sender, pieces) = mpsc::channel(PIECES);
-                runtime.spawn(pump((**connect).clone(), link.clone(), patience, sender));
+                let pump = pump((**connect).clone(), link.clone(), patience, sender);
+                runtime.spawn(async move {
+                    tokio::select! {
+                        () = pump => {}
+                        _ = given_up.changed() => {}
+                    }
+                });
                 let reader = LinkReader { pieces, piece: Bytes::new() };
                 Ok(Input::from_reader(self.name(), reader, options)
                     .map_err(|e| Error::from(e).unwrapped())?)
@@ -243,11 +250,7 @@ async fn pump(connect: ConnectOptions, options: LinkOptions, patience: Duration,
         }
     };
     loop {
-        let piece = tokio::select! {
-            piece = link.snapshot_chunk() => piece,
-            () = pieces.closed() => return,
-        };
-        let (piece, last) = match piece {
+        let (piece, last) = match link.snapshot_chunk().await {
             Ok(Some(piece)) => (Ok(piece), false),
             Ok(None) => return,
             Err(error) => (Err(error), true),

@@ -11,6 +11,7 @@ use keyferry_files::{Filter, Found, LeftOutCounts};
 use keyferry_rdb::{EntryHead, Event};
 use keyferry_routing::{KeyPattern, SlotSet, slot};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 use crate::cutoff::{Cutoff, now};
 use crate::difference::{Difference, DifferenceKind};
@@ -94,6 +95,8 @@ struct Run {
     digest: DigestOptions,
     failed: AtomicBool,
     failure: Mutex<Option<Error>>,
+    /// Gone when reading is given up: servers may take long to send anything.
+    going_on: Mutex<Option<watch::Sender<()>>>,
     started: Instant,
 }
 
@@ -129,6 +132,7 @@ impl Run {
             digest,
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
+            going_on: Mutex::new(Some(watch::Sender::new(()))),
             started: Instant::now(),
         })
     }
@@ -184,13 +188,17 @@ impl Run {
     fn fail(&self, error: Error, cutoff: &Cutoff) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.failed.store(true, Ordering::Relaxed);
+        self.going_on.lock().unwrap_or_else(PoisonError::into_inner).take();
         cutoff.give_up();
     }
 
     fn read_part(&self, side: usize, part: &Part, cutoff: &Cutoff, store: Store) -> Result<Reading, Error> {
         let options = &self.options;
         let runtime = self.runtime.handle();
-        let input = part.open(runtime, &options.link, options.patience, options.limits.clone())?;
+        let going_on = self.going_on.lock().unwrap_or_else(PoisonError::into_inner);
+        let given_up = going_on.as_ref().map(watch::Sender::subscribe).ok_or(Error::GivenUp)?;
+        drop(going_on);
+        let input = part.open(runtime, given_up, &options.link, options.patience, options.limits.clone())?;
         let (name, bytes) = (part.name(), input.progress());
         let mut reader = PartReader {
             digester: SnapshotDigester::new(&self.digest),

@@ -319,3 +319,18 @@ fn results_in_every_form() {
         assert_eq!(schema, "2");
     }
 }
+
+/// A side that fails does not wait for a server that takes its time.
+#[test]
+fn one_failure_ends_both_sides() {
+    let Ok(binary) = any() else { return println!("note: no server is there") };
+    let server = Server::builder(binary).diskless_sync(true, 300).start().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let broken = path(&dir, "broken.rdb");
+    let good = fs::read(write(&dir.path().join("a.rdb"), format(), &[Key::new("a", text("b"))])).unwrap();
+    fs::write(&broken, &good[..9]).unwrap();
+    let begun = std::time::Instant::now();
+    let error = diff(&server.url(), &broken, |_| {}).unwrap_err();
+    assert!(error.to_string().contains("broken.rdb"), "{error}");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+}

@@ -4,6 +4,7 @@
 //! of the process. What was measured is also checked: a copy that is not equal gives no figure.
 
 mod burst;
+mod diff;
 mod full_sync;
 mod inspect;
 mod page;
@@ -34,6 +35,8 @@ pub(crate) enum Which {
     RdbElements,
     /// `inspect`, beside the server's own checker, loading by a server, and other programs
     Inspect,
+    /// `diff` of two servers, beside the time that both take to save
+    Diff,
 }
 
 /// The server that all figures are taken on.
@@ -61,6 +64,7 @@ pub(crate) fn run(which: &[Which], scale: f64, dry_run: bool) -> Outcome {
             Which::RdbWalk => rdb_walk::measure(server, scale)?,
             Which::RdbElements => rdb_elements::measure(server, scale)?,
             Which::Inspect => inspect::measure(server, scale)?,
+            Which::Diff => diff::measure_diff(server, scale)?,
         });
     }
     for table in &tables {

@@ -1,0 +1,94 @@
+//! Comparing two servers by their snapshots, beside the time that both need to write these.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use keyferry_testkit::data::Mixed;
+use keyferry_testkit::process::{Measured, measure};
+use keyferry_testkit::{Client, Server, ServerBinary};
+
+use super::page::{Table, mebibytes, seconds, times};
+use super::{PATIENCE, client, start, wait_for};
+use crate::cargo::release;
+use crate::failure::{Context as _, Failure, Outcome};
+
+/// Of the runs of each, the quickest counts.
+const RUNS: usize = 3;
+
+pub(super) fn measure_diff(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Table>> {
+    let program = release("keyferry-examples", "--example", "diff", &[])?;
+    let source = start(binary)?;
+    let mixed = Mixed::scaled(scale);
+    println!("diff: filling two servers with {} keys", mixed.keys);
+    let elements = mixed.fill(&mut client(&source)?)?;
+    client(&source)?.call(&["SAVE"])?;
+    let (file, dir) = (source.dir().join("dump.rdb"), tempfile::tempdir().during("making a directory")?);
+    let bytes = std::fs::copy(&file, dir.path().join("dump.rdb")).during(file.display())?;
+    let target = Server::builder(binary).dir(dir.path()).timeout(PATIENCE).start()?;
+    wait_for("loading a file", || Ok(client(&target)?.call_raw(&["PING"])?.error().is_none()))?;
+    for server in [&source, &target] {
+        client(server)?.call(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"])?;
+    }
+
+    let mut saved = f64::INFINITY;
+    let mut best = [None, None];
+    let sides = [[source.url(), target.url()], [file.display().to_string(), file.display().to_string()]];
+    for _ in 0..RUNS {
+        saved = saved.min(save_both(&mut client(&source)?, &mut client(&target)?)?);
+        for (best, [a, b]) in best.iter_mut().zip(&sides) {
+            let mut command = Command::new(&program);
+            command.args([a, b]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let run = measure(&mut command)?;
+            if !run.status.success() {
+                return Err(Failure::new(format!("diff of {a} and {b} ended with {}", run.status)));
+            }
+            if best.as_ref().is_none_or(|best: &Measured| run.wall < best.wall) {
+                *best = Some(run);
+            }
+        }
+    }
+    // Only a comparison that can tell a difference gives figures.
+    client(&target)?.call(&["SET", "keyferry-bench-mark", "1"])?;
+    let [a, b] = &sides[0];
+    let found = Command::new(&program).args([a, b]).output().during(program.display())?;
+    if found.status.code() != Some(1) {
+        return Err(Failure::new(format!("a planted difference was not found: {found:?}")));
+    }
+
+    let about = format!(
+        "{} keys in {} databases with {elements} elements, {:.0} MB as RDB file, on two servers: `diff` beside the wall time that both \
+         take to BGSAVE at once, told not to wait for further replicas. Best of {RUNS} runs each, taken in turn.",
+        mixed.keys,
+        mixed.databases,
+        bytes as f64 / 1e6,
+    );
+    let header = ["", "wall time", "", "tool CPU", "peak memory"];
+    let mut table = Table::new("diff", "Comparing two servers", about, &header);
+    table.row(["both BGSAVE", &seconds(saved), "", "", ""].map(str::to_owned));
+    for (name, run) in
+        ["`diff`, two servers", "`diff`, two files"].into_iter().zip(best.into_iter().flatten())
+    {
+        let wall = run.wall.as_secs_f64();
+        table.row([
+            name.to_owned(),
+            seconds(wall),
+            times(wall / saved),
+            seconds(run.cpu_seconds),
+            mebibytes(run.peak_rss_kib),
+        ]);
+    }
+    Ok(vec![table])
+}
+
+/// How long it takes until both have written a snapshot that they began at once.
+fn save_both(a: &mut Client, b: &mut Client) -> Outcome<f64> {
+    let begin = Instant::now();
+    a.call(&["BGSAVE"])?;
+    b.call(&["BGSAVE"])?;
+    for client in [a, b] {
+        wait_for("writing a snapshot", || {
+            Ok(client.info("persistence", "rdb_bgsave_in_progress")?.as_deref() == Some("0"))
+        })?;
+    }
+    Ok(begin.elapsed().as_secs_f64())
+}

@@ -45,7 +45,7 @@ pub(crate) fn matrix(names: &[String], only: &str, times: u32) -> Outcome {
                 let begun = Instant::now();
                 let end = run(scenario, name)?;
                 let word = match &end {
-                    End::Passed => "equal",
+                    End::Passed => "passed",
                     End::Skipped => "skipped",
                     End::Failed(_) => "FAILED",
                 };

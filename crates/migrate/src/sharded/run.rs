@@ -377,21 +377,30 @@ async fn remove_checkpoints(target: &Target, ends: &mut Ends) {
         let slots = |node: usize| (0..SLOTS).filter(|&slot| core.owner(slot) == Some(node)).collect();
         core.owners().into_iter().map(|node| (core.node_address(node).to_owned(), slots(node))).collect()
     };
+    let mut aside = Aside::new(target);
     for (address, slots) in owners {
         let slots = if target.map().is_single() { vec![0] } else { slots };
         let removed = async {
             let options = target.map().connect_options(&address).with_db(0);
-            let mut connection = Connection::connect(&options).await?;
+            let mut connection = Connection::connect(&options).await.map_err(Error::Target)?;
             let mut pipeline = keyferry_client::Pipeline::new();
-            for slot in slots {
+            for &slot in &slots {
                 pipeline.push(["DEL", &checkpoint::key(slot)]);
             }
-            connection.pipeline(&pipeline).await
+            let replies = connection.pipeline(&pipeline).await.map_err(Error::Target)?;
+            // Slots that have gone elsewhere, or are on their way.
+            for (&slot, _) in slots.iter().zip(&replies).filter(|(_, reply)| reply.error_reply().is_some()) {
+                let command = Command::new(["DEL", &checkpoint::key(slot)]);
+                let cause = Cause { command: &command, db: 0, offset: None };
+                aside.ask(slot, 0, std::slice::from_ref(&command), cause).await?;
+            }
+            Ok::<(), Error>(())
         };
         if let Err(error) = removed.await {
             ends.notes.push(format!(
-                "the migration's own keys ({}…) could not be removed from {address} ({error}): delete them",
-                checkpoint::PREFIX
+                "the migration's own keys ({}…) could not all be removed from {address} ({}): delete them",
+                checkpoint::PREFIX,
+                error.to_line()
             ));
         }
     }

@@ -133,8 +133,12 @@ impl Shard {
         };
         let replicas = shard.replicas.iter().filter(well).filter_map(|node| found.node(node)).collect();
         let mut now = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        // A dead node may not be listed now and come back later.
-        let elsewhere = found.topology().shards().iter().filter(|other| !std::ptr::eq(*other, shard));
+        // A dead node may not be listed now and come back later. One that is about to be promoted may be listed without
+        // slots for a moment: only who has slots of others is none of its nodes any more.
+        let elsewhere = found.topology().shards().iter().filter(|other| {
+            !std::ptr::eq(*other, shard)
+                && (0..SLOTS).any(|slot| other.slots.contains(slot) && !self.slots.contains(slot))
+        });
         let elsewhere: BTreeSet<String> = elsewhere.flat_map(TopologyShard::nodes).map(identity).collect();
         let mut nodes: BTreeSet<String> = seen.nodes.difference(&elsewhere).cloned().collect();
         nodes.extend(shard.nodes().map(identity));
@@ -180,12 +184,21 @@ fn choose<'t>(
     if let Some(shard) = topology.shards().iter().filter(candidate).max_by_key(rank) {
         return Ok(shard);
     }
+    let follows = |shard: &TopologyShard| {
+        shard.replicas.iter().any(|node| identity(node) == seen.primary && node.role == Role::Replica)
+    };
+    // A replica that nobody had seen before it was promoted: it has the shard's own slots, and the primary that was.
+    let promoted = topology.shards().iter().find(|shard| {
+        let works = shard.primary.as_ref().is_some_and(|node| node.health != Health::Failed);
+        works && common(shard) > 0 && common(shard) == shard.slots.len() && follows(shard)
+    });
+    if let Some(shard) = promoted {
+        return Ok(shard);
+    }
     // A primary whose last slot was moved away becomes a replica of the node that got it.
     let absorbed = topology.shards().iter().find(|shard| {
         let foreign = shard.primary.as_ref().filter(|node| !seen.nodes.contains(&identity(node)));
-        foreign.is_some_and(|node| node.health != Health::Failed)
-            && shard.replicas.iter().any(|node| identity(node) == seen.primary && node.role == Role::Replica)
-            && common(shard) > 0
+        foreign.is_some_and(|node| node.health != Health::Failed) && follows(shard) && common(shard) > 0
     });
     if let Some(into) = absorbed.and_then(|shard| shard.primary.as_ref()) {
         let reason = format!(

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use keyferry_migrate::{Finished, Options, Outcome, Phase, Report, Until};
 use keyferry_testkit::data::{Counts, Features, Writer, WriterOptions, multi_key_commands};
-use keyferry_testkit::{CompareOptions, ServerBinary, compare_sides, named};
+use keyferry_testkit::{CompareOptions, ServerBinary, chosen, compare_sides, named};
 use tokio::task::block_in_place;
 
 use self::ends::End;
@@ -53,10 +53,16 @@ const REPLICATED_AS_THEY_ARE: [&str; 23] = [
     "ZUNIONSTORE",
 ];
 
-/// The servers of a scenario.
+/// Those of them that change something only if what they meet is as it should be, which is not often: sent often enough in
+/// a long run.
+const SELDOM_DO_SOMETHING: [&str; 3] = ["MSETNX", "RENAMENX", "SMOVE"];
+
+/// The servers of a scenario: those that were asked for, else this one, or any that is there.
 fn servers(short: &str) -> Vec<&'static ServerBinary> {
-    let names = std::env::var(SERVERS).unwrap_or_else(|_| short.to_owned());
-    names.split(',').map(|name| named(name.trim()).unwrap()).collect()
+    match std::env::var(SERVERS) {
+        Ok(names) => names.split(',').map(|name| named(name.trim()).unwrap()).collect(),
+        Err(_) => chosen(&[short]).unwrap(),
+    }
 }
 
 /// How many commands are sent before and after whatever happens in a scenario.
@@ -164,9 +170,11 @@ fn assert_all_was_sent(source: &End, target: &End, counts: &Counts, report: &Rep
     }
     let counted: BTreeSet<String> =
         report.routing.cross_slot.iter().map(|of| of.command.to_ascii_uppercase()).collect();
+    let long = std::env::var_os(SERVERS).is_some();
     let uncounted: Vec<_> = commands
         .iter()
         .filter(|name| REPLICATED_AS_THEY_ARE.contains(name) && !counted.contains(**name))
+        .filter(|name| long || !SELDOM_DO_SOMETHING.contains(name))
         .collect();
     assert!(uncounted.is_empty(), "{what}: not counted as of several slots: {uncounted:?}, but {counted:?}");
     assert!(report.routing.transactions_divided > 0, "{what}: {:?}", report.routing);

@@ -51,7 +51,7 @@ impl Follower {
                 tokio::select! {
                     step = seen.step(&mut replica) => step.unwrap(),
                     offset = &mut told => {
-                        seen.until_offset(&mut replica, offset.unwrap()).await;
+                        seen.until_past(&mut replica, offset.unwrap()).await;
                         return (seen, replica);
                     }
                 }

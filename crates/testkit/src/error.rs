@@ -30,6 +30,10 @@ pub enum Error {
         found: String,
     },
 
+    /// A round of a migration under disturbances did not end as it has to.
+    #[error("{0}")]
+    Round(String),
+
     /// A program could not be started at all.
     #[error("{} could not be run", .program.display())]
     Run {

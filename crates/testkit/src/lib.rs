@@ -14,6 +14,7 @@
 //! - [`data`]: seeded data sets, and [`data::Writer`], which keeps writing in the background.
 //! - [`compare()`]: whether two servers hold the same, key by key; [`compare_sides`]: two servers or clusters, with databases
 //!   mapped onto one another. [`judge`]: whether a copy lacks what was said to be lost, and nothing else.
+//! - [`chaos`]: rounds of a migration that is killed, cut off and starved, and what must hold at their end.
 //! - [`process`]: CPU time and memory of other processes.
 //!
 //! ```
@@ -33,6 +34,7 @@
 
 mod binaries;
 mod certs;
+pub mod chaos;
 mod client;
 mod cluster;
 mod compare;
@@ -44,6 +46,7 @@ mod proxy;
 mod rng;
 mod sentinel;
 mod server;
+mod watchdog;
 
 pub use binaries::{
     ServerBinary, Vendor, Version, all, any, binaries, chosen, find_binaries, named, servers_dir,
@@ -57,7 +60,7 @@ pub use compare::{
 };
 pub use error::{Error, Result};
 pub use peer::{Peer, Script};
-pub use proxy::{Direction, Proxy};
+pub use proxy::{Direction, Mark, Proxy};
 pub use rng::Rng;
 pub use sentinel::{Follower, Sentinels, SentinelsBuilder};
 pub use server::{Builder, Server, unused_port};

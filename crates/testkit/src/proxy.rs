@@ -1,5 +1,9 @@
 //! A TCP proxy that misbehaves on request: the network between the tool and a server.
 
+mod mark;
+
+pub use mark::Mark;
+
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use mark::{Found, Trigger, Watcher};
 
 /// How long a pump waits in one read, and so how late it may notice a new fault.
 const TICK: Duration = Duration::from_millis(5);
@@ -56,8 +61,7 @@ impl Proxy {
     pub fn start(target: SocketAddr) -> Result<Proxy> {
         let listener = listen(0).map_err(|source| Error::Port { source })?;
         let addr = listener.local_addr().map_err(|source| Error::Port { source })?;
-        let shared =
-            Arc::new(Shared { target, state: Mutex::new(State { listening: true, ..State::default() }) });
+        let shared = Arc::new(Shared { state: Mutex::new(State { listening: true, ..State::new(target) }) });
         let acceptor = std::thread::spawn({
             let shared = Arc::clone(&shared);
             move || accept(&shared, listener, addr.port())
@@ -79,6 +83,28 @@ impl Proxy {
         if bytes == 0 {
             state.cut();
         }
+    }
+
+    /// Closes all connections, both ways, as soon as this text was passed on in that direction, in one connection: somewhere in
+    /// the middle of what it belongs to. Happens once.
+    pub fn cut_at(&self, direction: Direction, mark: Mark) {
+        let mut state = self.shared.lock();
+        state.triggers += 1;
+        let number = state.triggers;
+        state.way(direction).trigger = Some(Trigger { number, mark });
+    }
+
+    /// Whether a cut asked for by [`Proxy::cut_after`] or [`Proxy::cut_at`] is still to come.
+    pub fn cut_is_due(&self) -> bool {
+        let state = self.shared.lock();
+        [&state.to_target, &state.from_target].iter().any(|way| way.cut_at.is_some() || way.trigger.is_some())
+    }
+
+    /// Connects new connections to another server, and closes all others: as an address does that moves.
+    pub fn retarget(&self, target: SocketAddr) {
+        let mut state = self.shared.lock();
+        state.target = target;
+        state.cut();
     }
 
     /// Closes all connections now.
@@ -137,7 +163,6 @@ impl Drop for Proxy {
 
 #[derive(Debug)]
 struct Shared {
-    target: SocketAddr,
     state: Mutex<State>,
 }
 
@@ -147,8 +172,9 @@ impl Shared {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    target: SocketAddr,
     to_target: Way,
     from_target: Way,
     delay: Duration,
@@ -159,6 +185,8 @@ struct State {
     connections: u64,
     /// Goes up with every cut; a pump that started under an older number ends.
     generation: u64,
+    /// Numbers of triggers, so that a pump knows a new one.
+    triggers: u64,
 }
 
 #[derive(Debug, Default)]
@@ -166,10 +194,27 @@ struct Way {
     bytes: u64,
     /// `bytes <= cut_at` always: at equality the connections are cut and this is taken away.
     cut_at: Option<u64>,
+    trigger: Option<Trigger>,
     stalled: bool,
 }
 
 impl State {
+    fn new(target: SocketAddr) -> State {
+        State {
+            target,
+            to_target: Way::default(),
+            from_target: Way::default(),
+            delay: Duration::ZERO,
+            fragment: 0,
+            refuse: false,
+            listening: false,
+            stopped: false,
+            connections: 0,
+            generation: 0,
+            triggers: 0,
+        }
+    }
+
     fn way(&mut self, direction: Direction) -> &mut Way {
         match direction {
             Direction::ToTarget => &mut self.to_target,
@@ -179,8 +224,10 @@ impl State {
 
     fn cut(&mut self) {
         self.generation += 1;
-        self.to_target.cut_at = None;
-        self.from_target.cut_at = None;
+        for way in [&mut self.to_target, &mut self.from_target] {
+            way.cut_at = None;
+            way.trigger = None;
+        }
     }
 }
 
@@ -224,19 +271,25 @@ fn accept(shared: &Arc<Shared>, listener: TcpListener, port: u16) {
 }
 
 fn connect(shared: &Arc<Shared>, near: TcpStream) -> io::Result<[JoinHandle<()>; 2]> {
-    let generation = {
+    let (generation, target) = {
         let mut state = shared.lock();
         state.connections += 1;
-        state.generation
+        (state.generation, state.target)
     };
     near.set_nonblocking(false)?;
-    let far = TcpStream::connect(shared.target)?;
+    let far = TcpStream::connect(target)?;
     for stream in [&near, &far] {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TICK))?;
     }
     let pump = |from: &TcpStream, to: &TcpStream, direction| -> io::Result<JoinHandle<()>> {
-        let pump = Pump { from: from.try_clone()?, to: to.try_clone()?, direction, generation };
+        let pump = Pump {
+            from: from.try_clone()?,
+            to: to.try_clone()?,
+            direction,
+            generation,
+            watcher: Watcher::default(),
+        };
         let shared = Arc::clone(shared);
         Ok(std::thread::spawn(move || pump.run(&shared)))
     };
@@ -249,6 +302,7 @@ struct Pump {
     to: TcpStream,
     direction: Direction,
     generation: u64,
+    watcher: Watcher,
 }
 
 /// What a pump may do next.
@@ -317,6 +371,18 @@ impl Pump {
                 drop(state);
                 std::thread::sleep(TICK);
                 continue;
+            }
+            match self.watcher.look(way.trigger.as_ref(), bytes) {
+                Found::Nothing => {}
+                Found::Another(mark) => {
+                    if let Some(trigger) = &mut way.trigger {
+                        trigger.mark = mark;
+                    }
+                }
+                Found::CutAfter(length) => {
+                    way.cut_at = Some(way.bytes + length as u64);
+                    way.trigger = None;
+                }
             }
             if let Some(cut_at) = way.cut_at {
                 let left = cut_at - way.bytes;

@@ -25,6 +25,7 @@ use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::process;
 use crate::rng::Rng;
+use crate::watchdog::Watchdog;
 
 /// How often a start is tried again with another port when somebody took the one that was free a moment ago.
 const PORT_ATTEMPTS: usize = 10;
@@ -158,6 +159,11 @@ impl Server {
     /// The end of what the server wrote to its log.
     pub fn log(&self) -> String {
         log_tail(self.home.path())
+    }
+
+    /// The file of its log.
+    pub fn log_file(&self) -> PathBuf {
+        self.home.path().join("server.log")
     }
 
     /// Kills it as `kill -9` does, with the children that write its snapshots, and waits until it is gone. Does nothing
@@ -413,7 +419,8 @@ impl Builder {
 #[derive(Debug)]
 struct Running {
     child: Child,
-    watchdog: Child,
+    // Called off after the process was ended.
+    _watchdog: Watchdog,
 }
 
 impl Running {
@@ -448,23 +455,13 @@ impl Running {
     }
 
     fn watched(mut child: Child, home: &Path) -> Result<Running> {
-        // `read` fails when the pipe closes without a line: then this process died without ending the server itself.
-        const SCRIPT: &str =
-            "trap '' HUP INT TERM; read -r line || { kill -s KILL -- \"-$1\"; rm -rf -- \"$2\"; }";
-        let watchdog = Command::new("sh")
-            .args(["-c", SCRIPT, "sh", &child.id().to_string()])
-            .arg(home)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn();
-        match watchdog {
-            Ok(watchdog) => Ok(Running { child, watchdog }),
-            Err(source) => {
+        let script = "kill -s KILL -- \"-$1\"; rm -rf -- \"$2\"";
+        match Watchdog::start(script, &[&child.id().to_string(), &home.to_string_lossy()]) {
+            Ok(watchdog) => Ok(Running { child, _watchdog: watchdog }),
+            Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                Err(Error::Run { program: "sh".into(), source })
+                Err(error)
             }
         }
     }
@@ -514,11 +511,6 @@ impl Drop for Running {
         let _ = process::signal_group(self.child.id(), "KILL");
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Some(mut pipe) = self.watchdog.stdin.take() {
-            use std::io::Write as _;
-            let _ = pipe.write_all(b"done\n");
-        }
-        let _ = self.watchdog.wait();
     }
 }
 

@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use keyferry_testkit::{Cluster, Error, MoveStep, ServerBinary, Vendor, all, any, named};
+use keyferry_testkit::{
+    Cluster, ClusterClient, Direction, Error, MoveStep, ServerBinary, Vendor, all, any, chosen, named,
+};
 
 type Result<T = ()> = keyferry_testkit::Result<T>;
 
@@ -184,5 +186,44 @@ fn failovers_lose_nothing_and_killed_nodes_come_back() -> Result {
     cluster.restart(owner)?;
     assert_eq!(cluster.replicas(promoted)?, [owner]);
     assert_eq!(cluster.node(owner).client()?.int(&["DBSIZE"])?, cluster.node(5).client()?.int(&["DBSIZE"])?);
+    Ok(())
+}
+
+/// Servers announce the proxies; clients that follow the map go through them, those of this crate around.
+#[test]
+fn clusters_are_reached_through_proxies() -> Result {
+    std::thread::scope(|scope| {
+        let binaries = chosen(&["redis-6.2", "redis-7.0", "valkey-9"])?;
+        let runs: Vec<_> =
+            binaries.into_iter().map(|binary| scope.spawn(|| behind_proxies(binary))).collect();
+        runs.into_iter().try_for_each(|run| run.join().unwrap())
+    })
+}
+
+fn behind_proxies(binary: &ServerBinary) -> Result {
+    let mut cluster = Cluster::builder(binary).proxies().append_only("always").start()?;
+    for i in 0..3 {
+        let port = cluster.proxy(i).map(|proxy| proxy.addr().port());
+        assert!(port.is_some_and(|port| cluster.url().contains(&port.to_string())), "{binary}");
+        assert!(!cluster.url().contains(&cluster.node(i).port().to_string()), "{binary}");
+    }
+    let keys: Vec<String> = (0..50).map(|i| format!("key:{i}")).collect();
+    let seeds = (0..3).filter_map(|i| cluster.proxy(i)).map(|proxy| proxy.addr().to_string()).collect();
+    let mut through = ClusterClient::connect(seeds, None)?;
+    let mut around = cluster.client()?;
+    let passed = |cluster: &Cluster| -> u64 {
+        (0..3).filter_map(|i| cluster.proxy(i)).map(|proxy| proxy.bytes(Direction::ToTarget)).sum()
+    };
+    keys.iter().try_for_each(|key| through.call(&["SET", key, "1"]).map(drop))?;
+    let before = passed(&cluster);
+    keys.iter().try_for_each(|key| around.call(&["INCR", key]).map(drop))?;
+    assert_eq!(passed(&cluster), before, "{binary}");
+    // A node that comes back announces the same.
+    cluster.restart(1)?;
+    keys.iter().try_for_each(|key| through.call(&["INCR", key]).map(drop))?;
+    assert!(passed(&cluster) > before + 1000, "{binary}");
+    for key in &keys {
+        assert_eq!(around.int(&["INCRBY", key, "0"])?, 3, "{binary}: {key}");
+    }
     Ok(())
 }

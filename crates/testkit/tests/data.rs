@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use keyferry_testkit::data::{self, Features, Mixed, Shape, Writer, WriterOptions};
+use keyferry_testkit::data::{self, Counts, Features, Mix, Mixed, Shape, Writer, WriterOptions};
 use keyferry_testkit::{
     Client, Cluster, CompareOptions, DifferenceKind, Sentinels, Server, ServerBinary, Vendor, all, any,
     compare, compare_with, digest,
@@ -113,6 +113,9 @@ fn every_planted_difference_is_found() -> Result {
         ] {
             data::big(client, 1, key, shape, if shape == Shape::String { 9_000_000 } else { 2_500_000 })?;
         }
+    }
+    // At the same time: its deadlines are counted from now.
+    for client in [&mut a, &mut b] {
         data::small(client, 3, 1)?;
     }
     a.call(&["XADD", "s", "1-1", "a", "1"])?;
@@ -302,19 +305,59 @@ fn writers_write_everything_without_an_error_and_replicas_follow() -> Result {
 }
 
 fn write_and_follow(binary: &ServerBinary) -> Result {
+    let options = WriterOptions { rate: 5000, threads: 2, save_the_dying: true, ..WriterOptions::default() };
+    let counts = write_before_a_replica(binary, options)?;
+    assert!(counts.by_command.len() > 65, "{binary}: {:?}", counts.by_command.keys());
+    Ok(())
+}
+
+#[test]
+fn what_must_be_applied_once_is_accepted_by_every_server() -> Result {
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = all()?.iter().map(|binary| scope.spawn(|| write_once(binary))).collect();
+        runs.into_iter().try_for_each(|run| run.join().unwrap())
+    })
+}
+
+fn write_once(binary: &ServerBinary) -> Result {
+    let counts = write_before_a_replica(
+        binary,
+        WriterOptions {
+            rate: 5000,
+            threads: 2,
+            save_the_dying: true,
+            mix: Mix::ExactlyOnce,
+            ..WriterOptions::default()
+        },
+    )?;
+    for name in
+        ["INCR", "INCRBYFLOAT", "APPEND", "RPOPLPUSH", "SPOP", "XADD", "XACK", "PEXPIRE", "EXEC", "EVAL"]
+    {
+        assert!(counts.by_command.contains_key(name), "{binary}: no {name} in {:?}", counts.by_command);
+    }
+    Ok(())
+}
+
+/// Writes while a replica follows, pauses in the middle, and compares the two.
+fn write_before_a_replica(binary: &ServerBinary, options: WriterOptions) -> Result<Counts> {
     let (source, copy) = (Server::builder(binary).start()?, Server::builder(binary).start()?);
     let mut replica = copy.client()?;
     replica.call(&["REPLICAOF", "127.0.0.1", &source.port().to_string()])?;
-    let options = WriterOptions { rate: 5000, threads: 2, save_the_dying: true, ..WriterOptions::default() };
+    let mut primary = source.client()?;
     let writer = Writer::start(&source, options)?;
-    assert!(writer.wait_for(8000, MINUTE), "{binary}: {} commands sent", writer.sent());
+    assert!(writer.wait_for(4000, MINUTE), "{binary}: {} commands sent", writer.sent());
+    assert!(writer.pause(MINUTE), "{binary}");
+    let sent = writer.sent();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(writer.sent(), sent, "{binary}: written in a pause");
+    writer.resume();
+    assert!(writer.wait_for(4000, MINUTE), "{binary}: {} commands sent", writer.sent());
+    assert!(!writer.has_failed());
     let counts = writer.stop()?;
     assert!(counts.commands >= 8000, "{binary}: {counts:?}");
-    assert_eq!((counts.errors, counts.first_error), (0, None), "{binary}");
+    assert_eq!((counts.errors, counts.first_error.as_deref()), (0, None), "{binary}");
     assert_eq!(counts.by_command.values().sum::<u64>(), counts.commands);
-    assert!(counts.by_command.len() > 65, "{binary}: {:?}", counts.by_command.keys());
 
-    let mut primary = source.client()?;
     data::settle(&mut primary)?;
     let synced = replica.wait_until(Duration::from_secs(20), |replica| {
         let offset = primary.info("replication", "master_repl_offset")?;
@@ -325,7 +368,7 @@ fn write_and_follow(binary: &ServerBinary) -> Result {
     let comparison = compare(&mut primary, &mut replica)?;
     assert!(comparison.is_equal(), "{binary}: {comparison}");
     assert_eq!(digest(&mut primary)?, digest(&mut replica)?, "{binary}");
-    Ok(())
+    Ok(counts)
 }
 
 /// At a hundredth of its size; the bench fills it whole.

@@ -1,3 +1,4 @@
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
@@ -6,6 +7,7 @@ use crate::binaries::{ServerBinary, Vendor};
 use crate::certs::Certs;
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::proxy::Proxy;
 use crate::server::{Builder, Server};
 
 /// The number of slots of every cluster.
@@ -22,6 +24,7 @@ pub struct ClusterBuilder {
     slots: Vec<Vec<RangeInclusive<u16>>>,
     node_timeout: Duration,
     password: Option<String>,
+    proxies: bool,
 }
 
 impl ClusterBuilder {
@@ -34,6 +37,7 @@ impl ClusterBuilder {
             slots: Vec::new(),
             node_timeout: Duration::from_secs(2),
             password: None,
+            proxies: false,
         }
     }
 
@@ -102,6 +106,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// Puts a [`Proxy`] before each node and lets the node announce its address, so that every client that follows the
+    /// cluster's map goes through it, and replicas too. [`Cluster::client`] and whatever else this crate does goes around.
+    pub fn proxies(mut self) -> ClusterBuilder {
+        self.proxies = true;
+        self
+    }
+
     /// Starts all nodes, joins them, and waits until [`Cluster::wait_until_settled`] is content. Servers do not serve
     /// before two seconds have passed, whatever one does.
     ///
@@ -109,11 +120,23 @@ impl ClusterBuilder {
     /// As [`Builder::start`], and [`Error::Cluster`] when the nodes do not agree in time.
     pub fn start(self) -> Result<Cluster> {
         let count = self.primaries * (1 + self.replicas);
+        // A node announces the address of its proxy from its start on; the proxy learns that of the node afterwards.
+        let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, crate::server::unused_port()?));
+        let proxies: Vec<Proxy> =
+            (0..if self.proxies { count } else { 0 }).map(|_| Proxy::start(nobody)).collect::<Result<_>>()?;
+        let announced = |node: Builder, number: usize| match proxies.get(number) {
+            Some(proxy) => node.config("cluster-announce-port", &proxy.addr().port().to_string()),
+            None => node,
+        };
         let nodes: Result<Vec<Server>> = std::thread::scope(|scope| {
-            let starts: Vec<_> = (0..count).map(|_| scope.spawn(|| self.node().start())).collect();
+            let start = |number| announced(self.node(), number).start();
+            let starts: Vec<_> = (0..count).map(|number| scope.spawn(move || start(number))).collect();
             starts.into_iter().map(|start| start.join().map_err(|_| Error::Thread("starting"))?).collect()
         });
-        let mut cluster = Cluster { nodes: nodes?, ids: Vec::new(), password: self.password.clone() };
+        let password = self.password.clone();
+        let nodes = nodes?;
+        proxies.iter().zip(&nodes).for_each(|(proxy, node)| proxy.retarget(node.addr()));
+        let mut cluster = Cluster { nodes, ids: Vec::new(), password, proxies };
         let mut clients = cluster.clients(&(0..count).collect::<Vec<_>>())?;
         cluster.ids =
             clients.iter_mut().map(|client| client.text(&["CLUSTER", "MYID"])).collect::<Result<_>>()?;
@@ -131,6 +154,7 @@ impl ClusterBuilder {
         for (i, client) in clients.iter_mut().enumerate().skip(self.primaries) {
             replicate(client, &cluster.ids[i % self.primaries])?;
         }
+        cluster.wait_until_announced()?;
         cluster.wait_until_settled()?;
         Ok(cluster)
     }

@@ -32,6 +32,8 @@ pub struct ClusterClient {
     owners: Vec<Option<usize>>,
     addresses: Vec<String>,
     connections: BTreeMap<String, Connection>,
+    /// Nodes that announce another address than theirs: what they announce, and where this client goes instead.
+    around: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -54,6 +56,15 @@ impl ClusterClient {
     /// # Errors
     /// The error of the last of them when none answers with a map of slots.
     pub fn connect(seeds: Vec<String>, password: Option<String>) -> Result<ClusterClient> {
+        ClusterClient::connect_around(seeds, password, BTreeMap::new())
+    }
+
+    /// The same where nodes announce addresses that this client shall not use, but others.
+    pub(super) fn connect_around(
+        seeds: Vec<String>,
+        password: Option<String>,
+        around: BTreeMap<String, String>,
+    ) -> Result<ClusterClient> {
         let mut client = ClusterClient {
             seeds,
             password,
@@ -62,6 +73,7 @@ impl ClusterClient {
             owners: vec![None; usize::from(SLOTS)],
             addresses: Vec::new(),
             connections: BTreeMap::new(),
+            around,
         };
         client.refresh()?;
         Ok(client)
@@ -330,7 +342,8 @@ impl ClusterClient {
 
     fn connection(&mut self, address: &str) -> Result<&mut Client> {
         if !self.connections.contains_key(address) {
-            let client = Client::connect_with_password(address, self.password.as_deref())?;
+            let real = self.around.get(address).map_or(address, String::as_str);
+            let client = Client::connect_with_password(real, self.password.as_deref())?;
             client.set_timeout(TIMEOUT)?;
             self.connections.insert(address.to_owned(), Connection { client, database: 0 });
         }

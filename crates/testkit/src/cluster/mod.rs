@@ -2,6 +2,7 @@
 
 mod builder;
 mod client;
+mod proxies;
 mod reshard;
 mod view;
 
@@ -17,6 +18,7 @@ use keyferry_resp::Frame;
 use crate::binaries::ServerBinary;
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::proxy::Proxy;
 use crate::server::Server;
 use view::View;
 
@@ -49,6 +51,8 @@ pub struct Cluster {
     /// The node ids, in the order of `nodes`.
     ids: Vec<String>,
     password: Option<String>,
+    /// Of each node, where the cluster is reached through them.
+    proxies: Vec<Proxy>,
 }
 
 /// How a replica takes over; see `CLUSTER FAILOVER`.
@@ -127,9 +131,13 @@ impl Cluster {
         Ok(self.view()?.slots(&self.ids[number]).to_vec())
     }
 
-    /// `redis+cluster://` with the addresses of all nodes, and the password where there is one.
+    /// `redis+cluster://` with the addresses of all nodes (of their proxies, with [`ClusterBuilder::proxies`]), and the
+    /// password where there is one.
     pub fn url(&self) -> String {
-        self.url_of("redis+cluster", Server::url)
+        self.url_of("redis+cluster", |node| match self.proxy_of(node) {
+            Some(proxy) => node.url().replace(&node.addr().to_string(), &proxy.addr().to_string()),
+            None => node.url(),
+        })
     }
 
     /// `rediss+cluster://` with the TLS addresses of all nodes, if they have them.
@@ -144,7 +152,7 @@ impl Cluster {
     /// [`Error::Cluster`] when no node answers.
     pub fn client(&self) -> Result<ClusterClient> {
         let seeds = self.living().map(|i| self.nodes[i].addr().to_string()).collect();
-        ClusterClient::connect(seeds, self.password.clone())
+        ClusterClient::connect_around(seeds, self.password.clone(), self.around_proxies())
     }
 
     /// How many keys all primaries hold together, in the database that is selected at the start.

@@ -7,7 +7,6 @@ use keyferry_resp::Frame;
 use crate::client::Client;
 use crate::cluster::ClusterClient;
 use crate::error::{Error, Result};
-use crate::sentinel::Follower;
 
 /// How long a command is tried again after a primary was lost.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -52,17 +51,18 @@ impl Link {
     }
 }
 
-/// The primary that sentinels name, whichever server that is.
+/// A primary that may be replaced by another server.
 pub(super) struct Primary {
-    follower: Follower,
+    /// Connects to the one of the moment.
+    connect: Box<dyn Fn() -> Result<Client> + Send>,
     client: Option<Client>,
     /// The last SELECT.
     select: Option<Args>,
 }
 
 impl Primary {
-    pub(super) fn new(follower: Follower, client: Client) -> Primary {
-        Primary { follower, client: Some(client), select: None }
+    pub(super) fn new(connect: impl Fn() -> Result<Client> + Send + 'static, client: Client) -> Primary {
+        Primary { connect: Box::new(connect), client: Some(client), select: None }
     }
 
     fn send(&mut self, unit: &[Args]) -> Result<Frame> {
@@ -90,7 +90,7 @@ impl Primary {
         let client = match &mut self.client {
             Some(client) => client,
             empty => {
-                let mut client = self.follower.connect()?;
+                let mut client = (self.connect)()?;
                 client.set_timeout(TIMEOUT)?;
                 if let Some(select) = &self.select {
                     client.call(select)?;

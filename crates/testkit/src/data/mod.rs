@@ -24,7 +24,7 @@ pub use mixed::Mixed;
 pub use shapes::{Shape, big, large_strings, large_texts, tiny_keys};
 pub use small::{small, small_cluster};
 pub use workload::multi_key_commands;
-pub use writer::{Counts, Writer, WriterOptions, settle, settle_cluster};
+pub use writer::{Counts, Mix, Writer, WriterOptions, settle, settle_cluster};
 
 use std::io::Write;
 

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,18 @@ const TICK: Duration = Duration::from_millis(5);
 
 /// The most commands that are sent before their replies are read.
 const BATCH: usize = 2000;
+
+/// Which commands a [`Writer`] sends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mix {
+    /// Nearly everything that the server has.
+    #[default]
+    Everything,
+    /// Only what leaves a trace that lasts: a copy that lacks one of them, has one twice, or two in the wrong order, is
+    /// told from a right one at the end, and mostly by which one it was.
+    ExactlyOnce,
+}
 
 /// What a [`Writer`] does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +60,8 @@ pub struct WriterOptions {
     /// Whether deadlines of less than two seconds are also lengthened or taken away before they pass. A copy that receives
     /// these commands late has lost the key by then, unless it holds expiry back as a replica does.
     pub save_the_dying: bool,
+    /// Which commands are sent. Default: [`Mix::Everything`].
+    pub mix: Mix,
 }
 
 impl Default for WriterOptions {
@@ -63,6 +77,7 @@ impl Default for WriterOptions {
             apart: false,
             short_expiries: true,
             save_the_dying: false,
+            mix: Mix::Everything,
         }
     }
 }
@@ -102,9 +117,18 @@ pub struct Counts {
 /// ```
 #[derive(Debug)]
 pub struct Writer {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
+    shared: Arc<Shared>,
     threads: Vec<JoinHandle<Result<Counts>>>,
+}
+
+/// What a [`Writer`] and its threads tell each other.
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    pause: AtomicBool,
+    /// Threads that pause, and have the replies to everything they sent.
+    idle: AtomicU32,
+    sent: AtomicU64,
 }
 
 impl Writer {
@@ -160,31 +184,51 @@ impl Writer {
                 let follower = sentinels.follower();
                 let mut client = follower.connect()?;
                 let features = Features::probe(&mut client)?;
-                Ok((Link::Primary(Box::new(Primary::new(follower, client))), features))
+                Ok((Link::Primary(Box::new(Primary::new(move || follower.connect(), client))), features))
+            },
+            &options,
+        )
+    }
+
+    /// Starts writing to a primary that may be replaced: `connect` finds the one of the moment. Each thread goes on there with
+    /// the command that it has no reply to; that may then be applied twice.
+    ///
+    /// # Errors
+    /// The first error of `connect`, or of asking the server what it can do.
+    pub fn start_following(
+        connect: impl Fn() -> Result<Client> + Send + Sync + 'static,
+        options: WriterOptions,
+    ) -> Result<Writer> {
+        let connect = Arc::new(connect);
+        Writer::spawn(
+            || {
+                let connect = Arc::clone(&connect);
+                let mut client = connect()?;
+                let features = Features::probe(&mut client)?;
+                Ok((Link::Primary(Box::new(Primary::new(move || connect(), client))), features))
             },
             &options,
         )
     }
 
     fn spawn(connect: impl Fn() -> Result<(Link, Features)>, options: &WriterOptions) -> Result<Writer> {
-        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let mut writer = Writer { stop, sent, threads: Vec::new() };
+        let mut writer = Writer { shared: Arc::default(), threads: Vec::new() };
         let threads = options.threads.max(1);
         for number in 0..threads {
             let (link, features) = connect()?;
             let stays = matches!(link, Link::Server(_));
             let workload = Workload::new(number, features, options, stays);
             let work = Work { link, workload, counts: Counts::default() };
-            let (stop, sent) = (Arc::clone(&writer.stop), Arc::clone(&writer.sent));
+            let shared = Arc::clone(&writer.shared);
             let rate = options.rate as f64 / f64::from(threads);
-            writer.threads.push(std::thread::spawn(move || work.run(rate, &stop, &sent)));
+            writer.threads.push(std::thread::spawn(move || work.run(rate, &shared)));
         }
         Ok(writer)
     }
 
     /// How many commands were sent and answered so far.
     pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        self.shared.sent.load(Ordering::Relaxed)
     }
 
     /// Waits until that many commands more than now were sent and answered. False when `deadline` passed first.
@@ -199,12 +243,36 @@ impl Writer {
         true
     }
 
+    /// Stops writing for a while, and waits until every command sent was answered. False when that took longer than
+    /// `deadline`, or a thread has ended: [`Writer::stop`] tells why.
+    pub fn pause(&self, deadline: Duration) -> bool {
+        self.shared.pause.store(true, Ordering::Relaxed);
+        let end = Instant::now() + deadline;
+        while (self.shared.idle.load(Ordering::Acquire) as usize) < self.threads.len() {
+            if Instant::now() >= end || self.threads.iter().any(JoinHandle::is_finished) {
+                return false;
+            }
+            std::thread::sleep(TICK);
+        }
+        true
+    }
+
+    /// Goes on after [`Writer::pause`].
+    pub fn resume(&self) {
+        self.shared.pause.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a thread has ended by itself: [`Writer::stop`] tells why.
+    pub fn has_failed(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
     /// Stops writing and waits until every command sent was answered.
     ///
     /// # Errors
     /// What a connection failed with while it was writing.
     pub fn stop(mut self) -> Result<Counts> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
         let mut total = Counts::default();
         for thread in std::mem::take(&mut self.threads) {
             let counts = thread.join().map_err(|_| Error::Thread("writing"))??;
@@ -221,7 +289,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -282,13 +350,21 @@ struct Work {
 }
 
 impl Work {
-    fn run(mut self, rate: f64, stop: &AtomicBool, sent: &AtomicU64) -> Result<Counts> {
+    fn run(mut self, rate: f64, shared: &Shared) -> Result<Counts> {
         self.workload.prepare();
-        self.send(sent)?;
+        self.send(shared)?;
         let start = Instant::now();
         let mut done = 0.0;
-        while !stop.load(Ordering::Relaxed) {
-            // What is due since the start, but never more than a second's worth at once after a pause of the server.
+        while !shared.stop.load(Ordering::Relaxed) {
+            if shared.pause.load(Ordering::Relaxed) {
+                shared.idle.fetch_add(1, Ordering::Release);
+                while shared.pause.load(Ordering::Relaxed) && !shared.stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(TICK);
+                }
+                shared.idle.fetch_sub(1, Ordering::Release);
+                continue;
+            }
+            // What is due since the start, but never more than a second's worth at once after a pause.
             let due = rate * start.elapsed().as_secs_f64();
             done = f64::max(done, due - rate);
             if due - done < 1.0 {
@@ -296,19 +372,19 @@ impl Work {
                 continue;
             }
             self.workload.add(((due - done) as usize).min(BATCH));
-            done += self.send(sent)? as f64;
+            done += self.send(shared)? as f64;
         }
         self.counts.by_command = self.workload.by_command;
         Ok(self.counts)
     }
 
     /// Sends the batch and reads its replies; returns how many commands it had.
-    fn send(&mut self, sent: &AtomicU64) -> Result<usize> {
+    fn send(&mut self, shared: &Shared) -> Result<usize> {
         let batch = std::mem::take(&mut self.workload.batch);
         let counts = &mut self.counts;
         self.link.send(&batch, |commands, reply| {
             counts.add(commands, reply);
-            sent.fetch_add(commands.len() as u64, Ordering::Relaxed);
+            shared.sent.fetch_add(commands.len() as u64, Ordering::Relaxed);
         })?;
         Ok(batch.len())
     }

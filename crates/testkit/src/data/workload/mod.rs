@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::data::writer::WriterOptions;
+use crate::data::writer::{Mix, WriterOptions};
 use crate::data::{FAR_DEADLINE_MS, Features};
 use crate::rng::Rng;
 
@@ -39,6 +39,9 @@ pub(super) struct Workload {
     /// The database selected at the end of the batch.
     database: u64,
     save_the_dying: bool,
+    mix: Mix,
+    /// How many commands of the mix in which every one counts there were: each leaves its number somewhere.
+    number: u64,
 }
 
 /// Appends one command to the batch and counts it.
@@ -50,6 +53,7 @@ macro_rules! cmd {
     }};
 }
 
+mod exactly_once;
 mod multi_key;
 
 pub use multi_key::multi_key_commands;
@@ -72,6 +76,8 @@ impl Workload {
             databases: u64::from(options.databases.max(1)),
             database: 0,
             save_the_dying: options.save_the_dying,
+            mix: options.mix,
+            number: 0,
         }
     }
 
@@ -110,9 +116,15 @@ impl Workload {
         if self.hash_tags {
             if self.rng.chance(1, 4) {
                 self.tag = None;
-                return self.single_key();
+                return match self.mix {
+                    Mix::Everything => self.single_key(),
+                    Mix::ExactlyOnce => self.exactly_once_of_one_key(),
+                };
             }
             self.tag = Some(self.rng.below(TAGS));
+        }
+        if self.mix == Mix::ExactlyOnce {
+            return self.exactly_once();
         }
         if self.multi_key && self.rng.chance(2, 5) {
             return self.multi_key();

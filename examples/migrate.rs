@@ -46,6 +46,14 @@ struct Args {
     #[arg(long)]
     source_disk: bool,
 
+    /// How long the source may say nothing before the link counts as lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    source_silence: u64,
+
+    /// How long the target may owe a reply before the connection counts as lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    target_silence: u64,
+
     /// Move a database of the source to another number (repeatable); a cluster has database 0 only
     #[arg(long, value_name = "FROM=TO", value_parser = db_pair)]
     db_map: Vec<(u64, u64)>,
@@ -115,6 +123,8 @@ async fn run(args: Args) -> ExitCode {
     options.journal = args.journal;
     options.value_limit = args.value_limit;
     options.link.diskless = !args.source_disk;
+    options.link.silence = Duration::from_secs(args.source_silence);
+    options.target_silence = Duration::from_secs(args.target_silence);
     options.db_map = args.db_map.into_iter().collect();
     options.prefer_replicas = args.prefer_replicas;
     options.cross_slot = match args.cross_slot {

@@ -5,6 +5,7 @@
 //! - `servers`: puts the servers that tests run against into the target directory.
 //! - `matrix`: migrations between every two servers of the same version, or between clusters of them, or conversions between
 //!   every two at all.
+//! - `chaos`: migrations whose program, servers and network are killed, cut and starved, and must lose nothing all the same.
 //! - `bench`: the figures of `docs/performance.md`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
@@ -12,6 +13,7 @@
 mod bench;
 mod bootstrap;
 mod cargo;
+mod chaos;
 mod clusters;
 mod failure;
 mod matrix;
@@ -71,6 +73,8 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         seconds: u64,
     },
+    /// Disturb migrations in every way, and compare both sides key by key after each round
+    Chaos(chaos::Args),
     /// Measure, and write docs/performance.md
     Bench {
         /// Only these [default: all]
@@ -105,6 +109,7 @@ fn run(command: Command) -> Outcome {
             clusters::matrix(&names, only.as_deref().unwrap_or_default(), times)
         }
         Command::Matrix { names, seconds, .. } => matrix::migrate(&names, seconds),
+        Command::Chaos(args) => chaos::run(&args),
         Command::Bench { which, scale, dry_run } => bench::run(&which, scale, dry_run),
     }
 }

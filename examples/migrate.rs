@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Parser, ValueEnum};
 use keyferry_client::Endpoint;
 use keyferry_migrate::{
-    CrossSlotPolicy, Finished, Migration, Outcome, Report, RoutingCounts, Stopper, Until,
+    CrossSlotPolicy, Finished, Fsync, Migration, Outcome, Report, RoutingCounts, Stopper, Until,
 };
 
 /// Move everything from one Redis-compatible server to another while both stay in service.
@@ -30,9 +30,22 @@ struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     linger: u64,
 
-    /// Empty directory for what has been read and not yet applied [default: a temporary one]
+    /// Directory for what a restart needs: empty, or of an earlier run of the same migration [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
+
+    /// Bytes of the command stream that the journal may hold (k, m, g); then the source is not read until the target has
+    /// taken some. With --keep also: how long what has been applied is kept (s, m, h, d)
+    #[arg(long, value_name = "SIZE[,AGE]", value_parser = journal_bound)]
+    journal_max: Option<(u64, Option<Duration>)>,
+
+    /// Keep in the journal what has been applied, from the snapshot on
+    #[arg(long, requires = "journal")]
+    keep: bool,
+
+    /// When the journal is written through to the disk
+    #[arg(long, value_enum, default_value_t = WriteThrough::Everysec)]
+    fsync: WriteThrough,
 
     /// Write a report here when it ends, also when it fails
     #[arg(long, value_name = "FILE.json")]
@@ -65,6 +78,33 @@ struct Args {
     /// What happens to commands whose keys are in several slots of a target cluster
     #[arg(long, value_enum, default_value_t = CrossSlot::CarryOut)]
     cross_slot: CrossSlot,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WriteThrough {
+    /// After every write
+    Always,
+    /// Once a second
+    Everysec,
+    /// When the operating system likes to
+    No,
+}
+
+/// A size, and perhaps an age: `10g`, `10g,36h`.
+fn journal_bound(text: &str) -> Result<(u64, Option<Duration>), String> {
+    let wrong = || "a size is wanted, and perhaps an age, as in 500m or 20g,36h".to_owned();
+    let number = |text: &str, units: &[(char, u64)]| {
+        let unit =
+            text.chars().last().and_then(|last| units.iter().find(|(c, _)| c.eq_ignore_ascii_case(&last)));
+        let (digits, factor) = unit.map_or((text, 1), |(c, factor)| {
+            (text.trim_end_matches(|l: char| l.eq_ignore_ascii_case(c)), *factor)
+        });
+        digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).filter(|&n| n > 0).ok_or_else(wrong)
+    };
+    let (size, age) = text.split_once(',').map_or((text, None), |(size, age)| (size, Some(age)));
+    let size = number(size, &[('k', 1 << 10), ('m', 1 << 20), ('g', 1 << 30), ('t', 1 << 40)])?;
+    let age = age.map(|age| number(age, &[('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)])).transpose()?;
+    Ok((size, age.map(Duration::from_secs)))
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -121,6 +161,14 @@ async fn run(args: Args) -> ExitCode {
     let mut migration = Migration::new(source, target);
     let options = migration.options_mut();
     options.journal = args.journal;
+    options.journal_max = args.journal_max.map(|(size, _)| size);
+    options.journal_age = args.journal_max.and_then(|(_, age)| age);
+    options.keep_journal = args.keep;
+    options.fsync = match args.fsync {
+        WriteThrough::Always => Fsync::Always,
+        WriteThrough::Everysec => Fsync::EverySecond,
+        WriteThrough::No => Fsync::No,
+    };
     options.value_limit = args.value_limit;
     options.link.diskless = !args.source_disk;
     options.link.silence = Duration::from_secs(args.source_silence);
@@ -203,7 +251,7 @@ fn print_summary(report: &Report) {
         println!("position {position}");
     }
     if let Some(journal) = &report.journal {
-        println!("journal  {journal} holds what was not applied");
+        println!("journal  {journal} holds what was not applied; the same command goes on with it");
     }
     for note in &report.notes {
         println!("note     {note}");

@@ -81,6 +81,13 @@ async fn log_lines(progress: Progress) {
 /// One line that says where a migration stands; `per_second` is its rate in what the phase counts.
 fn message(figures: &Figures, per_second: f64) -> String {
     let phase = figures.phase.name();
+    if figures.held_up {
+        let trouble = figures.trouble.as_deref().unwrap_or("the journal is as large as it may be");
+        let patience = figures
+            .source_patience_seconds
+            .map(|s| format!("; at this rate the source remembers what was not read for {s:.0} s more"));
+        return format!("{phase}: the source is not read: {trouble}{}", patience.unwrap_or_default());
+    }
     if let Some(trouble) = &figures.trouble {
         return format!("{phase}: trying again: {trouble}");
     }

@@ -46,6 +46,8 @@ pub(crate) struct Watched {
     strange: bool,
     /// Where its stream began.
     snapshot_offset: u64,
+    /// When its rate of writing was last looked at, and its offset then.
+    rate_from: Option<(Instant, u64)>,
 }
 
 impl CatchUp {
@@ -126,6 +128,7 @@ impl Watched {
             located: None,
             strange: false,
             snapshot_offset: 0,
+            rate_from: None,
         }
     }
 
@@ -176,7 +179,12 @@ impl Watched {
         let offset = replication.as_ref().and_then(|info| info.get_as("master_repl_offset"));
         match offset {
             Some(offset) => {
+                self.note_rate(offset);
                 self.meter.source_offset.store(offset, Ordering::Relaxed);
+                let backlog = replication.as_ref().and_then(|info| info.get_as("repl_backlog_size"));
+                if let Some(backlog) = backlog {
+                    self.meter.source_backlog.store(backlog, Ordering::Relaxed);
+                }
                 let id = replication.as_ref().and_then(|info| info.get("master_replid")?.parse().ok());
                 self.note_history(id);
                 true
@@ -190,6 +198,21 @@ impl Watched {
 }
 
 impl Watched {
+    /// How fast the source writes, from its offset now and some time ago.
+    fn note_rate(&mut self, offset: u64) {
+        const SPAN: Duration = Duration::from_secs(2);
+        let Some((at, before)) = self.rate_from else {
+            self.rate_from = Some((Instant::now(), offset));
+            return;
+        };
+        let elapsed = at.elapsed();
+        if elapsed >= SPAN {
+            let rate = offset.saturating_sub(before) as f64 / elapsed.as_secs_f64();
+            self.meter.source_rate.store(rate as u64, Ordering::Relaxed);
+            self.rate_from = Some((Instant::now(), offset));
+        }
+    }
+
     /// Offsets of two histories cannot be compared: the link has to come to the one that the source goes on with.
     fn note_history(&mut self, id: Option<ReplicationId>) {
         let followed = self.meter.history();

@@ -134,6 +134,46 @@ pub enum Error {
         found: String,
     },
 
+    /// The journal is in use.
+    #[error("journal {}: another process is using it; end that one first, or choose another directory", path.display())]
+    JournalLocked {
+        /// The directory.
+        path: PathBuf,
+    },
+
+    /// The journal holds data of another migration, or of one between other servers.
+    #[error(
+        "journal {} belongs to migration {theirs}, and holds data of it; this one is {ours}: give the servers and the \
+         id that it had, or another directory",
+        path.display()
+    )]
+    JournalOfAnother {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is: id, source, target.
+        theirs: String,
+        /// What this migration is.
+        ours: String,
+    },
+
+    /// The journal was written by a later version of this program.
+    #[error("journal {}: its format is {format}, which a later version of this program wrote; use that", path.display())]
+    JournalFormat {
+        /// The directory.
+        path: PathBuf,
+        /// The format.
+        format: u32,
+    },
+
+    /// The journal's list of its files is damaged.
+    #[error("journal: {}: {source}", path.display())]
+    JournalManifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<keyferry_rdb::Error>,
+    },
+
     /// What was read back from the journal is not what was written.
     #[error("journal {}: damaged at byte {at}: {source}", path.display())]
     JournalDamaged {
@@ -262,6 +302,12 @@ impl Error {
     ) -> Self {
         let command = command.map(|command| show_command(command.args(), command.len()));
         Error::NoRoute { command, db, offset, why: why.to_string() }
+    }
+
+    /// True when the journal's disk has no room, which may pass.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Error::Journal { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
     }
 
     /// The error and everything that caused it, in one line for a person.

@@ -1,6 +1,9 @@
 //! Reading the source: as fast as it sends, whatever the target does.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use keyferry_replication::{Event, LinkOptions, Locate, Position, Replica};
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -8,51 +11,87 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::Error,
-    journal::Journal,
+    journal::{Journal, blocking},
     progress::{Meter, Phase},
-    snapshot_spool::{SnapshotReader, SnapshotWriter, snapshot_spool},
+    resume::Plan,
+    snapshot_spool::{SnapshotReader, SnapshotWriter, snapshot_spool, whole_snapshot},
     spool::{Closed, Spool, SpoolReader},
 };
 
 /// How often the source is told what has been applied.
 const ACK_UPDATE: Duration = Duration::from_millis(200);
 
+/// How often it is looked whether the source can be read again.
+const HELD_UP: Duration = Duration::from_millis(20);
+
+/// How often a full disk is tried again.
+const DISK_RETRY: Duration = Duration::from_secs(1);
+
 /// The task that reads the source, and what comes out of it.
 #[derive(Debug)]
 pub(crate) struct Intake {
     /// Ends when nothing more is read.
     pub(crate) task: JoinHandle<Result<(), Error>>,
-    /// The snapshot, growing.
-    pub(crate) snapshot: SnapshotReader,
-    /// Where the stream begins, and its reading end; comes when the source has agreed to a full sync.
-    pub(crate) started: oneshot::Receiver<(Position, SpoolReader)>,
+    /// Comes when the source has agreed.
+    pub(crate) started: oneshot::Receiver<Started>,
+}
+
+/// What a link begins with.
+#[derive(Debug)]
+pub(crate) enum Started {
+    /// A snapshot, and the stream after it.
+    Snapshot {
+        /// What it stands for.
+        position: Position,
+        /// What ends at or before this byte of it is on the target.
+        skip: u64,
+        /// The target holds something of an earlier one, and perhaps keys that are no more.
+        again: bool,
+        /// It may be growing.
+        snapshot: SnapshotReader,
+        reader: SpoolReader,
+    },
+    /// The stream after a position.
+    Stream { position: Position, reader: SpoolReader },
+}
+
+/// How the source is read.
+pub(crate) struct IntakeOptions {
+    pub(crate) link: LinkOptions,
+    /// How long a lost link is tried again.
+    pub(crate) reconnect_window: Duration,
+    /// How long a full disk is waited for.
+    pub(crate) disk_window: Duration,
 }
 
 impl Intake {
     pub(crate) fn start(
         source: impl Locate + 'static,
-        link: LinkOptions,
-        reconnect_window: Duration,
+        options: IntakeOptions,
+        plan: Plan,
         journal: &Journal,
         meter: Meter,
         stop: CancellationToken,
-    ) -> Result<Self, Error> {
-        let (writer, snapshot) = snapshot_spool(journal.base()?, journal.is_named());
+    ) -> Self {
         let (begin, started) = oneshot::channel();
+        let psync = plan.psync().cloned();
         let mut worker = Worker {
-            replica: Replica::following(source, link, reconnect_window, None),
-            journal: journal.handle(),
-            snapshot: writer,
+            replica: Replica::following(source, options.link, options.reconnect_window, psync),
+            journal: journal.clone(),
+            plan,
+            snapshot: None,
             begin: Some(begin),
             spool: None,
-            offset: 0,
+            position: None,
             meter,
+            disk_window: options.disk_window,
+            disk: None,
         };
         let task = tokio::spawn(async move {
             let result = worker.run(stop).await;
             worker.finish(result).await
         });
-        Ok(Intake { task, snapshot, started })
+        Intake { task, started }
     }
 }
 
@@ -77,12 +116,24 @@ fn is_idle(meter: &Meter, snapshot_offset: u64) -> bool {
 struct Worker {
     replica: Replica,
     journal: Journal,
-    snapshot: SnapshotWriter,
-    begin: Option<oneshot::Sender<(Position, SpoolReader)>>,
+    plan: Plan,
+    /// While a snapshot is coming.
+    snapshot: Option<SnapshotWriter>,
+    begin: Option<oneshot::Sender<Started>>,
     spool: Option<Spool>,
-    /// The offset that the snapshot stands for.
-    offset: u64,
+    /// What the snapshot stands for.
+    position: Option<Position>,
     meter: Meter,
+    disk_window: Duration,
+    /// The journal's disk is full.
+    disk: Option<FullDisk>,
+}
+
+struct FullDisk {
+    since: Instant,
+    tried: Instant,
+    /// The snapshot's end has come, but not all of it is on disk.
+    snapshot_ends: bool,
 }
 
 impl Worker {
@@ -91,6 +142,8 @@ impl Worker {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let in_transaction = self.replica.position().is_some_and(|position| position.in_transaction);
+            let held_up = self.disk.is_some() || self.spool.as_ref().is_some_and(Spool::is_full);
+            self.meter.held_up.store(held_up, Ordering::Relaxed);
             // Waiting may be interrupted; what is done with an event may not, or bytes would be lost half-way.
             let event = tokio::select! {
                 biased;
@@ -99,33 +152,69 @@ impl Worker {
                 () = stopped_for(&stop, TRANSACTION_GRACE), if in_transaction => return Ok(()),
                 // Before the source, which may have something to say all the time.
                 _ = ticks.tick() => {
-                    self.replica.applied(self.meter.applied_offset.load(Ordering::Relaxed));
-                    // A trickle of snapshot bytes must not wait for a full piece.
-                    self.snapshot.flush().await?;
+                    self.tick().await?;
                     continue;
                 }
-                event = self.replica.next() => event?,
+                () = tokio::time::sleep(HELD_UP), if held_up => continue,
+                event = self.replica.next(), if !held_up => event?,
             };
-            self.event(event).await?;
+            let done = self.event(event).await;
+            self.unless_full(done)?;
         }
+    }
+
+    async fn tick(&mut self) -> Result<(), Error> {
+        self.replica.applied(self.meter.applied_offset.load(Ordering::Relaxed));
+        if self.disk.as_ref().is_some_and(|disk| disk.tried.elapsed() >= DISK_RETRY) {
+            let done = self.retry().await;
+            self.unless_full(done)?;
+        } else if self.disk.is_none()
+            && let Some(snapshot) = &mut self.snapshot
+        {
+            // A trickle of snapshot bytes must not wait for a full piece.
+            let done = snapshot.flush().await;
+            self.unless_full(done)?;
+        }
+        if let Some(spool) = &mut self.spool {
+            let done = spool.tick().await;
+            self.unless_full(done)?;
+        }
+        Ok(())
+    }
+
+    /// A full disk is waited for, some time; the source is not read meanwhile.
+    fn unless_full(&mut self, result: Result<(), Error>) -> Result<(), Error> {
+        let Err(error) = result else { return Ok(()) };
+        let now = Instant::now();
+        let disk = self.disk.get_or_insert(FullDisk { since: now, tried: now, snapshot_ends: false });
+        if !error.is_disk_full() || disk.since.elapsed() >= self.disk_window {
+            return Err(error);
+        }
+        disk.tried = now;
+        self.meter.note_trouble(Some(format!("{}; waiting for room", error.to_line())));
+        Ok(())
+    }
+
+    /// Tries again what a full disk was in the way of.
+    async fn retry(&mut self) -> Result<(), Error> {
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.flush().await?;
+        }
+        if let Some(spool) = &mut self.spool {
+            spool.retry().await?;
+            spool.tick().await?;
+        }
+        if self.disk.as_ref().is_some_and(|disk| disk.snapshot_ends) {
+            self.snapshot_is_complete().await?;
+        }
+        self.disk = None;
+        self.meter.note_trouble(None);
+        Ok(())
     }
 
     async fn event(&mut self, event: Event) -> Result<(), Error> {
         match event {
-            Event::FullSync { id, offset } => {
-                let position = Position::after_snapshot(id, offset);
-                let Some(begin) = self.begin.take() else {
-                    let had = self.replica.previous().cloned().unwrap_or_else(|| position.clone());
-                    return Err(Error::HistoryLost { had: Box::new(had), now: Box::new(position) });
-                };
-                self.offset = offset;
-                self.meter.set_history(id);
-                self.meter.received_offset.store(offset, Ordering::Relaxed);
-                let (spool, reader) = Spool::new(&self.journal, &position, self.meter.clone())?;
-                self.spool = Some(spool);
-                // Without somebody who waits for it the run is over anyway.
-                begin.send((position, reader)).ok();
-            }
+            Event::FullSync { id, offset } => self.full_sync(Position::after_snapshot(id, offset)).await?,
             Event::Snapshot(bytes) => {
                 if self.meter.snapshot_received.load(Ordering::Relaxed) == 0 {
                     self.meter.enter(Phase::Snapshot);
@@ -136,16 +225,17 @@ impl Worker {
                     }
                 }
                 self.meter.snapshot_received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                let (meter, offset) = (&self.meter, self.offset);
-                self.snapshot.push(bytes, || is_idle(meter, offset)).await?;
+                let (meter, offset) =
+                    (&self.meter, self.position.as_ref().map_or(0, |position| position.offset));
+                if let Some(snapshot) = &mut self.snapshot {
+                    snapshot.push(bytes, || is_idle(meter, offset)).await?;
+                }
             }
             Event::SnapshotEnd { bytes } => {
                 self.meter.snapshot_total.store(bytes, Ordering::Relaxed);
-                self.snapshot.complete().await?;
-                self.meter.snapshot_complete.store(true, Ordering::Relaxed);
+                self.snapshot_is_complete().await?;
             }
             Event::Commands(batch) => {
-                self.meter.received_offset.store(batch.end, Ordering::Relaxed);
                 if batch.commands > 0 {
                     self.meter.note_write();
                 }
@@ -160,25 +250,121 @@ impl Worker {
             Event::Resumed { position } => {
                 // After a failover the same offsets go on under another id.
                 self.meter.set_history(position.id);
-                if let Some(spool) = &mut self.spool {
+                self.meter.note_trouble(None);
+                if self.begin.is_some() {
+                    self.resumed(position).await?;
+                } else if let Some(spool) = &mut self.spool {
                     spool.set_id(position.id);
                 }
-                self.meter.note_trouble(None);
             }
             _ => {}
         }
         Ok(())
     }
 
+    /// The source sends everything from the start.
+    async fn full_sync(&mut self, position: Position) -> Result<(), Error> {
+        let Some(begin) = self.begin.take() else {
+            let had = self.replica.previous().cloned().unwrap_or_else(|| position.clone());
+            return Err(Error::HistoryLost { had: Box::new(had), now: Box::new(position) });
+        };
+        // Also when it was asked to go on where the target stands.
+        let again = !matches!(self.plan, Plan::Full { again: false });
+        let journal = self.journal.clone();
+        let file = blocking(move || {
+            journal.clear()?;
+            journal.begin_base()
+        });
+        let (writer, snapshot) = snapshot_spool(file.await?, self.journal.settings().named);
+        self.snapshot = Some(writer);
+        let reader = self.stream(&position, &position)?;
+        self.position = Some(position.clone());
+        // Without somebody who waits for it the run is over anyway.
+        begin.send(Started::Snapshot { position, skip: 0, again, snapshot, reader }).ok();
+        Ok(())
+    }
+
+    /// The source goes on with the stream where it was asked to.
+    async fn resumed(&mut self, now: Position) -> Result<(), Error> {
+        let Some(begin) = self.begin.take() else { return Ok(()) };
+        let started = match self.plan.clone() {
+            Plan::Snapshot { position, skip, psync } => {
+                let journal = self.journal.clone();
+                let Some(file) = blocking(move || journal.open_base()).await? else {
+                    return Err(Error::Internal("the snapshot in the journal is no more".into()));
+                };
+                self.meter.enter(Phase::Snapshot);
+                for of in [&self.meter.snapshot_received, &self.meter.snapshot_total] {
+                    of.store(file.len(), Ordering::Relaxed);
+                }
+                self.meter.snapshot_applied.store(skip, Ordering::Relaxed);
+                self.meter.snapshot_complete.store(true, Ordering::Relaxed);
+                let reader = self.stream(&position, &Position { id: now.id, ..psync })?;
+                let snapshot = whole_snapshot(file);
+                Started::Snapshot { position, skip, again: false, snapshot, reader }
+            }
+            Plan::Stream { from, psync } => {
+                if self.journal.end().is_some_and(|end| end != psync.offset) {
+                    // Left behind by the stream; what comes now does not join it.
+                    let journal = self.journal.clone();
+                    blocking(move || journal.clear()).await?;
+                }
+                self.meter.applied_offset.fetch_max(from.offset, Ordering::Relaxed);
+                let reader = self.stream(&from, &Position { id: now.id, ..psync })?;
+                Started::Stream { position: from, reader }
+            }
+            Plan::Full { .. } => {
+                return Err(Error::Internal("the source goes on with what it was not asked for".into()));
+            }
+        };
+        begin.send(started).ok();
+        Ok(())
+    }
+
+    /// The reading end of the stream after `from`, of which the journal holds what comes before `to`.
+    fn stream(&mut self, from: &Position, to: &Position) -> Result<SpoolReader, Error> {
+        self.meter.set_history(to.id);
+        self.meter.received_offset.store(to.offset, Ordering::Relaxed);
+        let (spool, reader) = Spool::new(&self.journal, from, to, self.meter.clone())?;
+        self.spool = Some(spool);
+        Ok(reader)
+    }
+
+    async fn snapshot_is_complete(&mut self) -> Result<(), Error> {
+        let (Some(snapshot), Some(position)) = (&mut self.snapshot, &self.position) else { return Ok(()) };
+        let done = async {
+            snapshot.flush().await?;
+            if self.journal.settings().named {
+                let (journal, file, position) =
+                    (self.journal.clone(), snapshot.file().clone(), position.clone());
+                blocking(move || journal.complete_base(&file, &position)).await?;
+            }
+            snapshot.complete().await
+        };
+        if let Err(error) = done.await {
+            let now = Instant::now();
+            self.disk
+                .get_or_insert(FullDisk { since: now, tried: now, snapshot_ends: false })
+                .snapshot_ends = true;
+            return Err(error);
+        }
+        self.meter.snapshot_complete.store(true, Ordering::Relaxed);
+        self.snapshot = None;
+        Ok(())
+    }
+
     /// The reading ends give out what there is, and then say how it ended; the error itself is the task's result.
     async fn finish(mut self, result: Result<(), Error>) -> Result<(), Error> {
-        let result = match result {
-            Ok(()) => self.snapshot.flush().await,
-            failed => failed,
-        };
-        self.snapshot.end();
+        let mut result = result;
+        if let Some(snapshot) = &mut self.snapshot {
+            let flushed = snapshot.flush().await;
+            result = result.and(flushed);
+            snapshot.end();
+        }
         if let Some(spool) = self.spool {
-            spool.close(if result.is_ok() { Closed::Stopped } else { Closed::Failed });
+            let closed = spool.close(if result.is_ok() { Closed::Stopped } else { Closed::Failed }).await;
+            // A full disk at the end costs what it has cost all the time.
+            result = result.and(closed.or_else(|e| if e.is_disk_full() { Ok(()) } else { Err(e) }));
         }
         result
     }

@@ -17,7 +17,7 @@
 //!
 //! **Refuses** to go on when the target refuses a command (the error holds the command, its offset and the
 //! reply), to write to a replica, to copy a server onto itself, and to use a journal directory that holds
-//! another run's data. What it does not do yet: resuming after a restart of the program, filters.
+//! another migration's data.
 //!
 //! ```no_run
 //! use keyferry_migrate::{Migration, Until};
@@ -46,6 +46,7 @@ mod pipeline;
 mod prepare;
 mod progress;
 mod report;
+mod resume;
 mod run;
 mod sharded;
 mod snapshot;
@@ -58,7 +59,7 @@ mod target;
 
 pub use error::{Error, Refusal, RefusedAt};
 pub use migration::{Finished, Migration, Stopper};
-pub use options::{CrossSlotPolicy, Options, Until};
+pub use options::{CrossSlotPolicy, Fsync, Options, Until};
 pub use progress::{Figures, LinkFigures, Phase, Progress};
 pub use report::{CrossSlot, Endpoint, LinkPosition, Outcome, Report, RoutingCounts};
 pub use snapshot_counts::SnapshotCounts;

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::Error,
-    journal::Journal,
+    journal::{Identity, JournalRoot, blocking},
     mover,
     options::Options,
     prepare,
@@ -106,13 +106,22 @@ impl Migration {
             prepared = self.prepare(ends) => prepared?,
             () = self.stop.cancelled() => return Ok(Outcome::Stopped { everything_applied: false }),
         };
+        let root = self.journal().await?;
         match prepared {
-            Prepared::Direct(connected) => {
-                let journal = Journal::create(self.options.journal.as_deref())?;
-                run(self, *connected, journal, ends).await
-            }
-            Prepared::Sharded(sides) => sharded::run(self, *sides, ends).await,
+            Prepared::Direct(connected) => run(self, *connected, root, ends).await,
+            Prepared::Sharded(sides) => sharded::run(self, *sides, root, ends).await,
         }
+    }
+
+    /// Takes the journal's directory.
+    async fn journal(&self) -> Result<JournalRoot, Error> {
+        let identity = Identity {
+            migration: "migration".to_owned(),
+            source: self.source.to_string(),
+            target: self.target.to_string(),
+        };
+        let (directory, settings) = (self.options.journal.clone(), self.options.journal_settings());
+        blocking(move || JournalRoot::open(directory.as_deref(), identity, settings)).await
     }
 
     /// Connects to both sides and refuses pairs that make no sense.

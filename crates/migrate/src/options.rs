@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use keyferry_replication::{AckPolicy, LinkOptions};
 
+use crate::{intake::IntakeOptions, journal::Settings};
+
 /// When a migration is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -33,10 +35,20 @@ impl Until {
 pub struct Options {
     /// When it is done. Default: [`Until::Forever`].
     pub until: Until,
-    /// Directory of the journal: empty or not there yet. It then holds all that has been read and not been applied,
-    /// from the whole snapshot on, and needs room for that. Default: a temporary one, used only for what the target
-    /// is behind.
+    /// Directory of the journal: empty, not there yet, or of an earlier run of the same migration. It holds all that a
+    /// restart needs: the whole snapshot and what follows it until the snapshot has been applied, then what the target is
+    /// behind. Default: a temporary one, used only for what does not fit into memory.
     pub journal: Option<PathBuf>,
+    /// Bytes of the command stream that the journal may hold, the snapshot not counted. When they are reached the source is
+    /// not read until the target has taken some of it: see [`crate::Figures::source_patience_seconds`]. Default: no bound.
+    pub journal_max: Option<u64>,
+    /// With [`Options::keep_journal`]: how long what has been applied is kept. Default: no bound.
+    pub journal_age: Option<Duration>,
+    /// Keeps in the journal what has been applied, from the snapshot on, so that a server that loads it has everything; within
+    /// [`Options::journal_max`] and [`Options::journal_age`]. Default: no.
+    pub keep_journal: bool,
+    /// When the journal is written through to the disk. Default: [`Fsync::EverySecond`].
+    pub fsync: Fsync,
     /// Size in bytes of a value's raw form above which it is built in parts. Default 1 MiB. Memory is bounded by
     /// a few times this.
     pub value_limit: usize,
@@ -53,6 +65,20 @@ pub struct Options {
     pub prefer_replicas: bool,
     /// What happens to commands whose keys are in several slots of a cluster. Default: they are carried out.
     pub cross_slot: CrossSlotPolicy,
+}
+
+/// When a journal that somebody asked for is written through to the disk. A process that dies loses nothing in any case; a
+/// machine that does loses what had not been written through, and what was lost is asked for again at the source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fsync {
+    /// After every write.
+    Always,
+    /// Once a second.
+    #[default]
+    EverySecond,
+    /// When the operating system likes to.
+    No,
 }
 
 /// What happens to commands whose keys are in several slots of the target.
@@ -73,6 +99,10 @@ impl Default for Options {
         Options {
             until: Until::Forever,
             journal: None,
+            journal_max: None,
+            journal_age: None,
+            keep_journal: false,
+            fsync: Fsync::EverySecond,
             value_limit: 1 << 20,
             reconnect_window: Duration::from_secs(60),
             target_silence: Duration::from_secs(60),
@@ -83,3 +113,28 @@ impl Default for Options {
         }
     }
 }
+
+impl Options {
+    /// How the source is read.
+    pub(crate) fn intake(&self) -> IntakeOptions {
+        IntakeOptions {
+            link: self.link.clone(),
+            reconnect_window: self.reconnect_window,
+            disk_window: DISK_WINDOW,
+        }
+    }
+
+    /// How the journal is kept.
+    pub(crate) fn journal_settings(&self) -> Settings {
+        Settings {
+            named: self.journal.is_some(),
+            fsync: self.fsync,
+            max_bytes: self.journal_max,
+            max_age: self.journal_age,
+            keep: self.keep_journal && self.journal.is_some(),
+        }
+    }
+}
+
+/// How long a full disk is waited for.
+const DISK_WINDOW: Duration = Duration::from_secs(600);

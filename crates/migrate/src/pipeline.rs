@@ -47,8 +47,6 @@ pub(crate) enum Origin {
         db: Option<u64>,
         /// It ends between `MULTI` and `EXEC`: what it holds is not done when it has been answered.
         in_transaction: bool,
-        /// Which spool file it was read from.
-        file: Option<u64>,
     },
 }
 
@@ -134,15 +132,6 @@ impl Pipeline {
         }
         self.shared.meter.bytes_sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// Takes what has been sent, or was about to be, and is not done; oldest first.
-    pub(crate) fn take_unconfirmed(&self) -> Vec<Load> {
-        let mut state = self.shared.lock();
-        let mut loads = std::mem::take(&mut state.open);
-        loads.extend(std::mem::take(&mut state.in_flight));
-        loads.extend(state.waiting.take());
-        loads
     }
 
     /// Waits until everything sent has been answered.

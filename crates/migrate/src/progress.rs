@@ -105,8 +105,18 @@ pub(crate) struct Counters {
     /// What the source said last; [`UNKNOWN`] before that.
     pub(crate) source_offset: AtomicU64,
     pub(crate) commands_applied: AtomicU64,
+    /// The stream's offset up to which the target holds everything for good; [`UNKNOWN`] where that is what has been applied.
+    kept_offset: AtomicU64,
     /// Journalled bytes that wait to be applied.
     pub(crate) journal_backlog: AtomicU64,
+    /// Bytes that the journal has on disk.
+    pub(crate) journal_bytes: AtomicU64,
+    /// The source is not read, since the journal is as large as it may be, or the disk is full.
+    pub(crate) held_up: AtomicBool,
+    /// Bytes of its stream that the source remembers; 0 while it has not said.
+    pub(crate) source_backlog: AtomicU64,
+    /// Bytes that it writes in a second, more or less.
+    pub(crate) source_rate: AtomicU64,
     pub(crate) reconnects: AtomicU64,
     pub(crate) bytes_sent: AtomicU64,
     /// Bytes sent to the target and not answered.
@@ -150,8 +160,15 @@ pub struct Figures {
     pub lag_bytes: Option<u64>,
     /// Commands of the stream that the target has confirmed.
     pub commands_applied: u64,
-    /// Journalled bytes that wait to be applied.
+    /// Journalled bytes of the stream that wait to be applied.
     pub journal_backlog: u64,
+    /// Bytes that the journal has on disk, the snapshot included where it is kept as a whole.
+    pub journal_bytes: u64,
+    /// True while the source is not read: the journal is as large as it may be, or its disk is full.
+    pub held_up: bool,
+    /// How long the source would remember what has not been read, at the rate at which it writes now, in seconds; a longer
+    /// interruption costs a full sync. None while it does not write, or does not say. With several links the shortest.
+    pub source_patience_seconds: Option<f64>,
     /// How often the replication link was made anew.
     pub reconnects: u64,
     /// Bytes sent to the target.
@@ -197,7 +214,12 @@ impl Default for Meter {
             applied_offset: AtomicU64::new(0),
             source_offset: AtomicU64::new(UNKNOWN),
             commands_applied: AtomicU64::new(0),
+            kept_offset: AtomicU64::new(UNKNOWN),
             journal_backlog: AtomicU64::new(0),
+            journal_bytes: AtomicU64::new(0),
+            held_up: AtomicBool::new(false),
+            source_backlog: AtomicU64::new(0),
+            source_rate: AtomicU64::new(0),
             reconnects: AtomicU64::new(0),
             bytes_sent: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
@@ -234,6 +256,10 @@ impl Meter {
             figures.large_keys += of.large_keys;
             figures.commands_applied += of.commands_applied;
             figures.journal_backlog += of.journal_backlog;
+            figures.journal_bytes += of.journal_bytes;
+            figures.held_up |= of.held_up;
+            let patience = [figures.source_patience_seconds, of.source_patience_seconds];
+            figures.source_patience_seconds = patience.into_iter().flatten().reduce(f64::min);
             figures.reconnects += of.reconnects;
             figures.bytes_sent += of.bytes_sent;
             let replication_id = link.history().map(|id| id.to_string());
@@ -278,6 +304,9 @@ impl Meter {
             lag_bytes: source_offset.filter(|_| past_snapshot).map(|s| s.saturating_sub(applied_offset)),
             commands_applied: load(&self.commands_applied),
             journal_backlog: load(&self.journal_backlog),
+            journal_bytes: load(&self.journal_bytes),
+            held_up: self.held_up.load(Ordering::Relaxed),
+            source_patience_seconds: self.patience(),
             reconnects: load(&self.reconnects),
             bytes_sent: load(&self.bytes_sent),
             trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -310,6 +339,26 @@ impl Meter {
     /// The source's own offset when it was last asked.
     pub(crate) fn source_offset(&self) -> Option<u64> {
         Some(self.source_offset.load(Ordering::Relaxed)).filter(|&offset| offset != UNKNOWN)
+    }
+
+    /// The stream's offset up to which the target holds everything for good: a restart goes on there.
+    pub(crate) fn kept_offset(&self) -> u64 {
+        match self.kept_offset.load(Ordering::Relaxed) {
+            UNKNOWN => self.applied_offset.load(Ordering::Relaxed),
+            offset => offset,
+        }
+    }
+
+    /// Bytes of its stream that the source remembers; 0 while it has not said.
+    pub(crate) fn source_backlog(&self) -> u64 {
+        self.source_backlog.load(Ordering::Relaxed)
+    }
+
+    /// How long the source can be left unread, in seconds.
+    fn patience(&self) -> Option<f64> {
+        let (backlog, rate) = (self.source_backlog(), self.source_rate.load(Ordering::Relaxed));
+        let unread = self.source_offset()?.saturating_sub(self.received_offset.load(Ordering::Relaxed));
+        (backlog > 0 && rate > 0).then(|| backlog.saturating_sub(unread) as f64 / rate as f64)
     }
 
     /// True while data streams through in bulk, so that a millisecond more or less is nothing to anybody.

@@ -10,13 +10,13 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use crate::{
     catch_up::CatchUp,
     error::Error,
-    intake::Intake,
-    journal::{Journal, blocking},
-    kept::Unapplied,
+    intake::{Intake, Started},
+    journal::{Journal, JournalRoot, blocking},
     migration::Migration,
     pipeline::{Load, Origin, Pipeline},
     progress::Phase,
     report::{Ends, Outcome},
+    resume::{Applied, Plan},
     snapshot::{SnapshotEncoder, Temporary},
     snapshot_spool::SnapshotReader,
     snapshot_thread::SnapshotThread,
@@ -38,9 +38,13 @@ pub(crate) struct Connected {
 pub(crate) async fn run(
     migration: &Migration,
     connected: Connected,
-    journal: Journal,
+    root: JournalRoot,
     ends: &mut Ends,
 ) -> Result<Outcome, Error> {
+    let at = root.clone();
+    let (journal, kept) = blocking(move || at.link(None)).await?;
+    ends.notes.extend(kept.notes.iter().cloned());
+    let plan = Plan::of(&kept, &Applied::Nothing);
     let Connected { target, source } = connected;
     let meter = &migration.meter;
     let connection_id = target.server().connection_id;
@@ -55,13 +59,12 @@ pub(crate) async fn run(
         encoder: Some(encoder),
         reader: None,
     };
-    let result = run.execute(&journal, source).await;
+    let result = run.execute(&journal, plan, source, ends).await;
     let everything_applied = match &result {
         Ok(Outcome::CaughtUp { .. }) => true,
         Ok(Outcome::Stopped { everything_applied }) => *everything_applied,
         _ => false,
     };
-    let in_flight = run.pipeline.take_unconfirmed();
     // Closes the connection: what is behind it is not to run on while it is cleaned up.
     drop(run.pipeline);
     if let Some(encoder) = &run.encoder {
@@ -71,15 +74,17 @@ pub(crate) async fn run(
             remove_temporaries(migration, connection_id, &half_built, ends).await;
         }
     }
-    if everything_applied {
-        journal.remove()?;
-    } else {
-        ends.journal = journal.keep(Unapplied {
-            id: meter.history(),
-            snapshot_complete: meter.snapshot_complete.load(Ordering::Relaxed),
-            in_flight,
-            reader: run.reader,
-        })?;
+    let (left, reader) = (journal.clone(), run.reader);
+    let kept = match everything_applied {
+        true => blocking(move || left.remove().map(|()| false)).await?,
+        false => {
+            let applied = meter.is_past_snapshot();
+            blocking(move || left.keep(reader, applied)).await?
+        }
+    };
+    ends.journal = kept.then(|| root.path().display().to_string());
+    if kept {
+        root.leave();
     }
     result
 }
@@ -94,20 +99,19 @@ struct Run<'m> {
 }
 
 impl Run<'_> {
-    async fn execute(&mut self, journal: &Journal, source: Option<Connection>) -> Result<Outcome, Error> {
+    async fn execute(
+        &mut self,
+        journal: &Journal,
+        plan: Plan,
+        source: Option<Connection>,
+        ends: &mut Ends,
+    ) -> Result<Outcome, Error> {
         let Migration { options, meter, stop, .. } = self.migration;
         let from = self.migration.source.options();
         meter.enter(Phase::Preparing);
         // Ends the intake: cancelled when the run is stopped, or when it is done.
         let end = stop.child_token();
-        let intake = Intake::start(
-            from.clone(),
-            options.link.clone(),
-            options.reconnect_window,
-            journal,
-            meter.clone(),
-            end.clone(),
-        )?;
+        let intake = Intake::start(from.clone(), options.intake(), plan, journal, meter.clone(), end.clone());
         let _end = end.clone().drop_guard();
 
         // Where the stream begins; an error of the link before that ends the run.
@@ -115,20 +119,38 @@ impl Run<'_> {
             started = intake.started => started,
             error = self.pipeline.failed() => return Err(error),
         };
-        let Ok((position, reader)) = started else { return intake_ended(intake.task).await };
-        self.reader = Some(reader);
+        let Ok(started) = started else { return intake_ended(intake.task).await };
         let catch_up = CatchUp::new(options.until.clone(), meter.clone(), source, from.clone().with_db(0));
         let mut catch_up = std::pin::pin!(catch_up.wait());
-        let complete = tokio::select! {
-            complete = self.apply_snapshot(intake.snapshot) => complete?,
-            // Never done before the snapshot is.
-            _ = &mut catch_up => return Err(Error::Internal("caught up without a snapshot".into())),
+        let position = match started {
+            Started::Snapshot { position, skip, again, snapshot, reader } => {
+                self.reader = Some(reader);
+                if again {
+                    ends.notes.push(
+                        "the source sent everything once more: the target may hold keys that the source has deleted \
+                         since it sent it before"
+                            .to_owned(),
+                    );
+                }
+                let complete = tokio::select! {
+                    complete = self.apply_snapshot(snapshot, skip) => complete?,
+                    // Never done before the snapshot is.
+                    _ = &mut catch_up => return Err(Error::Internal("caught up without a snapshot".into())),
+                };
+                if !complete {
+                    return intake_ended(intake.task).await;
+                }
+                position
+            }
+            Started::Stream { position, reader } => {
+                self.reader = Some(reader);
+                self.select(position.db.unwrap_or(0)).await?;
+                position
+            }
         };
-        if !complete {
-            return intake_ended(intake.task).await;
-        }
         meter.applied_offset.fetch_max(position.offset, Ordering::Relaxed);
-        journal.drop_base()?;
+        let applied = journal.clone();
+        blocking(move || applied.snapshot_applied()).await?;
         meter.enter(Phase::CatchingUp);
 
         let Some(reader) = self.reader.as_mut() else { return Err(Error::Internal("no reader".into())) };
@@ -156,8 +178,9 @@ impl Run<'_> {
 
     /// Applies the snapshot as it comes, and waits until the target has confirmed it. False when it will never be
     /// complete, or when the run is stopped.
-    async fn apply_snapshot(&mut self, snapshot: SnapshotReader) -> Result<bool, Error> {
+    async fn apply_snapshot(&mut self, snapshot: SnapshotReader, skip: u64) -> Result<bool, Error> {
         let Some(mut encoder) = self.encoder.take() else { return Err(Error::Internal("no encoder".into())) };
+        encoder.skip_to(skip);
         // Encoding keeps a core busy: it has a thread of its own, two loads ahead of the socket.
         let (loads, mut waiting) = mpsc::channel::<Load>(2);
         let abandon = self.migration.stop.child_token();
@@ -185,21 +208,20 @@ impl Run<'_> {
         if !result? || abandon.is_cancelled() {
             return Ok(false);
         }
-        // The stream goes on in this database until it selects another. A primary selects one before anything else;
-        // a replica hands on what it gets.
-        let mut select = BytesMut::new();
-        encode_command(&mut select, ["SELECT", &stream_db.to_string()]);
-        let origin = Origin::Snapshot { keys: 0, end: 0 };
-        let last = async {
-            self.pipeline
-                .send(Load { bytes: select.freeze(), commands: 1, origin, pieces: Vec::new() })
-                .await?;
-            self.pipeline.drain().await
-        };
         tokio::select! {
-            done = last => done.map(|()| true),
+            done = self.select(stream_db) => done.map(|()| true),
             () = abandon.cancelled() => Ok(false),
         }
+    }
+
+    /// The stream goes on in this database until it selects another. A primary selects one before anything else; a
+    /// replica hands on what it gets.
+    async fn select(&mut self, db: u64) -> Result<(), Error> {
+        let mut select = BytesMut::new();
+        encode_command(&mut select, ["SELECT", &db.to_string()]);
+        let origin = Origin::Snapshot { keys: 0, end: 0 };
+        self.pipeline.send(Load { bytes: select.freeze(), commands: 1, origin, pieces: Vec::new() }).await?;
+        self.pipeline.drain().await
     }
 }
 
@@ -232,13 +254,12 @@ async fn apply_stream(pipeline: &mut Pipeline, reader: &mut SpoolReader) -> Resu
             error = pipeline.failed() => return Err(error),
         };
         match next {
-            Next::Batch { batch, file } => {
+            Next::Batch { batch, .. } => {
                 let origin = Origin::Stream {
                     start: batch.start,
                     end: batch.end,
                     db: batch.db,
                     in_transaction: batch.in_transaction,
-                    file,
                 };
                 pipeline
                     .send(Load { bytes: batch.bytes, commands: batch.commands, origin, pieces: Vec::new() })

@@ -35,6 +35,10 @@ pub(crate) const TEMPORARY_PREFIX: &[u8] = b"keyferry:tmp:";
 pub(crate) struct SnapshotEncoder {
     parser: Parser,
     state: State,
+    /// What ends at or before this byte of the snapshot is on the target.
+    skip: u64,
+    /// The byte of the snapshot up to which nothing is half-built.
+    whole: u64,
 }
 
 #[derive(Debug)]
@@ -49,6 +53,8 @@ struct State {
     temporaries: Vec<Temporary>,
     counts: SnapshotCounts,
     announced: u64,
+    /// Keys that were left out.
+    skipped: u64,
     /// The output is to be divided into pieces, without `SELECT`.
     divide: bool,
 }
@@ -105,9 +111,16 @@ impl SnapshotEncoder {
             temporaries: Vec::new(),
             counts: SnapshotCounts::default(),
             announced: 0,
+            skipped: 0,
             divide: false,
         };
-        SnapshotEncoder { parser: Parser::with_limits(limits), state }
+        SnapshotEncoder { parser: Parser::with_limits(limits), state, skip: 0, whole: 0 }
+    }
+
+    /// Leaves out what ends at or before this byte of the snapshot, as told by [`SnapshotEncoder::whole`] of an earlier run:
+    /// it is on the target.
+    pub(crate) fn skip_to(&mut self, offset: u64) {
+        self.skip = offset;
     }
 
     /// The same for a target of several nodes: commands come in pieces, and databases are told by these.
@@ -128,10 +141,16 @@ impl SnapshotEncoder {
     /// Encodes until the output is full or the input used up.
     pub(crate) fn pump(&mut self, out: &mut Output) -> Result<Pumped, Error> {
         while out.bytes.len() < LOAD_SIZE {
-            let Some(event) = self.parser.next_event()? else {
+            let Some((event, place)) = self.parser.next_event_at()? else {
                 return Ok(if self.parser.is_finished() { Pumped::Finished } else { Pumped::Hungry });
             };
-            self.state.event(event, out)?;
+            // The place of a value is where it begins, and no value lies on both sides.
+            if place >= self.skip || !self.state.pass_over(&event) {
+                self.state.event(event, out)?;
+            }
+            if self.state.large.is_none() {
+                self.whole = self.parser.offset();
+            }
         }
         Ok(Pumped::Full)
     }
@@ -141,9 +160,14 @@ impl SnapshotEncoder {
         Ok(self.parser.end_of_input()?)
     }
 
-    /// Bytes of the snapshot that have been encoded.
-    pub(crate) fn offset(&self) -> u64 {
-        self.parser.offset()
+    /// Bytes of the snapshot that have been encoded, up to the last of which nothing is half-built.
+    pub(crate) fn whole(&self) -> u64 {
+        self.whole
+    }
+
+    /// Keys that were left out.
+    pub(crate) fn skipped(&self) -> u64 {
+        self.state.skipped
     }
 
     /// Keys that the size hints met so far add up to.
@@ -163,7 +187,7 @@ impl SnapshotEncoder {
     /// Forgets temporary keys whose renaming has been confirmed.
     pub(crate) fn forget_built(&mut self, applied: u64) {
         self.state.temporaries.retain(|t| t.end.is_none_or(|end| end > applied));
-        let offset = self.parser.offset();
+        let offset = self.whole;
         for temporary in self.state.temporaries.iter_mut().filter(|t| t.end.is_none() && t.renamed) {
             temporary.end = Some(offset);
         }
@@ -182,6 +206,28 @@ pub(crate) struct Temporary {
 }
 
 impl State {
+    /// Counts what an earlier run has brought to the target already. False for events of which something is needed.
+    fn pass_over(&mut self, event: &Event<'_>) -> bool {
+        match event {
+            Event::Entry(entry) if entry.value.is_empty_container() => {
+                self.counts.empty_containers_dropped += 1
+            }
+            Event::Entry(entry) => {
+                self.count(&entry.head);
+                self.counts.large += u64::from(!entry.value.ty().fits_dump());
+                self.skipped += 1;
+            }
+            Event::ValueStart(head) => {
+                self.count(head);
+                self.counts.large += 1;
+                self.skipped += 1;
+            }
+            Event::ValuePart(_) | Event::ValueEnd => {}
+            _ => return false,
+        }
+        true
+    }
+
     fn event(&mut self, event: Event<'_>, out: &mut Output) -> Result<(), Error> {
         match event {
             Event::Entry(entry) => self.entry(&entry.head, entry.value, out),

@@ -10,7 +10,10 @@ use bytes::{Buf, Bytes};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::Error, journal::JournalFile};
+use crate::{
+    error::Error,
+    journal::{JournalFile, blocking},
+};
 
 /// Bytes kept in memory before the file is used.
 const MEMORY: usize = 4 * 1024 * 1024;
@@ -32,6 +35,8 @@ const WRITE_SIZE: usize = 512 * 1024;
 pub(crate) struct SnapshotWriter {
     shared: Arc<Shared>,
     file: JournalFile,
+    /// The file is to hold everything.
+    keep: bool,
     /// Bytes on their way to the file.
     pending: Vec<Bytes>,
     pending_len: usize,
@@ -67,10 +72,19 @@ struct State {
     /// Bytes that the writing end has taken and not yet written.
     unwritten: bool,
     file_len: u64,
+    /// Bytes of the file that the reading end has read.
+    file_read: u64,
     /// All of the snapshot has come.
     complete: bool,
     /// Nothing more will come.
     over: bool,
+}
+
+/// The reading end of a snapshot that is in `file` as a whole.
+pub(crate) fn whole_snapshot(file: JournalFile) -> SnapshotReader {
+    let state = State { file_len: file.len(), complete: true, over: true, ..State::default() };
+    let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new(), room: Notify::new() });
+    SnapshotReader { shared, file, keep: true, at: 0, front: Bytes::new() }
 }
 
 /// Both ends of a spool in `file`; `keep` makes the file hold the whole snapshot.
@@ -80,6 +94,7 @@ pub(crate) fn snapshot_spool(file: JournalFile, keep: bool) -> (SnapshotWriter, 
     let writer = SnapshotWriter {
         shared: Arc::clone(&shared),
         file: file.clone(),
+        keep,
         pending: Vec::new(),
         pending_len: 0,
     };
@@ -112,18 +127,46 @@ impl SnapshotWriter {
         if self.pending_len >= WRITE_SIZE { self.flush().await } else { Ok(()) }
     }
 
-    /// Writes what is on its way to the file.
+    /// Writes what is on its way to the file. When this fails, for lack of room, it is still on its way.
     pub(crate) async fn flush(&mut self) -> Result<(), Error> {
-        if self.pending_len > 0 {
-            self.pending_len = 0;
-            self.file.append_async(std::mem::take(&mut self.pending)).await?;
-            let mut state = self.shared.lock();
-            state.file_len = self.file.len();
-            state.unwritten = false;
-            drop(state);
-            self.shared.changed.notify_one();
+        if self.pending_len == 0 || self.back_to_memory() {
+            return Ok(());
         }
+        let (mut file, pieces) = (self.file.clone(), self.pending.clone());
+        self.file = blocking(move || {
+            file.append(&pieces)?;
+            Ok(file)
+        })
+        .await?;
+        self.pending.clear();
+        self.pending_len = 0;
+        let mut state = self.shared.lock();
+        state.file_len = self.file.len();
+        state.unwritten = false;
+        drop(state);
+        self.shared.changed.notify_one();
         Ok(())
+    }
+
+    /// Gives what is on its way to memory, where it may go there: when everything before it has been read.
+    fn back_to_memory(&mut self) -> bool {
+        let mut state = self.shared.lock();
+        let read = state.memory.is_empty() && state.file_read == state.file_len;
+        if self.keep || !read {
+            return false;
+        }
+        (state.spilling, state.unwritten) = (false, false);
+        state.memory_len += self.pending_len;
+        state.memory.extend(self.pending.drain(..));
+        drop(state);
+        self.pending_len = 0;
+        self.shared.changed.notify_one();
+        true
+    }
+
+    /// The file, of which everything has been written when the snapshot is complete.
+    pub(crate) fn file(&self) -> &JournalFile {
+        &self.file
     }
 
     /// Says that the snapshot is complete.
@@ -172,6 +215,7 @@ impl SnapshotReader {
                 let most = usize::try_from(file_len - self.at).unwrap_or(usize::MAX).min(space.len());
                 let n = self.file.read_at(&mut space[..most], self.at)?;
                 self.at += n as u64;
+                shared.lock().file_read = self.at;
                 return Ok(Some(n));
             }
             if ended {
@@ -225,14 +269,16 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
-    use crate::journal::Journal;
+    use crate::journal::{Journal, Settings, test_disk};
 
     /// Everything comes out as it went in, whatever the pace of either end, and in `keep` mode is in the file.
     async fn pass(total: usize, piece: usize, slow_reader: bool, keep: bool, wait: bool) {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::create(Some(dir.path())).unwrap();
-        let file = journal.base().unwrap();
+        let (journal, _) = Journal::open(dir.path(), Settings::for_tests()).unwrap();
+        let file = journal.begin_base().unwrap();
         let (mut writer, mut reader) = snapshot_spool(file, keep);
         let data: Bytes = (0..total).map(|n| (n / 7 % 251) as u8).collect::<Vec<u8>>().into();
         let expected = data.clone();
@@ -258,7 +304,7 @@ mod tests {
         writer.complete().await.unwrap();
         assert!(reading.await.unwrap() == expected);
         if keep {
-            let path = dir.path().join("appendonlydir/appendonly.aof.1.base.rdb");
+            let path = dir.path().join("appendonlydir/temp-appendonly.aof.base.rdb");
             assert!(std::fs::read(path).unwrap() == expected);
         } else if wait {
             assert_eq!(writer.file.len(), 0, "the file was used although waiting was harmless");
@@ -274,11 +320,57 @@ mod tests {
         }
     }
 
+    /// A disk that is full for a while loses nothing: where the file need not hold everything, memory does.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_full_disk_is_waited_for() {
+        for keep in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let (journal, _) = Journal::open(dir.path(), Settings::for_tests()).unwrap();
+            let disk = test_disk::Disk::default();
+            disk.0.store(1 << 20, Ordering::Relaxed);
+            journal.set_disk(disk.clone());
+            let (mut writer, mut reader) = snapshot_spool(journal.begin_base().unwrap(), keep);
+            let data: Bytes = (0..12_000_000_u32).map(|n| (n / 7 % 251) as u8).collect::<Vec<u8>>().into();
+            let mut refused = 0;
+            let mut full = async |writer: &mut SnapshotWriter, result: Result<(), Error>| {
+                let mut result = result;
+                while let Err(error) = result {
+                    assert!(error.is_disk_full(), "{error}");
+                    refused += 1;
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    if keep && refused % 3 == 0 {
+                        disk.0.fetch_add(600_000, Ordering::Relaxed);
+                    }
+                    result = writer.flush().await;
+                }
+            };
+            let (runtime, expected) = (tokio::runtime::Handle::current(), data.clone());
+            let reading = tokio::task::spawn_blocking(move || {
+                let (mut seen, mut space) = (Vec::new(), vec![0; 100_000]);
+                let abandon = CancellationToken::new();
+                while let Some(n) = reader.read_into(&mut space, &runtime, &abandon).unwrap() {
+                    seen.extend_from_slice(&space[..n]);
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+                seen
+            });
+            for piece in 0..200 {
+                let pushed = writer.push(data.slice(piece * 60_000..(piece + 1) * 60_000), || false).await;
+                full(&mut writer, pushed).await;
+            }
+            let pushed = writer.flush().await;
+            full(&mut writer, pushed).await;
+            writer.complete().await.unwrap();
+            assert!(reading.await.unwrap() == expected);
+            assert!(refused > 0);
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_reader_that_waits_can_be_called_off() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::create(Some(dir.path())).unwrap();
-        let (_writer, mut reader) = snapshot_spool(journal.base().unwrap(), false);
+        let (journal, _) = Journal::open(dir.path(), Settings::for_tests()).unwrap();
+        let (_writer, mut reader) = snapshot_spool(journal.begin_base().unwrap(), false);
         let abandon = CancellationToken::new();
         let (runtime, token) = (tokio::runtime::Handle::current(), abandon.clone());
         let reading =

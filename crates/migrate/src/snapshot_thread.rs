@@ -41,6 +41,7 @@ impl SnapshotThread {
     pub(crate) fn encode(mut self, encoder: &mut SnapshotEncoder) -> Result<bool, Error> {
         let mut out = Output::default();
         let mut hungry = true;
+        let mut skipped = 0;
         while !self.abandon.is_cancelled() {
             if hungry {
                 let space = encoder.space(READ_SIZE);
@@ -55,6 +56,8 @@ impl SnapshotThread {
             }
             let pumped = encoder.pump(&mut out)?;
             self.meter.keys_announced.store(encoder.announced(), Ordering::Relaxed);
+            self.meter.keys_applied.fetch_add(encoder.skipped() - skipped, Ordering::Relaxed);
+            skipped = encoder.skipped();
             self.meter.large_keys.store(encoder.counts().large, Ordering::Relaxed);
             encoder.forget_built(self.meter.snapshot_applied.load(Ordering::Relaxed));
             if out.commands > 0 && (pumped != Pumped::Hungry || self.file.is_drained()) {
@@ -62,7 +65,7 @@ impl SnapshotThread {
                 let load = Load {
                     bytes: out.bytes.split().freeze(),
                     commands: std::mem::take(&mut out.commands),
-                    origin: Origin::Snapshot { keys, end: encoder.offset() },
+                    origin: Origin::Snapshot { keys, end: encoder.whole() },
                     pieces: out.take_pieces(),
                 };
                 if self.loads.blocking_send(load).is_err() {

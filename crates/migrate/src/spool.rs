@@ -2,49 +2,83 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use keyferry_replication::{Batch, Position, ReplicationId};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
     error::Error,
-    journal::{Journal, JournalFile, JournalReader, blocking, incr_head, journal_form},
+    journal::{Journal, Received, SegmentReader, SegmentWriter, blocking, now_ms},
+    options::Fsync,
     progress::Meter,
 };
 
-/// Bytes kept in memory before the journal is used.
+/// Bytes kept in memory for a reading end that is behind.
 const MEMORY: usize = 8 * 1024 * 1024;
+
+/// What may be lost to a restart and asked for again, of a source that does not say how much it remembers.
+const UNKNOWN_BACKLOG: u64 = 512 * 1024;
 
 /// Batches below this size are copied out of the buffer that they came in.
 const SMALL: usize = 64 * 1024;
 
 /// What a batch costs in memory.
 fn cost(batch: &Batch) -> usize {
-    batch.bytes.len() + size_of::<Batch>()
+    batch.bytes.len() + size_of::<Received>()
 }
 
-/// A queue of command batches whose writing end never waits for its reading end.
+/// The writing end of a queue of command batches. It waits for nothing but the disk.
 ///
-/// Invariant: what is in memory is older than what is in the file and has not been read. So batches go to
-/// memory only while the file holds nothing unread, and to the file from the moment when memory is full until
-/// the file has been read to its end.
+/// Rules:
+/// - What the target does not hold for good is in memory, or in the journal, or both.
+/// - What is only in the journal comes after what is in memory and has not been read. So batches go to the journal alone
+///   from the moment when memory is full until the reading end has come to the journal's end.
+/// - A journal that somebody asked for has everything that a restart could not get from the source: all that follows
+///   the snapshot as long as that has not been applied, and all that the target does not hold for good as soon as it is
+///   more than the source is sure to remember.
+/// - The journal holds one run of the stream without a gap, and begins and ends it between transactions.
 #[derive(Debug)]
 pub(crate) struct Spool {
     shared: Arc<Shared>,
-    file: JournalFile,
-    /// Where the next batch begins.
-    position: Position,
+    journal: Journal,
+    /// The segment that is being written, while batches go to the journal.
+    segment: Option<SegmentWriter>,
+    /// Taken, but neither in memory nor in the journal yet: the disk is full.
+    pending: Option<Pending>,
+    /// What was in memory only when the segment was begun: it goes there before anything else.
+    backfill: Vec<Received>,
+    id: ReplicationId,
+    in_transaction: bool,
+    /// When the segment was last written through, and whether it has been written to since.
+    synced: Instant,
+    dirty: bool,
+    syncing: Option<JoinHandle<Result<(), Error>>>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    received: Received,
+    /// It does not begin inside of a transaction.
+    between: bool,
 }
 
 /// The reading end.
 #[derive(Debug)]
 pub(crate) struct SpoolReader {
     shared: Arc<Shared>,
-    file: JournalFile,
-    reader: JournalReader,
+    journal: Journal,
+    reading: Option<Reading>,
+}
+
+/// A segment that is being read.
+#[derive(Debug)]
+struct Reading {
+    seq: u64,
+    reader: SegmentReader,
 }
 
 #[derive(Debug)]
@@ -54,20 +88,30 @@ struct Shared {
     meter: Meter,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    memory: VecDeque<Batch>,
-    memory_bytes: usize,
-    /// True while batches go to the file.
-    spilling: bool,
-    /// True while the writing end is at the file: the reading end must not leave the file behind then.
+    /// What the target does not hold for good, oldest first; of these the first `read` have been given out.
+    memory: VecDeque<Received>,
+    read: usize,
+    /// Bytes of those that have not.
+    unread: usize,
+    /// Where what is in the journal alone begins, if there is any.
+    journalled: Option<Mark>,
+    /// True while the writing end is at the journal: the reading end must not leave it behind then.
     appending: bool,
-    /// Bytes of the file that are complete batches.
-    file_len: u64,
-    /// How often the file has been begun anew.
-    generation: u64,
     /// The writing end is gone: this is why.
     closed: Option<Closed>,
+}
+
+/// A place in the journal.
+#[derive(Clone, Debug)]
+struct Mark {
+    seq: u64,
+    /// The byte of the file at which the stream goes on after a position, and the time that the file told before; without
+    /// one, the file's beginning.
+    within: Option<(u64, Position, u64)>,
+    /// Everything up to here is passed over.
+    skip: u64,
 }
 
 /// How the writing end ended.
@@ -79,115 +123,273 @@ pub(crate) enum Closed {
     Failed,
 }
 
-/// What a reading end had not given out: memory first, then the file, if there is anything in it.
-#[derive(Debug)]
-pub(crate) struct Left {
-    pub(crate) memory: VecDeque<Batch>,
-    /// Which file holds the rest, if one does; see [`Next::Batch`].
-    pub(crate) file: Option<u64>,
-}
-
 /// What the reading end gets.
 #[derive(Debug)]
 pub(crate) enum Next {
     Batch {
         batch: Batch,
-        /// Which file it was read from, if it was: the file begun for the so-manieth time.
-        file: Option<u64>,
+        /// When it came from the source, in milliseconds of the Unix epoch.
+        #[cfg_attr(not(test), expect(dead_code, reason = "for deadlines that are relative"))]
+        received: u64,
     },
     /// Nothing more will come, and everything has been given out.
     End(Closed),
 }
 
 impl Spool {
-    /// A spool in `journal` for a stream that goes on after `position`. It begins in the file: as long as the
-    /// snapshot is being applied, the journal is what a restart needs.
+    /// A spool for a stream that goes on after `from`, of which the journal holds what comes before `to`.
     pub(crate) fn new(
         journal: &Journal,
-        position: &Position,
+        from: &Position,
+        to: &Position,
         meter: Meter,
     ) -> Result<(Self, SpoolReader), Error> {
-        let file = journal.incr(position)?;
-        let state = State {
-            memory: VecDeque::new(),
-            memory_bytes: 0,
-            spilling: true,
-            appending: false,
-            file_len: file.len(),
-            generation: 0,
-            closed: None,
-        };
+        let mut state = State::default();
+        if from.offset < to.offset {
+            let seq = journal.segment_with(from.offset).ok_or_else(|| {
+                Error::Internal(format!("the journal does not hold what comes after {from}"))
+            })?;
+            state.journalled = Some(Mark { seq, within: None, skip: from.offset });
+        }
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new(), meter });
-        let reader = SpoolReader {
-            shared: Arc::clone(&shared),
-            file: file.clone(),
-            reader: JournalReader::new(position.clone()),
+        let reader = SpoolReader { shared: Arc::clone(&shared), journal: journal.clone(), reading: None };
+        let spool = Spool {
+            shared,
+            journal: journal.clone(),
+            segment: None,
+            pending: None,
+            backfill: Vec::new(),
+            id: to.id,
+            in_transaction: false,
+            synced: Instant::now(),
+            dirty: false,
+            syncing: None,
         };
-        Ok((Spool { shared, file, position: position.clone() }, reader))
+        Ok((spool, reader))
     }
 
-    /// Adds a batch.
+    /// Takes a batch. When this fails because the disk is full, it has been taken all the same: [`Spool::retry`].
     pub(crate) async fn push(&mut self, mut batch: Batch) -> Result<(), Error> {
-        let len = batch.bytes.len();
-        if len < SMALL {
+        if batch.bytes.len() < SMALL {
             // A slice keeps all of the buffer alive that it was cut from.
             batch.bytes = Bytes::copy_from_slice(&batch.bytes);
         }
-        // Files and memory meet between transactions only: a server that loads the files takes no less.
-        let between = !std::mem::replace(&mut self.position.in_transaction, batch.in_transaction);
-        self.position.offset = batch.start;
-        self.position.db = batch.db;
-        let emptied = {
-            let mut state = self.shared.lock();
-            if between && !state.spilling && state.memory_bytes + len > MEMORY && !state.memory.is_empty() {
-                state.spilling = true;
-            }
-            if !state.spilling {
-                state.memory_bytes += cost(&batch);
-                state.memory.push_back(batch);
-                drop(state);
+        let between = !std::mem::replace(&mut self.in_transaction, batch.in_transaction);
+        let received = Received { batch, at: now_ms(), id: self.id };
+        self.pending = Some(Pending { received, between });
+        self.retry().await
+    }
+
+    /// Tries again to put a batch away, if there is one.
+    pub(crate) async fn retry(&mut self) -> Result<(), Error> {
+        let Some(Pending { received, between }) = self.pending.take() else { return Ok(()) };
+        let end = received.batch.end;
+        let result = self.put(&received, between).await;
+        match result {
+            Ok(()) => {
+                self.shared.meter.received_offset.store(end, Ordering::Relaxed);
                 self.shared.changed.notify_one();
-                return Ok(());
             }
-            state.appending = true;
-            let emptied = state.file_len == 0;
-            state.generation += u64::from(emptied);
-            emptied
-        };
-        let result = self.append(&batch, emptied).await;
-        let mut state = self.shared.lock();
-        state.appending = false;
-        state.file_len = self.file.len();
-        drop(state);
-        self.shared.meter.journal_backlog.fetch_add(len as u64, Ordering::Relaxed);
-        self.shared.changed.notify_one();
+            Err(_) => self.pending = Some(Pending { received, between }),
+        }
         result
     }
 
-    async fn append(&mut self, batch: &Batch, emptied: bool) -> Result<(), Error> {
-        if emptied {
-            self.file.truncate()?;
-            self.file.append(&incr_head(&self.position))?;
+    /// True while no more can be taken: what has been taken has no place yet, or the journal is as large as it may be.
+    pub(crate) fn is_full(&self) -> bool {
+        let meter = &self.shared.meter;
+        let unapplied = meter.received_offset.load(Ordering::Relaxed) > meter.kept_offset();
+        self.pending.is_some() || (unapplied && !self.in_transaction && !self.journal.has_room())
+    }
+
+    async fn put(&mut self, received: &Received, between: bool) -> Result<(), Error> {
+        let wanted = self.wants_journal(&received.batch);
+        if between {
+            let enough = self.segment.as_ref().is_some_and(|s| self.journal.is_long_enough(s.len()));
+            if !wanted || enough {
+                self.end_segment().await?;
+            }
+            if wanted && self.segment.is_none() {
+                self.begin_segment(received).await?;
+            }
         }
-        self.file.append_async(vec![journal_form(batch)]).await
+        if self.segment.is_none() {
+            self.shared.lock().remember(received.clone());
+            return Ok(());
+        }
+        if !self.backfill.is_empty() {
+            self.append(self.backfill.clone()).await?;
+            self.backfill.clear();
+        }
+        let to_memory = self.shared.lock().begin_append(received, self.segment.as_ref());
+        let result = self.append(vec![received.clone()]).await;
+        let mut state = self.shared.lock();
+        state.appending = false;
+        match (&result, to_memory) {
+            (Ok(()), true) => state.remember(received.clone()),
+            (Ok(()), false) => {
+                let len = received.batch.bytes.len() as u64;
+                self.shared.meter.journal_backlog.fetch_add(len, Ordering::Relaxed);
+            }
+            // Nothing was written, so what there is still ends where it did.
+            (Err(_), _) => {}
+        }
+        result
+    }
+
+    /// True when `batch` has to be in the journal.
+    fn wants_journal(&self, batch: &Batch) -> bool {
+        let (meter, settings) = (&self.shared.meter, self.journal.settings());
+        let kept = meter.kept_offset();
+        let mut state = self.shared.lock();
+        state.forget(kept);
+        if settings.keep || state.journalled.is_some() {
+            return true;
+        }
+        let full = state.unread > 0 && state.unread + batch.bytes.len() > MEMORY;
+        let unapplied = batch.end.saturating_sub(kept);
+        let limit = match meter.source_backlog() {
+            0 => UNKNOWN_BACKLOG / 2,
+            backlog => (backlog / 2).min(MEMORY as u64),
+        };
+        // It goes there at once, and has to fit.
+        let limit = settings.max_bytes.map_or(limit, |max| limit.min(max / 4));
+        // Once there, it stays until the target has caught up for good.
+        let limit = if self.segment.is_some() { limit / 4 } else { limit };
+        full || (settings.named && (self.journal.base_bytes() > 0 || unapplied > limit))
+    }
+
+    /// Starts a segment for what is in memory and not in the journal; `next` comes after that.
+    async fn begin_segment(&mut self, next: &Received) -> Result<(), Error> {
+        let there = self.journal.end().unwrap_or(0);
+        let before: Vec<Received> = {
+            let state = self.shared.lock();
+            state.memory.iter().filter(|received| received.batch.start >= there).cloned().collect()
+        };
+        let first = before.first().unwrap_or(next);
+        let position =
+            Position { db: first.batch.db, ..Position::after_snapshot(first.id, first.batch.start) };
+        let journal = self.journal.clone();
+        self.segment = Some(blocking(move || journal.start_segment(&position)).await?);
+        self.backfill = before;
+        Ok(())
+    }
+
+    async fn append(&mut self, batches: Vec<Received>) -> Result<(), Error> {
+        let Some(mut segment) = self.segment.take() else {
+            return Err(Error::Internal("no segment of the journal is open".into()));
+        };
+        let always = self.journal.settings().fsync == Fsync::Always && self.journal.settings().named;
+        let work = move || {
+            let result =
+                segment.append(&batches).and_then(|()| if always { segment.file().sync() } else { Ok(()) });
+            Ok((segment, result))
+        };
+        let (segment, result) = blocking(work).await?;
+        self.segment = Some(segment);
+        self.dirty = true;
+        result
+    }
+
+    async fn end_segment(&mut self) -> Result<(), Error> {
+        self.dirty = false;
+        self.backfill.clear();
+        match self.segment.take() {
+            Some(segment) => blocking(move || segment.close()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets what the target holds for good, and writes through what has waited long enough. To be called from time to time.
+    pub(crate) async fn tick(&mut self) -> Result<(), Error> {
+        let meter = self.shared.meter.clone();
+        let (kept, received) = (meter.kept_offset(), meter.received_offset.load(Ordering::Relaxed));
+        let idle = {
+            let mut state = self.shared.lock();
+            state.forget(kept);
+            state.journalled.is_none() && kept >= received
+        };
+        let settings = self.journal.settings().clone();
+        let needed = settings.keep || (settings.named && self.journal.base_bytes() > 0);
+        if idle && !needed && !self.in_transaction && self.pending.is_none() {
+            self.end_segment().await?;
+        }
+        if self.journal.has_applied(kept) {
+            let journal = self.journal.clone();
+            blocking(move || journal.drop_applied(kept)).await?;
+        }
+        if self.syncing.as_ref().is_some_and(JoinHandle::is_finished)
+            && let Some(done) = self.syncing.take()
+        {
+            done.await.unwrap_or(Ok(()))?;
+        }
+        let due = self.dirty && self.synced.elapsed() >= Duration::from_secs(1) && self.syncing.is_none();
+        if due && settings.named && settings.fsync == Fsync::EverySecond {
+            if let Some(segment) = &self.segment {
+                let file = segment.file().clone();
+                self.syncing = Some(tokio::task::spawn_blocking(move || file.sync()));
+            }
+            (self.synced, self.dirty) = (Instant::now(), false);
+        }
+        meter.journal_bytes.store(self.journal.bytes() + self.journal.base_bytes(), Ordering::Relaxed);
+        Ok(())
     }
 
     /// The history goes on under another id.
     pub(crate) fn set_id(&mut self, id: ReplicationId) {
-        self.position.id = id;
+        self.id = id;
     }
 
     /// Says that nothing more will come.
-    pub(crate) fn close(self, why: Closed) {
+    pub(crate) async fn close(mut self, why: Closed) -> Result<(), Error> {
+        let ended = self.end_segment().await;
         self.shared.lock().closed.get_or_insert(why);
         self.shared.changed.notify_one();
+        ended
+    }
+}
+
+impl State {
+    fn remember(&mut self, received: Received) {
+        self.unread += cost(&received.batch);
+        self.memory.push_back(received);
+    }
+
+    /// Forgets what ends at or before `kept`, and has been read. Never a part of a transaction.
+    fn forget(&mut self, kept: u64) {
+        let read = self.memory.iter().take(self.read);
+        let mut count = 0;
+        for (index, received) in read.enumerate() {
+            if received.batch.end > kept {
+                break;
+            }
+            if !received.batch.in_transaction {
+                count = index + 1;
+            }
+        }
+        self.memory.drain(..count);
+        self.read -= count;
+    }
+
+    /// A batch is about to be appended to the journal. True when it goes to memory, too.
+    fn begin_append(&mut self, received: &Received, segment: Option<&SegmentWriter>) -> bool {
+        self.appending = true;
+        let room = self.unread == 0 || self.unread + received.batch.bytes.len() <= MEMORY;
+        let to_memory = self.journalled.is_none() && room;
+        if !to_memory && let Some(segment) = segment {
+            let position = Position { db: received.batch.db, ..segment.position().clone() };
+            let mark =
+                Mark { seq: segment.seq(), within: Some((segment.len(), position, segment.told())), skip: 0 };
+            self.journalled.get_or_insert(mark);
+        }
+        to_memory
     }
 }
 
 /// What the reading end can do next.
 enum Step {
     Give(Next),
-    /// Read the file, which ends there.
+    /// Read more of the segment, which ends there.
     Fill {
         end: u64,
     },
@@ -214,19 +416,15 @@ impl SpoolReader {
 
     fn step(&mut self) -> Result<Step, Error> {
         let mut state = self.shared.lock();
-        if let Some(batch) = state.memory.pop_front() {
-            state.memory_bytes -= cost(&batch);
-            return Ok(Step::Give(Next::Batch { batch, file: None }));
+        if let Some(received) = state.memory.get(state.read) {
+            let (batch, received) = (received.batch.clone(), received.at);
+            state.read += 1;
+            state.unread = state.unread.saturating_sub(cost(&batch));
+            return Ok(Step::Give(Next::Batch { batch, received }));
         }
-        if state.spilling {
-            let (end, appending, file) = (state.file_len, state.appending, Some(state.generation));
+        if let Some(mark) = state.journalled.clone() {
             drop(state);
-            return match self.reader.next_buffered(&self.file)? {
-                Some(batch) => Ok(Step::Give(Next::Batch { batch, file })),
-                None if self.reader.at() < end => Ok(Step::Fill { end }),
-                None if appending => Ok(Step::Wait),
-                None => Ok(self.leave_file()),
-            };
+            return self.step_in_journal(mark);
         }
         Ok(match state.closed.take() {
             Some(why) => Step::Give(Next::End(why)),
@@ -234,30 +432,66 @@ impl SpoolReader {
         })
     }
 
-    /// Goes back to memory, if the writing end has not been at the file meanwhile; it empties the file before it uses
-    /// it again.
-    fn leave_file(&mut self) -> Step {
-        let mut state = self.shared.lock();
-        if !state.appending && state.file_len == self.reader.at() {
-            state.spilling = false;
-            state.file_len = 0;
-            self.reader.rewind();
-            self.shared.meter.journal_backlog.store(0, Ordering::Relaxed);
+    fn step_in_journal(&mut self, mark: Mark) -> Result<Step, Error> {
+        let Reading { seq, reader } = self.reading.get_or_insert_with(|| Reading {
+            seq: mark.seq,
+            reader: match mark.within {
+                Some((at, position, told)) => SegmentReader::within(at, position, told),
+                None => SegmentReader::new().skipping_to(mark.skip),
+            },
+        });
+        let (seq, damaged) = (*seq, |path: &std::path::Path, at, source| Error::JournalDamaged {
+            path: path.to_owned(),
+            at,
+            source,
+        });
+        match reader.next() {
+            Ok(Some(batch)) => {
+                return Ok(Step::Give(Next::Batch { batch, received: reader.received() }));
+            }
+            Ok(None) => {}
+            Err(fault) => {
+                return Err(damaged(self.journal.readable(seq)?.file.path(), fault.at, fault.source));
+            }
         }
-        Step::Again
-    }
-
-    /// What has not been given out.
-    pub(crate) fn into_left(self) -> Left {
         let mut state = self.shared.lock();
-        let file = state.spilling.then_some(state.generation);
-        Left { memory: std::mem::take(&mut state.memory), file }
+        let readable = self.journal.readable(seq)?;
+        if reader.at() < readable.len {
+            return Ok(Step::Fill { end: readable.len });
+        }
+        if reader.consumed() != reader.at() {
+            let found = keyferry_replication::StreamFault::NotACommand { found: b'*' };
+            return Err(damaged(readable.file.path(), reader.consumed(), found));
+        }
+        if let Some(after) = self.journal.segment_after(seq) {
+            let offset = reader.position().map_or(mark.skip, |position| position.offset);
+            let next = SegmentReader::new().following(offset).skipping_to(mark.skip);
+            self.reading = Some(Reading { seq: after, reader: next });
+            return Ok(Step::Again);
+        }
+        if state.appending {
+            return Ok(Step::Wait);
+        }
+        // Back to memory: the writing end has not been at the journal meanwhile.
+        state.journalled = None;
+        self.reading = None;
+        self.shared.meter.journal_backlog.store(0, Ordering::Relaxed);
+        Ok(Step::Again)
     }
 
-    /// Reads more of the file, away from the async threads: a disk may take its time.
+    /// What is in memory and not held by the target for good, and how far that is; everything else is in the journal.
+    pub(crate) fn into_unapplied(self) -> Vec<Received> {
+        let mut state = self.shared.lock();
+        state.read = state.memory.len();
+        state.forget(self.shared.meter.kept_offset());
+        std::mem::take(&mut state.memory).into()
+    }
+
+    /// Reads more of the segment, away from the async threads: a disk may take its time.
     async fn fill(&mut self, end: u64) -> Result<(), Error> {
-        let (at, len) = self.reader.wants(end);
-        let file = self.file.clone();
+        let Some(Reading { seq, reader }) = &mut self.reading else { return Ok(()) };
+        let (at, len) = reader.wants(end);
+        let file = self.journal.readable(*seq)?.file;
         let chunk = blocking(move || {
             let mut chunk = vec![0; len];
             let n = file.read_at(&mut chunk, at)?;
@@ -265,7 +499,10 @@ impl SpoolReader {
             Ok(chunk)
         })
         .await?;
-        self.reader.supply(&chunk);
+        if chunk.is_empty() {
+            return Err(Error::Internal(format!("segment {seq} of the journal is shorter than it was")));
+        }
+        reader.supply(&chunk);
         let read = chunk.len() as u64;
         let backlog = &self.shared.meter.journal_backlog;
         backlog.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(read))).ok();
@@ -274,114 +511,10 @@ impl SpoolReader {
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::BytesMut;
-
-    use super::*;
-
-    const ID: &str = "3ad1e7ef023c242514c0b05e48e4ee884551c793";
-
-    fn start() -> Position {
-        Position::after_snapshot(ID.parse().unwrap(), 1000)
-    }
-
-    /// Batch number `n`, of about `size` bytes; every third also moves the offset by a keep-alive.
-    fn batch(n: u64, size: usize, offset: &mut u64) -> Batch {
-        let mut out = BytesMut::new();
-        keyferry_resp::encode_command(&mut out, [&b"SET"[..], n.to_string().as_bytes(), &vec![b'x'; size]]);
-        let start = *offset;
-        let end = start + out.len() as u64 + if n.is_multiple_of(3) { 14 } else { 0 };
-        *offset = end;
-        Batch::new(out.freeze(), 1, start, end)
-    }
-
-    /// What a batch says, joined over however the reading end cut it.
-    #[derive(Default, PartialEq, Debug)]
-    struct Seen {
-        bytes: Vec<u8>,
-        commands: u32,
-        end: u64,
-    }
-
-    impl Seen {
-        fn add(&mut self, batch: &Batch) {
-            assert!(batch.end >= self.end);
-            self.bytes.extend_from_slice(&batch.bytes);
-            self.commands += batch.commands;
-            self.end = batch.end;
-        }
-    }
-
-    /// Writes `total` batches while reading with pauses; order and offsets must survive every change of mode.
-    async fn run(total: u64, size: usize, slow_reader: bool) {
-        let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::create(Some(dir.path())).unwrap();
-        let (mut spool, mut reader) = Spool::new(&journal, &start(), Meter::default()).unwrap();
-        let writer = tokio::spawn(async move {
-            let mut wrote = Seen::default();
-            let mut offset = 1000;
-            for n in 0..total {
-                let batch = batch(n, size, &mut offset);
-                wrote.add(&batch);
-                spool.push(batch).await.unwrap();
-                if n % 7 == 0 {
-                    tokio::task::yield_now().await;
-                }
-            }
-            spool.close(Closed::Stopped);
-            wrote
-        });
-        let mut seen = Seen::default();
-        loop {
-            match reader.next().await.unwrap() {
-                Next::Batch { batch, .. } => seen.add(&batch),
-                Next::End(why) => {
-                    assert_eq!(why, Closed::Stopped);
-                    break;
-                }
-            }
-            if slow_reader && seen.commands % 50 == 0 {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-            }
-        }
-        let wrote = writer.await.unwrap();
-        assert_eq!(seen.commands, wrote.commands);
-        assert_eq!(seen.end, wrote.end);
-        assert!(seen.bytes == wrote.bytes);
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn nothing_is_lost_or_reordered_between_memory_and_file() {
-        run(3000, 100, false).await;
-        run(3000, 20_000, true).await;
-        run(40, 2_000_000, true).await;
-    }
-
-    #[tokio::test]
-    async fn the_file_is_an_aof_with_annotations_that_servers_skip() {
-        let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::create(Some(dir.path())).unwrap();
-        let (mut spool, _reader) = Spool::new(&journal, &start(), Meter::default()).unwrap();
-        spool.push(batch(0, 1, &mut 1000)).await.unwrap();
-        let path = dir.path().join("appendonlydir/appendonly.aof.2.incr.aof");
-        let text = String::from_utf8(std::fs::read(path).unwrap()).unwrap();
-        let head = format!("#ID:{ID}\r\n#OFFSET:1000\r\n*3\r\n$3\r\nSET\r\n");
-        assert!(text.starts_with(&head), "{text}");
-        assert!(text.ends_with("x\r\n#OFFSET:1041\r\n"), "{text}");
-    }
-
-    #[test]
-    fn a_used_directory_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::create(Some(dir.path())).unwrap();
-        assert!(matches!(Journal::create(Some(dir.path())), Err(Error::JournalInUse { .. })));
-        journal.remove().unwrap();
-        Journal::create(Some(dir.path())).unwrap();
-    }
-}
+mod tests;

@@ -128,7 +128,7 @@ impl Replica {
     /// A replica of the server that `connect` names, from `resume` on, or from a full sync.
     ///
     /// `window` is how long a lost link is tried for before [`Error::GaveUp`]; the first connection is tried
-    /// once.
+    /// once, unless there is something to go on from.
     #[must_use]
     pub fn new(
         connect: ConnectOptions,
@@ -155,7 +155,9 @@ impl Replica {
     ) -> Self {
         let locator = Locator::new(locate);
         let link = connect_link(locator.clone(), None, options.clone(), resume.clone(), Duration::ZERO);
-        let state = State::Connecting { lost: None, link };
+        // Who goes on where another one stopped has lost the link, not never had it.
+        let lost = resume.is_some().then(|| Lost { since: Instant::now(), backoff: Backoff::default() });
+        let state = State::Connecting { lost, link };
         Replica {
             locator,
             options,

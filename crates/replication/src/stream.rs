@@ -3,7 +3,10 @@
 use bytes::{Buf, Bytes, BytesMut};
 use keyferry_resp::{CommandDecoder, CommandRef, Limits};
 
-use crate::{error::StreamFault, position::Position};
+use crate::{
+    error::StreamFault,
+    position::{Position, ReplicationId},
+};
 
 /// Commands of a replication link are not held to `proto-max-bulk-len` since 6.2 (`replication.md` §11), and grow in
 /// memory only as their bytes arrive.
@@ -122,6 +125,11 @@ impl StreamScanner {
     /// Moves the offset without commands: what was between was left out when the stream was stored.
     pub fn skip_to(&mut self, offset: u64) {
         self.position.offset = offset;
+    }
+
+    /// The history goes on under another id, at the same offset.
+    pub fn set_id(&mut self, id: ReplicationId) {
+        self.position.id = id;
     }
 
     /// The next item from the front of `buf`; `None` when a whole command is not there yet.

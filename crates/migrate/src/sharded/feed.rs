@@ -163,14 +163,8 @@ impl StreamFeed {
         }
     }
 
-    /// What has been handed over and is not known to be done, as it came from the source; oldest first.
-    pub(crate) fn into_unapplied(mut self) -> Vec<Load> {
-        self.forget_applied();
-        self.unapplied.into()
-    }
-
-    /// Takes a batch of commands, which came from this file of the spool; waits while too much is under way.
-    pub(crate) async fn batch(&mut self, batch: Batch, file: Option<u64>) -> Result<(), Error> {
+    /// Takes a batch of commands; waits while too much is under way.
+    pub(crate) async fn batch(&mut self, batch: Batch) -> Result<(), Error> {
         self.forget_applied();
         let Batch { start, end, db, in_transaction, .. } = batch;
         self.unapplied_bytes += batch.bytes.len();
@@ -182,7 +176,7 @@ impl StreamFeed {
         self.unapplied.push_back(Load {
             bytes: batch.bytes.clone(),
             commands: batch.commands,
-            origin: Origin::Stream { start, end, db, in_transaction, file },
+            origin: Origin::Stream { start, end, db, in_transaction },
             pieces: Vec::new(),
         });
         self.target.room(self.link).await?;

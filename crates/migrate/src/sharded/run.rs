@@ -21,14 +21,14 @@ use super::{
 use crate::{
     catch_up::{CatchUp, Watched},
     error::Error,
-    intake::Intake,
-    journal::{Journal, blocking},
-    kept::Unapplied,
+    intake::{Intake, Started},
+    journal::{Journal, JournalRoot, blocking},
     migration::Migration,
     options::Options,
     pipeline::Load,
     progress::{Meter, Phase},
     report::{Ends, Outcome},
+    resume::{Applied, Plan},
     run::{STOP_GRACE, intake_ended},
     snapshot::{SnapshotEncoder, Temporary},
     snapshot_counts::SnapshotCounts,
@@ -66,7 +66,12 @@ pub(crate) struct Sides {
 }
 
 /// Runs to the end, and cleans up after itself.
-pub(crate) async fn run(migration: &Migration, sides: Sides, ends: &mut Ends) -> Result<Outcome, Error> {
+pub(crate) async fn run(
+    migration: &Migration,
+    sides: Sides,
+    root: JournalRoot,
+    ends: &mut Ends,
+) -> Result<Outcome, Error> {
     let Sides { links, ownership, target, abilities } = sides;
     let Migration { options, meter, stop, .. } = migration;
     meter.enter(Phase::Preparing);
@@ -83,11 +88,10 @@ pub(crate) async fn run(migration: &Migration, sides: Sides, ends: &mut Ends) ->
     let mut watched = Vec::new();
     for (number, link) in links.into_iter().enumerate() {
         let number = u16::try_from(number).map_err(|_| Error::Internal("more links than slots".into()))?;
-        let directory = match &options.journal {
-            Some(root) if several => Some(root.join(format!("shard-{number}"))),
-            other => other.clone(),
-        };
-        let journal = Journal::create(directory.as_deref())?;
+        let (at, label) = (root.clone(), several.then(|| number.to_string()));
+        let (journal, kept) = blocking(move || at.link(label.as_deref())).await?;
+        ends.notes.extend(kept.notes.iter().cloned());
+        let plan = Plan::of(&kept, &Applied::Nothing);
         watched.push(Watched::new(link.meter.clone(), link.control, link.primary.clone()));
         let run = LinkRun {
             number,
@@ -100,9 +104,8 @@ pub(crate) async fn run(migration: &Migration, sides: Sides, ends: &mut Ends) ->
             end: end.clone(),
             encoder: Some(SnapshotEncoder::new(abilities, target.name(), options.value_limit).dividing()),
             reader: None,
-            feed: None,
         };
-        tasks.spawn(run.run(journal));
+        tasks.spawn(run.run(journal, plan));
     }
 
     let mut catch_up =
@@ -161,9 +164,12 @@ pub(crate) async fn run(migration: &Migration, sides: Sides, ends: &mut Ends) ->
         if !link.temporaries.is_empty() {
             remove_temporaries(&target, &link.temporaries, ends).await;
         }
-        if let Some(journal) = link.journal {
-            ends.journal = Some(journal);
+        if link.kept {
+            ends.journal = Some(root.path().display().to_string());
         }
+    }
+    if ends.journal.is_some() {
+        root.leave();
     }
     let counts = target.core().counts.clone();
     ends.note_target(&counts);
@@ -201,7 +207,6 @@ struct LinkRun {
     /// Away while its thread uses it.
     encoder: Option<SnapshotEncoder>,
     reader: Option<SpoolReader>,
-    feed: Option<StreamFeed>,
 }
 
 /// How a link ended.
@@ -211,13 +216,13 @@ struct LinkEnd {
     /// Everything received has been applied.
     applied: bool,
     temporaries: Vec<Temporary>,
-    /// Where the rest is kept.
-    journal: Option<String>,
+    /// The rest is in the journal.
+    kept: bool,
 }
 
 impl LinkRun {
-    async fn run(mut self, journal: Journal) -> LinkEnd {
-        let result = self.execute(&journal).await;
+    async fn run(mut self, journal: Journal, plan: Plan) -> LinkEnd {
+        let result = self.execute(&journal, plan).await;
         let received = self.meter.received_offset.load(Ordering::Relaxed);
         let applied = matches!(result, Ok(Closed::Stopped))
             && self.meter.is_past_snapshot()
@@ -227,68 +232,74 @@ impl LinkRun {
             counts: SnapshotCounts::default(),
             applied,
             temporaries: Vec::new(),
-            journal: None,
+            kept: false,
         };
         if let Some(encoder) = &self.encoder {
             end.counts = encoder.counts().clone();
             end.temporaries = encoder.half_built(self.meter.snapshot_applied.load(Ordering::Relaxed));
         }
-        let kept = if applied {
-            journal.remove().map(|()| None)
-        } else {
-            journal.keep(Unapplied {
-                id: self.meter.history(),
-                snapshot_complete: self.meter.snapshot_complete.load(Ordering::Relaxed),
-                in_flight: self.feed.map(StreamFeed::into_unapplied).unwrap_or_default(),
-                reader: self.reader,
-            })
-        };
-        match kept {
-            Ok(kept) => end.journal = kept,
+        let (reader, snapshot_applied) = (self.reader, self.meter.is_past_snapshot());
+        let kept = blocking(move || match applied {
+            true => journal.remove().map(|()| false),
+            false => journal.keep(reader, snapshot_applied),
+        });
+        match kept.await {
+            Ok(kept) => end.kept = kept,
             Err(error) if end.result.is_ok() => end.result = Err(error),
             Err(_) => {}
         }
         end
     }
 
-    async fn execute(&mut self, journal: &Journal) -> Result<Closed, Error> {
+    async fn execute(&mut self, journal: &Journal, plan: Plan) -> Result<Closed, Error> {
         let intake = Intake::start(
             self.stream.clone(),
-            self.options.link.clone(),
-            self.options.reconnect_window,
+            self.options.intake(),
+            plan,
             journal,
             self.meter.clone(),
             self.end.clone(),
-        )?;
+        );
         let started = tokio::select! {
             started = intake.started => started,
             error = self.target.failed() => return Err(error),
         };
-        let Ok((position, reader)) = started else { return ended(intake.task).await };
-        self.reader = Some(reader);
-        if !self.apply_snapshot(intake.snapshot).await? {
-            return ended(intake.task).await;
-        }
+        let Ok(started) = started else { return ended(intake.task).await };
+        let (position, db) = match started {
+            Started::Snapshot { position, skip, snapshot, reader, .. } => {
+                self.reader = Some(reader);
+                if !self.apply_snapshot(snapshot, skip).await? {
+                    return ended(intake.task).await;
+                }
+                let db = self.encoder.as_ref().map_or(0, |encoder| encoder.counts().stream_db);
+                (position, db)
+            }
+            Started::Stream { position, reader } => {
+                self.reader = Some(reader);
+                let db = position.db.unwrap_or(0);
+                (position, db)
+            }
+        };
         self.meter.applied_offset.fetch_max(position.offset, Ordering::Relaxed);
-        journal.drop_base()?;
+        let applied = journal.clone();
+        blocking(move || applied.snapshot_applied()).await?;
         self.meter.enter(Phase::CatchingUp);
 
-        let db = self.encoder.as_ref().map_or(0, |encoder| encoder.counts().stream_db);
         let Some(reader) = self.reader.as_mut() else { return Err(Error::Internal("no reader".into())) };
-        let feed = self.feed.insert(StreamFeed::new(
+        let mut feed = StreamFeed::new(
             Arc::clone(&self.target),
             self.number,
             db,
             self.slots.is_some(),
             self.meter.clone(),
-        ));
+        );
         loop {
             let next = tokio::select! {
                 next = reader.next() => next?,
                 error = self.target.failed() => return Err(error),
             };
             match next {
-                Next::Batch { batch, file } => feed.batch(batch, file).await?,
+                Next::Batch { batch, .. } => feed.batch(batch).await?,
                 Next::End(Closed::Failed) => return ended(intake.task).await,
                 Next::End(closed) => {
                     self.target.settled(self.number).await?;
@@ -303,8 +314,10 @@ impl LinkRun {
     async fn apply_snapshot(
         &mut self,
         snapshot: crate::snapshot_spool::SnapshotReader,
+        skip: u64,
     ) -> Result<bool, Error> {
         let Some(mut encoder) = self.encoder.take() else { return Err(Error::Internal("no encoder".into())) };
+        encoder.skip_to(skip);
         let (loads, mut waiting) = mpsc::channel::<Load>(2);
         let abandon = self.stop.child_token();
         let thread = SnapshotThread::new(snapshot, loads, self.meter.clone(), abandon.clone());

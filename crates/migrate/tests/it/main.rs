@@ -10,4 +10,5 @@
 mod clusters;
 mod faults;
 mod live;
+mod resume;
 mod support;

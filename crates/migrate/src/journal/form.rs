@@ -1,0 +1,57 @@
+//! What stands in an incremental file, besides the commands themselves.
+//!
+//! Annotations are lines that begin with `#` where a command could begin. Servers from 7.0 on skip them. `#TS:` is their
+//! own: commands behind it came in that second or later. Ours are:
+//!
+//! - `#MS:<milliseconds>`: the same, to a tenth of a second.
+//! - `#ID:<replication id>`: what follows is of this history. At the beginning, and wherever a source's history went on
+//!   under another id.
+//! - `#OFFSET:<n>`: the byte of the stream behind this line is number n + 1. At the beginning, and wherever the
+//!   offset moved by more than the commands written (keep-alives, which are not kept).
+//!
+//! A file begins with `#ID:`, a `SELECT` where the database is known, and `#OFFSET:`; the `SELECT` does not count.
+
+use bytes::{Bytes, BytesMut};
+use keyferry_replication::{Batch, Position, ReplicationId};
+use keyferry_resp::encode_command;
+
+/// What stands at the beginning of an incremental file whose stream goes on after `position`.
+pub(crate) fn head(position: &Position) -> Bytes {
+    let mut head = BytesMut::new();
+    head.extend_from_slice(&id(position.id));
+    if let Some(db) = position.db {
+        encode_command(&mut head, ["SELECT", &db.to_string()]);
+    }
+    head.extend_from_slice(&offset(position.offset));
+    head.freeze()
+}
+
+pub(crate) fn id(id: ReplicationId) -> Bytes {
+    format!("#ID:{id}\r\n").into()
+}
+
+/// How exactly the time is told, in milliseconds.
+const TIME_STEP: u64 = 100;
+
+/// When what follows was received, where the file has said another time so far. Both in milliseconds of the Unix epoch.
+pub(crate) fn time(now: u64, told: u64) -> Option<Bytes> {
+    if now.abs_diff(told) < TIME_STEP {
+        return None;
+    }
+    let seconds = if now / 1000 == told / 1000 { String::new() } else { format!("#TS:{}\r\n", now / 1000) };
+    Some(format!("{seconds}#MS:{now}\r\n").into())
+}
+
+fn offset(offset: u64) -> Bytes {
+    format!("#OFFSET:{offset}\r\n").into()
+}
+
+/// A batch, in the pieces that it is written in.
+pub(crate) fn batch(batch: &Batch, pieces: &mut Vec<Bytes>) {
+    if !batch.bytes.is_empty() {
+        pieces.push(batch.bytes.clone());
+    }
+    if batch.start + batch.bytes.len() as u64 != batch.end {
+        pieces.push(offset(batch.end));
+    }
+}

@@ -1,0 +1,96 @@
+//! Writing an incremental file.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use keyferry_replication::{Batch, Position, ReplicationId};
+
+use super::{Journal, file::JournalFile, form};
+use crate::error::Error;
+
+/// A segment that is being written.
+#[derive(Debug)]
+pub(crate) struct SegmentWriter {
+    pub(super) journal: Journal,
+    pub(super) seq: u64,
+    pub(super) file: JournalFile,
+    /// Where the next batch begins.
+    pub(super) position: Position,
+    /// The time that the file has told last, in milliseconds.
+    pub(super) told: u64,
+    /// The histories that it is of, the present one last.
+    pub(super) ids: Vec<ReplicationId>,
+}
+
+/// A batch, and when it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    pub(crate) batch: Batch,
+    /// In milliseconds of the Unix epoch; 0 where nobody knows.
+    pub(crate) at: u64,
+    /// The history it is of.
+    pub(crate) id: ReplicationId,
+}
+
+impl SegmentWriter {
+    /// Appends batches, of which each begins where the one before ended; all of them, or none when this fails. Blocks.
+    pub(crate) fn append(&mut self, batches: &[Received]) -> Result<(), Error> {
+        let mut pieces: Vec<Bytes> = Vec::with_capacity(batches.len() * 2);
+        let (mut position, mut told, mut ids) = (self.position.clone(), self.told, self.ids.clone());
+        for Received { batch, at, id } in batches {
+            if position.id != *id {
+                position.id = *id;
+                ids.push(*id);
+                pieces.push(form::id(*id));
+            }
+            // Nothing forbids it inside of a transaction; servers do not do it.
+            if let Some(line) = form::time(*at, told).filter(|_| !position.in_transaction && *at > 0) {
+                pieces.push(line);
+                told = *at;
+            }
+            form::batch(batch, &mut pieces);
+            position.offset = batch.end;
+            position.in_transaction = batch.in_transaction;
+        }
+        self.file.append(&pieces)?;
+        (self.position, self.told, self.ids) = (position, told, ids);
+        self.journal.note_written(self.seq, self.file.len(), &self.position, &self.ids);
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.file.len()
+    }
+
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The time that the file has told last, in milliseconds of the Unix epoch.
+    pub(crate) fn told(&self) -> u64 {
+        self.told
+    }
+
+    pub(crate) fn position(&self) -> &Position {
+        &self.position
+    }
+
+    pub(crate) fn file(&self) -> &JournalFile {
+        &self.file
+    }
+
+    /// Says that nothing more will be written to it. Blocks.
+    pub(crate) fn close(self) -> Result<(), Error> {
+        self.file.trim()?;
+        if self.journal.settings().syncs() {
+            self.file.sync()?;
+        }
+        self.journal.note_closed(self.seq)
+    }
+}
+
+/// Now, in milliseconds of the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}

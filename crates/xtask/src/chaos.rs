@@ -22,9 +22,9 @@ pub(crate) struct Args {
     /// From what to what
     #[arg(long, default_value = "standalone", value_parser = topology)]
     topology: Topology,
-    /// Only disturbances of this kind, for example kill-tool, cut-target, fail-over
-    #[arg(long, value_name = "DISTURBANCE", value_parser = kind)]
-    only: Option<Kind>,
+    /// Only disturbances of these kinds, for example kill-tool,cut-target,fail-over
+    #[arg(long, value_name = "DISTURBANCE,...", value_parser = kind, value_delimiter = ',')]
+    only: Vec<Kind>,
     /// How many rounds run at a time
     #[arg(long, default_value_t = 4)]
     at_a_time: usize,
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let rounds = Rounds {
         program,
         topology: args.topology,
-        only: args.only,
+        only: args.only.clone(),
         binaries,
         keep: args.keep.clone().unwrap_or_else(std::env::temp_dir),
     };

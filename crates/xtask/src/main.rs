@@ -6,6 +6,7 @@
 //! - `matrix`: migrations between every two servers of the same version, or between clusters of them, or conversions between
 //!   every two at all.
 //! - `chaos`: migrations whose program, servers and network are killed, cut and starved, and must lose nothing all the same.
+//! - `soak`: one migration for long, whose memory, journal and lag must stay bounded.
 //! - `bench`: the figures of `docs/performance.md`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
@@ -19,6 +20,7 @@ mod failure;
 mod matrix;
 mod quickstart;
 mod servers;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -75,6 +77,8 @@ enum Command {
     },
     /// Disturb migrations in every way, and compare both sides key by key after each round
     Chaos(chaos::Args),
+    /// Run a migration for long under a load that it can just bear: memory, journal and lag must stay bounded
+    Soak(soak::Args),
     /// Measure, and write docs/performance.md
     Bench {
         /// Only these [default: all]
@@ -110,6 +114,7 @@ fn run(command: Command) -> Outcome {
         }
         Command::Matrix { names, seconds, .. } => matrix::migrate(&names, seconds),
         Command::Chaos(args) => chaos::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Bench { which, scale, dry_run } => bench::run(&which, scale, dry_run),
     }
 }

@@ -94,8 +94,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of a seed. With `only`, all its disturbances are of that kind.
-    pub fn new(seed: u64, topology: Topology, only: Option<Kind>) -> Plan {
+    /// The plan of a seed. Where `only` names any, all its disturbances are of these kinds.
+    pub fn new(seed: u64, topology: Topology, only: &[Kind]) -> Plan {
         // Neighbouring seeds must not give neighbouring sequences.
         let mut rng = Rng::new(Rng::new(seed).next_u64());
         let slow = [Slow::Neither, Slow::Source, Slow::Target][rng.index(3)];
@@ -111,27 +111,22 @@ impl Plan {
             steps: Vec::new(),
         };
         let steps = rng.range(2, 5);
-        // What takes seconds comes once, so that a round stays short.
-        let mut slow_ones = 0;
-        let mut failed_over = false;
-        while plan.steps.len() < steps {
-            let kind = only.unwrap_or_else(|| kind(&mut rng));
-            let what = disturbance(&mut rng, kind, plan.steps.is_empty());
-            if takes_seconds(&what) {
-                slow_ones += 1;
-                if slow_ones > 1 && only.is_none() {
-                    continue;
-                }
+        // What takes seconds comes once, so that a round stays short, and there is one replica to take over.
+        let mut once = Vec::new();
+        // Kinds of which each may come once are used up.
+        for _ in 0..100 {
+            if plan.steps.len() >= steps {
+                break;
             }
-            // There is one replica to take over.
-            if kind == Kind::FailOver {
-                if failed_over {
-                    if only.is_some() {
-                        break;
-                    }
+            let kind = if only.is_empty() { kind(&mut rng) } else { only[rng.index(only.len())] };
+            let what = disturbance(&mut rng, kind, plan.steps.is_empty());
+            let sort = if takes_seconds(&what) { Some(Kind::FreezeTool) } else { None };
+            let sort = sort.or((kind == Kind::FailOver).then_some(Kind::FailOver));
+            if let Some(sort) = sort {
+                if once.contains(&sort) {
                     continue;
                 }
-                failed_over = true;
+                once.push(sort);
             }
             let wait = if plan.steps.is_empty() { rng.below(700) } else { 50 + rng.below(600) };
             plan.steps.push(Step { wait, what });
@@ -258,20 +253,20 @@ mod tests {
     #[test]
     fn a_seed_is_a_plan() {
         for topology in Topology::ALL {
-            assert_eq!(Plan::new(7, topology, None), Plan::new(7, topology, None));
+            assert_eq!(Plan::new(7, topology, &[]), Plan::new(7, topology, &[]));
             assert_eq!(Topology::named(topology.name()), Some(topology));
         }
         assert_ne!(
-            Plan::new(7, Topology::Standalone, None).steps,
-            Plan::new(8, Topology::Standalone, None).steps
+            Plan::new(7, Topology::Standalone, &[]).steps,
+            Plan::new(8, Topology::Standalone, &[]).steps
         );
-        let only = Plan::new(7, Topology::Standalone, Some(Kind::KillTool));
+        let only = Plan::new(7, Topology::Standalone, &[Kind::KillTool]);
         assert!(only.steps.iter().all(|step| step.what.kind() == Kind::KillTool), "{only}");
     }
 
     #[test]
     fn all_kinds_come_up() {
-        let plans = (0..200).map(|seed| Plan::new(seed, Topology::Standalone, None));
+        let plans = (0..200).map(|seed| Plan::new(seed, Topology::Standalone, &[]));
         let kinds: BTreeSet<Kind> =
             plans.flat_map(|plan| plan.steps.into_iter().map(|step| step.what.kind())).collect();
         assert_eq!(kinds.into_iter().collect::<Vec<_>>(), Kind::ALL);

@@ -26,8 +26,8 @@ pub struct Rounds {
     pub program: PathBuf,
     /// What is migrated from and to.
     pub topology: Topology,
-    /// Only disturbances of this kind.
-    pub only: Option<Kind>,
+    /// Only disturbances of these kinds; none: all.
+    pub only: Vec<Kind>,
     /// The servers to choose from: both sides are of the same.
     pub binaries: Vec<&'static ServerBinary>,
     /// Where the logs and directories of failed rounds are kept.
@@ -115,7 +115,7 @@ impl Rounds {
     /// # Errors
     /// [`Failed`] when it does not end as it should, or cannot be run at all.
     pub fn round(&self, seed: u64) -> std::result::Result<Passed, Box<Failed>> {
-        let plan = Plan::new(seed, self.topology, self.only);
+        let plan = Plan::new(seed, self.topology, &self.only);
         let mut passed = Passed {
             seed,
             binary: String::new(),

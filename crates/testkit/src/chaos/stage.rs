@@ -8,7 +8,7 @@ use crate::chaos::plan::{Plan, Slow};
 use crate::chaos::source::Source;
 use crate::chaos::sync_count::SyncCount;
 use crate::chaos::target::Target;
-use crate::chaos::tool::Tool;
+use crate::chaos::tool::{Tool, help, known};
 use crate::data::{Mix, Writer, WriterOptions};
 use crate::error::{Error, Result};
 use crate::proxy::{Direction, Proxy};
@@ -252,15 +252,10 @@ impl Stage {
 
 /// The command line of the program, with its journal in this part of the directory.
 fn arguments(program: &Path, source: &Source, target: &Target, dir: &Path, journal: &str) -> Vec<String> {
-    let help = std::process::Command::new(program)
-        .arg("--help")
-        .output()
-        .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
-        .unwrap_or_default();
     let path = |name: &str| dir.join(name).display().to_string();
     let (source, target) = (source.url(), target.url());
     let (journal, report) = (path(journal), path(&format!("{journal}.json")));
-    [
+    let options = [
         ["--source", &source],
         ["--target", &target],
         ["--journal", &journal],
@@ -270,12 +265,8 @@ fn arguments(program: &Path, source: &Source, target: &Target, dir: &Path, journ
         ["--expiry", "until-end"],
         ["--source-silence", SILENCE],
         ["--target-silence", SILENCE],
-    ]
-    .into_iter()
-    .filter(|pair| help.contains(pair[0]))
-    .flatten()
-    .map(str::to_owned)
-    .collect()
+    ];
+    known(program, &options)
 }
 
 fn sleep(milliseconds: u64) {
@@ -324,10 +315,4 @@ fn away(proxies: &[&Proxy], meanwhile: impl FnOnce() -> Result<()>) -> Result<()
         proxy.refuse(false);
     }
     done
-}
-
-/// What the program says of its options.
-fn help(program: &Path) -> String {
-    let output = std::process::Command::new(program).arg("--help").output();
-    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }

@@ -129,6 +129,8 @@ struct Shared {
     /// Threads that pause, and have the replies to everything they sent.
     idle: AtomicU32,
     sent: AtomicU64,
+    /// Commands a second, all threads together.
+    rate: AtomicU64,
 }
 
 impl Writer {
@@ -212,7 +214,8 @@ impl Writer {
     }
 
     fn spawn(connect: impl Fn() -> Result<(Link, Features)>, options: &WriterOptions) -> Result<Writer> {
-        let mut writer = Writer { shared: Arc::default(), threads: Vec::new() };
+        let shared = Shared { rate: AtomicU64::new(options.rate), ..Shared::default() };
+        let mut writer = Writer { shared: Arc::new(shared), threads: Vec::new() };
         let threads = options.threads.max(1);
         for number in 0..threads {
             let (link, features) = connect()?;
@@ -220,8 +223,7 @@ impl Writer {
             let workload = Workload::new(number, features, options, stays);
             let work = Work { link, workload, counts: Counts::default() };
             let shared = Arc::clone(&writer.shared);
-            let rate = options.rate as f64 / f64::from(threads);
-            writer.threads.push(std::thread::spawn(move || work.run(rate, &shared)));
+            writer.threads.push(std::thread::spawn(move || work.run(threads, &shared)));
         }
         Ok(writer)
     }
@@ -241,6 +243,11 @@ impl Writer {
             std::thread::sleep(TICK);
         }
         true
+    }
+
+    /// Writes so many commands a second from now on, all threads together.
+    pub fn set_rate(&self, rate: u64) {
+        self.shared.rate.store(rate, Ordering::Relaxed);
     }
 
     /// Stops writing for a while, and waits until every command sent was answered. False when that took longer than
@@ -350,11 +357,11 @@ struct Work {
 }
 
 impl Work {
-    fn run(mut self, rate: f64, shared: &Shared) -> Result<Counts> {
+    fn run(mut self, threads: u32, shared: &Shared) -> Result<Counts> {
         self.workload.prepare();
         self.send(shared)?;
-        let start = Instant::now();
-        let mut done = 0.0;
+        let mut last = Instant::now();
+        let mut due = 0.0;
         while !shared.stop.load(Ordering::Relaxed) {
             if shared.pause.load(Ordering::Relaxed) {
                 shared.idle.fetch_add(1, Ordering::Release);
@@ -364,15 +371,17 @@ impl Work {
                 shared.idle.fetch_sub(1, Ordering::Release);
                 continue;
             }
-            // What is due since the start, but never more than a second's worth at once after a pause.
-            let due = rate * start.elapsed().as_secs_f64();
-            done = f64::max(done, due - rate);
-            if due - done < 1.0 {
+            let rate = shared.rate.load(Ordering::Relaxed) as f64 / f64::from(threads);
+            let now = Instant::now();
+            // Never more than a second's worth at once after a pause.
+            due = f64::min(due + rate * (now - last).as_secs_f64(), rate.max(1.0));
+            last = now;
+            if due < 1.0 {
                 std::thread::sleep(TICK);
                 continue;
             }
-            self.workload.add(((due - done) as usize).min(BATCH));
-            done += self.send(shared)? as f64;
+            self.workload.add((due as usize).min(BATCH));
+            due -= self.send(shared)? as f64;
         }
         self.counts.by_command = self.workload.by_command;
         Ok(self.counts)

@@ -120,7 +120,7 @@ impl Stage {
                 self.tool.start()?;
             }
             Disturbance::StopTool { down } => {
-                self.tool.end(END_PATIENCE)?;
+                self.tool.interrupt(END_PATIENCE)?;
                 sleep(*down);
                 self.tool.start()?;
             }

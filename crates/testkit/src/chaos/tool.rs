@@ -1,6 +1,6 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +11,9 @@ use crate::watchdog::Watchdog;
 
 /// How much of what it said an error shows.
 const SHOWN: u64 = 1500;
+
+/// The number of SIGTERM.
+const TERM: i32 = 15;
 
 /// How often it is looked at.
 const TICK: Duration = Duration::from_millis(5);
@@ -111,15 +114,32 @@ impl Tool {
         }
     }
 
-    /// Asks it to end, and fails unless it does so in time and with success.
+    /// Asks it to end, and fails unless it does so in time and with success, and so with everything applied.
     ///
     /// # Errors
     /// [`Error::Round`] with the end of what it said.
     pub fn end(&mut self, deadline: Duration) -> Result<()> {
+        self.stop(deadline, |_| false)
+    }
+
+    /// Asks it to end somewhere in the middle: also what is not applied yet is well, if it says so.
+    ///
+    /// # Errors
+    /// As [`Tool::end`].
+    pub fn interrupt(&mut self, deadline: Duration) -> Result<()> {
+        const INCOMPLETE: &str = "stopped before everything was applied";
+        // It may be asked before it has learnt to listen.
+        let log = self.log.clone();
+        self.stop(deadline, |status| {
+            status.signal() == Some(TERM) || end_of(&log).trim_end().ends_with(INCOMPLETE)
+        })
+    }
+
+    fn stop(&mut self, deadline: Duration, fine: impl Fn(&ExitStatus) -> bool) -> Result<()> {
         self.must_run()?;
         self.signal("TERM")?;
         match self.wait(deadline) {
-            Some(status) if status.success() => Ok(()),
+            Some(status) if status.success() || fine(&status) => Ok(()),
             Some(status) => {
                 Err(Error::Round(format!("the program ended with {status}; it said:\n{}", self.said())))
             }
@@ -133,15 +153,7 @@ impl Tool {
 
     /// The end of what it said.
     pub fn said(&self) -> String {
-        let read = || -> std::io::Result<String> {
-            let mut file = File::open(&self.log)?;
-            let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(length.saturating_sub(SHOWN)))?;
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
-        };
-        read().unwrap_or_default()
+        end_of(&self.log)
     }
 }
 
@@ -150,6 +162,19 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The end of a file.
+fn end_of(file: &Path) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(file)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(SHOWN)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_default()
 }
 
 /// Those of the options that the program knows.

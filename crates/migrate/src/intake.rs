@@ -31,9 +31,9 @@ const DISK_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Intake {
     /// Ends when nothing more is read.
-    pub(crate) task: JoinHandle<Result<(), Error>>,
-    /// Comes when the source has agreed.
-    pub(crate) started: oneshot::Receiver<Started>,
+    task: Option<JoinHandle<Result<(), Error>>>,
+    started: oneshot::Receiver<Started>,
+    stop: CancellationToken,
 }
 
 /// What a link begins with.
@@ -73,6 +73,7 @@ impl Intake {
         meter: Meter,
         stop: CancellationToken,
     ) -> Self {
+        let stop = stop.child_token();
         let (begin, started) = oneshot::channel();
         let psync = plan.psync().cloned();
         let mut worker = Worker {
@@ -87,11 +88,40 @@ impl Intake {
             disk_window: options.disk_window,
             disk: None,
         };
+        let stopped = stop.clone();
         let task = tokio::spawn(async move {
-            let result = worker.run(stop).await;
+            let result = worker.run(stopped).await;
             worker.finish(result).await
         });
-        Intake { task, started }
+        Intake { task: Some(task), started, stop }
+    }
+
+    /// What the link begins with, when the source has agreed. `None` when it never will: [`Intake::ended`] tells why.
+    pub(crate) async fn started(&mut self) -> Option<Started> {
+        (&mut self.started).await.ok()
+    }
+
+    /// Waits until nothing more is read, and tells what was in the way of it, if anything was.
+    pub(crate) async fn ended(&mut self) -> Result<(), Error> {
+        match self.task.take() {
+            Some(task) => task.await.unwrap_or_else(|e| {
+                Err(Error::Internal(format!("the task that reads the source ended: {e}")))
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops reading, and waits until nobody is at the journal any more.
+    pub(crate) async fn stop(mut self) {
+        self.stop.cancel();
+        // It is of no more interest how: what ended the run is known.
+        self.ended().await.ok();
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use bytes::BytesMut;
 use keyferry_client::Connection;
 use keyferry_resp::encode_command;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::sync::mpsc;
 
 use crate::{
     catch_up::CatchUp,
@@ -57,6 +57,7 @@ pub(crate) async fn run(
         migration,
         pipeline: Pipeline::new(target, migration.options.target_silence, meter.clone()),
         encoder: Some(encoder),
+        intake: None,
         reader: None,
     };
     let result = run.execute(&journal, plan, source, ends).await;
@@ -65,6 +66,9 @@ pub(crate) async fn run(
         Ok(Outcome::Stopped { everything_applied }) => *everything_applied,
         _ => false,
     };
+    if let Some(intake) = run.intake.take() {
+        intake.stop().await;
+    }
     // Closes the connection: what is behind it is not to run on while it is cleaned up.
     drop(run.pipeline);
     if let Some(encoder) = &run.encoder {
@@ -94,6 +98,7 @@ struct Run<'m> {
     pipeline: Pipeline,
     /// Away while its thread uses it.
     encoder: Option<SnapshotEncoder>,
+    intake: Option<Intake>,
     /// What is left in it when the run ends early is kept.
     reader: Option<SpoolReader>,
 }
@@ -111,15 +116,22 @@ impl Run<'_> {
         meter.enter(Phase::Preparing);
         // Ends the intake: cancelled when the run is stopped, or when it is done.
         let end = stop.child_token();
-        let intake = Intake::start(from.clone(), options.intake(), plan, journal, meter.clone(), end.clone());
+        let intake = self.intake.insert(Intake::start(
+            from.clone(),
+            options.intake(),
+            plan,
+            journal,
+            meter.clone(),
+            end.clone(),
+        ));
         let _end = end.clone().drop_guard();
 
         // Where the stream begins; an error of the link before that ends the run.
         let started = tokio::select! {
-            started = intake.started => started,
+            started = intake.started() => started,
             error = self.pipeline.failed() => return Err(error),
         };
-        let Ok(started) = started else { return intake_ended(intake.task).await };
+        let Some(started) = started else { return intake_ended(&mut self.intake).await };
         let catch_up = CatchUp::new(options.until.clone(), meter.clone(), source, from.clone().with_db(0));
         let mut catch_up = std::pin::pin!(catch_up.wait());
         let position = match started {
@@ -138,7 +150,7 @@ impl Run<'_> {
                     _ = &mut catch_up => return Err(Error::Internal("caught up without a snapshot".into())),
                 };
                 if !complete {
-                    return intake_ended(intake.task).await;
+                    return intake_ended(&mut self.intake).await;
                 }
                 position
             }
@@ -165,7 +177,7 @@ impl Run<'_> {
         };
         match (closed, caught_up) {
             (None, _) => Ok(Outcome::Stopped { everything_applied: false }),
-            (Some(Closed::Failed), _) => intake_ended(intake.task).await,
+            (Some(Closed::Failed), _) => intake_ended(&mut self.intake).await,
             (Some(Closed::Stopped), Some(source_was_writing)) => Ok(Outcome::CaughtUp { source_was_writing }),
             // A transaction that was cut short is gone with the connection.
             (Some(Closed::Stopped), None) => {
@@ -225,13 +237,12 @@ impl Run<'_> {
     }
 }
 
-/// How the task that reads the source ended.
-pub(crate) async fn intake_ended(task: JoinHandle<Result<(), Error>>) -> Result<Outcome, Error> {
-    match task.await {
-        Ok(Ok(())) => Ok(Outcome::Stopped { everything_applied: false }),
-        Ok(Err(error)) => Err(error),
-        Err(e) => Err(Error::Internal(format!("the task that reads the source ended: {e}"))),
+/// How reading the source ended.
+pub(crate) async fn intake_ended(intake: &mut Option<Intake>) -> Result<Outcome, Error> {
+    if let Some(intake) = intake {
+        intake.ended().await?;
     }
+    Ok(Outcome::Stopped { everything_applied: false })
 }
 
 async fn send_all(pipeline: &mut Pipeline, loads: &mut mpsc::Receiver<Load>) -> Result<(), Error> {

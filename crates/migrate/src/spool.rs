@@ -34,7 +34,8 @@ fn cost(batch: &Batch) -> usize {
 /// The writing end of a queue of command batches. It waits for nothing but the disk.
 ///
 /// Rules:
-/// - What the target does not hold for good is in memory, or in the journal, or both.
+/// - What the target does not hold for good is in memory, or in the journal, or both: in memory at least until it has been
+///   read.
 /// - What is only in the journal comes after what is in memory and has not been read. So batches go to the journal alone
 ///   from the moment when memory is full until the reading end has come to the journal's end.
 /// - A journal that somebody asked for has everything that a restart could not get from the source: all that follows
@@ -241,8 +242,9 @@ impl Spool {
     fn wants_journal(&self, batch: &Batch) -> bool {
         let (meter, settings) = (&self.shared.meter, self.journal.settings());
         let kept = meter.kept_offset();
+        let floor = self.floor();
         let mut state = self.shared.lock();
-        state.forget(kept);
+        state.forget(floor);
         if settings.keep || state.journalled.is_some() {
             return true;
         }
@@ -257,6 +259,17 @@ impl Spool {
         // Once there, it stays until the target has caught up for good.
         let limit = if self.segment.is_some() { limit / 4 } else { limit };
         full || (settings.named && (self.journal.base_bytes() > 0 || unapplied > limit))
+    }
+
+    /// What ends there or before need not be in memory once it has been read: the target holds it, or the journal has it.
+    fn floor(&self) -> u64 {
+        let meter = &self.shared.meter;
+        let sure = match self.journal.settings().named {
+            true => meter.kept_offset(),
+            // It is of use only to a run that ends in good order, which says how far it has come.
+            false => meter.applied_offset.load(Ordering::Relaxed),
+        };
+        sure.max(self.journal.end().unwrap_or(0))
     }
 
     /// Starts a segment for what is in memory and not in the journal; `next` comes after that.
@@ -304,9 +317,10 @@ impl Spool {
     pub(crate) async fn tick(&mut self) -> Result<(), Error> {
         let meter = self.shared.meter.clone();
         let (kept, received) = (meter.kept_offset(), meter.received_offset.load(Ordering::Relaxed));
+        let floor = self.floor();
         let idle = {
             let mut state = self.shared.lock();
-            state.forget(kept);
+            state.forget(floor);
             state.journalled.is_none() && kept >= received
         };
         let settings = self.journal.settings().clone();
@@ -355,12 +369,12 @@ impl State {
         self.memory.push_back(received);
     }
 
-    /// Forgets what ends at or before `kept`, and has been read. Never a part of a transaction.
-    fn forget(&mut self, kept: u64) {
+    /// Forgets what ends at or before `floor`, and has been read. Never a part of a transaction.
+    fn forget(&mut self, floor: u64) {
         let read = self.memory.iter().take(self.read);
         let mut count = 0;
         for (index, received) in read.enumerate() {
-            if received.batch.end > kept {
+            if received.batch.end > floor {
                 break;
             }
             if !received.batch.in_transaction {
@@ -483,7 +497,7 @@ impl SpoolReader {
     pub(crate) fn into_unapplied(self) -> Vec<Received> {
         let mut state = self.shared.lock();
         state.read = state.memory.len();
-        state.forget(self.shared.meter.kept_offset());
+        state.forget(self.shared.meter.applied_offset.load(Ordering::Relaxed));
         std::mem::take(&mut state.memory).into()
     }
 

@@ -236,7 +236,11 @@ impl Journal {
             file.sync()?;
         }
         let path = self.path(&base.name);
-        fs::rename(file.path(), &path).map_err(|e| failed(&path, "renaming the snapshot", e))?;
+        match fs::rename(file.path(), &path) {
+            // Renamed before, when there was no room for what comes next.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && path.exists() => {}
+            renamed => renamed.map_err(|e| failed(&path, "renaming the snapshot", e))?,
+        }
         self.write_link(&base)?;
         {
             let mut catalog = self.catalog();

@@ -103,6 +103,7 @@ pub(crate) async fn run(
             stop: stop.clone(),
             end: end.clone(),
             encoder: Some(SnapshotEncoder::new(abilities, target.name(), options.value_limit).dividing()),
+            intake: None,
             reader: None,
         };
         tasks.spawn(run.run(journal, plan));
@@ -206,6 +207,7 @@ struct LinkRun {
     end: CancellationToken,
     /// Away while its thread uses it.
     encoder: Option<SnapshotEncoder>,
+    intake: Option<Intake>,
     reader: Option<SpoolReader>,
 }
 
@@ -223,6 +225,9 @@ struct LinkEnd {
 impl LinkRun {
     async fn run(mut self, journal: Journal, plan: Plan) -> LinkEnd {
         let result = self.execute(&journal, plan).await;
+        if let Some(intake) = self.intake.take() {
+            intake.stop().await;
+        }
         let received = self.meter.received_offset.load(Ordering::Relaxed);
         let applied = matches!(result, Ok(Closed::Stopped))
             && self.meter.is_past_snapshot()
@@ -252,24 +257,24 @@ impl LinkRun {
     }
 
     async fn execute(&mut self, journal: &Journal, plan: Plan) -> Result<Closed, Error> {
-        let intake = Intake::start(
+        let intake = self.intake.insert(Intake::start(
             self.stream.clone(),
             self.options.intake(),
             plan,
             journal,
             self.meter.clone(),
             self.end.clone(),
-        );
+        ));
         let started = tokio::select! {
-            started = intake.started => started,
+            started = intake.started() => started,
             error = self.target.failed() => return Err(error),
         };
-        let Ok(started) = started else { return ended(intake.task).await };
+        let Some(started) = started else { return ended(&mut self.intake).await };
         let (position, db) = match started {
             Started::Snapshot { position, skip, snapshot, reader, .. } => {
                 self.reader = Some(reader);
                 if !self.apply_snapshot(snapshot, skip).await? {
-                    return ended(intake.task).await;
+                    return ended(&mut self.intake).await;
                 }
                 let db = self.encoder.as_ref().map_or(0, |encoder| encoder.counts().stream_db);
                 (position, db)
@@ -300,7 +305,7 @@ impl LinkRun {
             };
             match next {
                 Next::Batch { batch, .. } => feed.batch(batch).await?,
-                Next::End(Closed::Failed) => return ended(intake.task).await,
+                Next::End(Closed::Failed) => return ended(&mut self.intake).await,
                 Next::End(closed) => {
                     self.target.settled(self.number).await?;
                     return Ok(closed);
@@ -358,8 +363,8 @@ impl LinkRun {
     }
 }
 
-async fn ended(task: tokio::task::JoinHandle<Result<(), Error>>) -> Result<Closed, Error> {
-    intake_ended(task).await.map(|_| Closed::Failed)
+async fn ended(intake: &mut Option<Intake>) -> Result<Closed, Error> {
+    intake_ended(intake).await.map(|_| Closed::Failed)
 }
 
 /// Removes half-built keys of a run that ended early.

@@ -305,3 +305,23 @@ async fn a_run_that_ends_early_leaves_everything_that_is_missing() {
         assert!(rest == missing, "{total} {read} {applied}");
     }
 }
+
+/// What has been read is not held in memory because the target does not hold it for good yet: the journal has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_is_bounded_although_nothing_is_said_to_be_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let meter = Meter::default();
+    let journal = open(dir.path(), Settings::for_tests());
+    let (mut spool, mut reader) = spool(&journal, &meter);
+    let (mut offset, mut seen) = (1000, 1000);
+    for n in 0..60 {
+        spool.push(batch(n, 1_000_000, &mut offset)).await.unwrap();
+        while seen < offset {
+            let Next::Batch { batch, .. } = reader.next().await.unwrap() else { panic!("an end") };
+            seen = batch.end;
+        }
+        let held: usize = spool.shared.lock().memory.iter().map(|received| received.batch.bytes.len()).sum();
+        assert!(held < 4_000_000, "{held} after {n}");
+    }
+    assert!(journal.bytes() > 59_000_000);
+}

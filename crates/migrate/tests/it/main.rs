@@ -9,6 +9,6 @@
 
 mod clusters;
 mod faults;
+mod journal;
 mod live;
-mod resume;
 mod support;

@@ -420,7 +420,7 @@ mod tests {
         let growing = soaked((0..30).map(|i| (50_000 + i * 2_000, 900, 100)));
         assert!(failure(&growing).contains("memory goes up"));
         assert!(failure(&soaked((0..30).map(|i| (1, i * 100, 1)))).contains("journal has 2900 bytes"));
-        assert!(failure(&soaked((0..30).map(|i| (1, 1, i * 100)))).contains("2900 bytes behind"));
+        assert!(failure(&soaked((0..30).map(|i| (1, 1, i * 200)))).contains("5800 bytes behind"));
         assert!(failure(&soaked((0..30).map(|i| (20 - i.min(20), 1, 1)))).contains("watched"));
     }
 }

@@ -417,7 +417,7 @@ mod tests {
         };
         soak.judge(&soaked((0..30).map(|_| (50_000, 900, 100)))).unwrap();
         let failure = |samples: &Soaked| soak.judge(samples).unwrap_err().to_string();
-        let growing = soaked((0..30).map(|i| (50_000 + i * 2_000, 900, 100)));
+        let growing = soaked((0..30).map(|i| (50_000 + i * 5_000, 900, 100)));
         assert!(failure(&growing).contains("memory goes up"));
         assert!(failure(&soaked((0..30).map(|i| (1, i * 100, 1)))).contains("journal has 2900 bytes"));
         assert!(failure(&soaked((0..30).map(|i| (1, 1, i * 200)))).contains("5800 bytes behind"));

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Parser, ValueEnum};
 use keyferry_client::Endpoint;
 use keyferry_migrate::{
-    CrossSlotPolicy, Finished, Fsync, Migration, Outcome, Report, RoutingCounts, Stopper, Until,
+    CrossSlotPolicy, Expiry, Finished, Fsync, Migration, Outcome, Report, RoutingCounts, Stopper, Until,
 };
 
 /// Move everything from one Redis-compatible server to another while both stay in service.
@@ -78,6 +78,21 @@ struct Args {
     /// What happens to commands whose keys are in several slots of a target cluster
     #[arg(long, value_enum, default_value_t = CrossSlot::CarryOut)]
     cross_slot: CrossSlot,
+
+    /// When keys at the target get their exact deadlines; before that they are put centuries later, and die when the source
+    /// says so
+    #[arg(long, value_enum, default_value_t = Deadlines::UntilCaughtUp)]
+    expiry: Deadlines,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Deadlines {
+    /// When the target has caught up
+    UntilCaughtUp,
+    /// At the end, when everything is applied: nothing dies too early whatever happens on the way
+    UntilEnd,
+    /// At once
+    AsItComes,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -179,6 +194,11 @@ async fn run(args: Args) -> ExitCode {
         CrossSlot::CarryOut => CrossSlotPolicy::CarryOut,
         CrossSlot::Fail => CrossSlotPolicy::Fail,
     };
+    options.expiry = match args.expiry {
+        Deadlines::UntilCaughtUp => Expiry::HeldUntilCaughtUp,
+        Deadlines::UntilEnd => Expiry::HeldUntilEnd,
+        Deadlines::AsItComes => Expiry::AsItComes,
+    };
     options.until = match args.until {
         When::CaughtUp => {
             Until::CaughtUp { quiet: Duration::from_secs(1), linger: Duration::from_secs(args.linger) }
@@ -234,6 +254,16 @@ fn print_summary(report: &Report) {
     );
     println!("stream   {} commands, {} reconnects", figures.commands_applied, figures.reconnects);
     print_routing(&report.routing);
+    let expiry = &report.expiry;
+    let held = expiry.held_in_snapshot + expiry.held_in_stream;
+    if held > 0 {
+        println!(
+            "expiry   {held} deadlines held until caught up; {} keys and {} fields were given their exact ones{}",
+            expiry.released,
+            expiry.released_fields,
+            if expiry.still_held { ", the rest not yet" } else { "" },
+        );
+    }
     for (what, count) in [
         ("empty containers, which servers drop too", snapshot.empty_containers_dropped),
         ("large keys that had expired", snapshot.expired_dropped),

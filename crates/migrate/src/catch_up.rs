@@ -1,7 +1,7 @@
 //! Knowing when the target holds what the source holds.
 
 use std::{
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -9,6 +9,7 @@ use keyferry_client::{Address, Connection, Role};
 use keyferry_replication::{Locate, Locator, ReplicationId};
 
 use crate::{
+    hold::Hold,
     options::Until,
     progress::{Meter, Phase},
 };
@@ -29,6 +30,8 @@ pub(crate) struct CatchUp {
     /// The whole migration's.
     meter: Meter,
     links: Vec<Watched>,
+    /// Told when everything is there; its deadlines have to be in place, too.
+    hold: Option<Arc<Hold>>,
 }
 
 /// One link, and the server that is asked how far it is.
@@ -60,12 +63,17 @@ impl CatchUp {
         source: impl Locate + 'static,
     ) -> Self {
         let links = vec![Watched::new(meter.clone(), control, source)];
-        CatchUp { until, meter, links }
+        CatchUp { until, meter, links, hold: None }
     }
 
     /// Of several links; `meter` is the whole migration's.
     pub(crate) fn of_links(until: Until, meter: Meter, links: Vec<Watched>) -> Self {
-        CatchUp { until, meter, links }
+        CatchUp { until, meter, links, hold: None }
+    }
+
+    /// With deadlines that are held until then.
+    pub(crate) fn holding(self, hold: &Arc<Hold>) -> Self {
+        CatchUp { hold: Some(Arc::clone(hold)), ..self }
     }
 
     /// Returns when the migration is done, if it ever is: true when the source still wrote at that moment. To be
@@ -83,7 +91,13 @@ impl CatchUp {
             let level = self.links.iter().all(Watched::is_level);
             // Those that were asked before the last one became level may have written since.
             let answered = self.ask_those(|link| level || link.is_due()).await;
-            if level && answered && self.links.iter().all(Watched::has_everything) {
+            let everything = level && answered && self.links.iter().all(Watched::has_everything);
+            if everything && let Some(hold) = &self.hold {
+                hold.level.notify_one();
+            }
+            // Once it was there, a deadline that is held anew is no news.
+            let released = since.is_some() || self.hold.as_ref().is_none_or(|hold| hold.is_released());
+            if everything && released {
                 if since.is_none() {
                     since = Some(Instant::now());
                     self.links.iter().for_each(|link| link.meter.enter(Phase::Following));

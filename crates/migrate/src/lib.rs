@@ -35,6 +35,8 @@
 
 mod catch_up;
 mod error;
+mod expiry;
+mod hold;
 mod intake;
 mod journal;
 mod kept;
@@ -59,8 +61,8 @@ mod target;
 
 pub use error::{Error, Refusal, RefusedAt};
 pub use migration::{Finished, Migration, Stopper};
-pub use options::{CrossSlotPolicy, Fsync, Options, Until};
+pub use options::{CrossSlotPolicy, Expiry, Fsync, Options, Until};
 pub use progress::{Figures, LinkFigures, Phase, Progress};
-pub use report::{CrossSlot, Endpoint, LinkPosition, Outcome, Report, RoutingCounts};
+pub use report::{CrossSlot, Endpoint, ExpiryCounts, LinkPosition, Outcome, Report, RoutingCounts};
 pub use snapshot_counts::SnapshotCounts;
 pub use source::{Collisions, DatabasePair};

@@ -201,6 +201,7 @@ fn finish(
         journal: ends.journal,
         notes: ends.notes,
         routing: ends.routing,
+        expiry: ends.expiry,
     };
     Finished { report, result }
 }

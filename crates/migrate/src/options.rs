@@ -65,6 +65,28 @@ pub struct Options {
     pub prefer_replicas: bool,
     /// What happens to commands whose keys are in several slots of a cluster. Default: they are carried out.
     pub cross_slot: CrossSlotPolicy,
+    /// When the deadlines of keys and of fields are put as they are. Default: when the target has caught up. Not heeded where
+    /// bytes are forwarded without being looked into.
+    pub expiry: Expiry,
+}
+
+/// When the deadlines of keys, and of fields of hashes, are put at the target as they are.
+///
+/// A target that is behind must not let a key die before it knows all that the source has done with it. So deadlines are
+/// put 2^45 ms (some 1115 years) later at first, and keys die by the source's own `DEL`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Expiry {
+    /// When the target has caught up, and again after it was behind. While the source is being written to, deadlines less
+    /// than five seconds ahead stay held. If the target is left behind for longer than a key has to live, a key that is
+    /// prolonged meanwhile dies there.
+    #[default]
+    HeldUntilCaughtUp,
+    /// At the end of a run that catches up, or is stopped with everything applied. Nothing dies too early, whatever happens
+    /// meanwhile; but a target that is left without its migration keeps the late deadlines until that is run to its end.
+    HeldUntilEnd,
+    /// At once.
+    AsItComes,
 }
 
 /// When a journal that somebody asked for is written through to the disk. A process that dies loses nothing in any case; a
@@ -110,6 +132,7 @@ impl Default for Options {
             db_map: BTreeMap::new(),
             prefer_replicas: false,
             cross_slot: CrossSlotPolicy::CarryOut,
+            expiry: Expiry::HeldUntilCaughtUp,
         }
     }
 }

@@ -4,6 +4,8 @@ use bytes::BytesMut;
 use keyferry_rdb::native::{CommandSink, Loss};
 use keyferry_resp::encode::encode_command;
 
+use crate::expiry;
+
 /// Commands under way to the target.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
@@ -12,6 +14,8 @@ pub(crate) struct Output {
     /// Keys that are done when these commands are.
     pub(crate) keys: u64,
     pub(crate) losses: Vec<Loss>,
+    /// Deadlines of fields are held.
+    pub(crate) hold_fields: bool,
     pieces: Vec<Piece>,
     /// Commands that are in pieces.
     divided: u32,
@@ -58,8 +62,18 @@ impl Output {
 
 impl CommandSink for Output {
     fn command(&mut self, args: &[&[u8]]) {
-        encode_command(&mut self.bytes, args);
         self.commands += 1;
+        if self.hold_fields
+            && let [b"HPEXPIREAT", key, deadline, rest @ ..] = args
+            && let Some(deadline) = std::str::from_utf8(deadline).ok().and_then(|text| text.parse().ok())
+        {
+            let mut digits = itoa::Buffer::new();
+            let mut held: Vec<&[u8]> =
+                vec![b"HPEXPIREAT", key, digits.format(expiry::held(deadline)).as_bytes()];
+            held.extend(rest);
+            return encode_command(&mut self.bytes, held);
+        }
+        encode_command(&mut self.bytes, args);
     }
 
     fn loss(&mut self, loss: Loss) {

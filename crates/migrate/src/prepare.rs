@@ -1,10 +1,13 @@
 //! What is looked at before anything is written.
 
+use std::sync::Arc;
+
 use keyferry_client::{ConnectOptions, Connection, Endpoint, Mode, Role};
 use keyferry_routing::CommandTable;
 
 use crate::{
     error::Error,
+    hold::Hold,
     migration::{Migration, Prepared},
     progress::Meter,
     report::Ends,
@@ -163,6 +166,8 @@ pub(crate) async fn sharded(
             migration.meter.add_link(link.name.clone(), link.meter.clone());
         }
     }
+    let abilities = Abilities::of(&server);
+    let hold = Arc::new(Hold::new(options.expiry, abilities.deadline_forms(), false));
     let target = Target::new(Settings {
         map,
         table,
@@ -173,8 +178,8 @@ pub(crate) async fn sharded(
         retry_window: options.reconnect_window,
         expiry_time: server.version >= keyferry_client::Version::new(7, 0, 0),
         cross_slot: options.cross_slot,
+        hold,
     });
-    let abilities = Abilities::of(&server);
     Ok(Prepared::Sharded(Box::new(Sides { links, ownership, target, abilities })))
 }
 

@@ -1,6 +1,9 @@
 //! From the source's snapshot to commands for the target.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use bytes::BufMut;
 use keyferry_rdb::{
@@ -12,7 +15,9 @@ use keyferry_resp::encode::{write_array_header, write_bulk, write_bulk_header, w
 
 use crate::{
     error::Error,
+    hold::Hold,
     output::{Output, PieceKind},
+    sharded::Databases,
     snapshot_counts::{NAMED_LOSSES, SnapshotCounts},
     target::Abilities,
 };
@@ -57,6 +62,8 @@ struct State {
     skipped: u64,
     /// The output is to be divided into pieces, without `SELECT`.
     divide: bool,
+    /// Deadlines are held; with where databases go.
+    hold: Option<(Arc<Hold>, Databases)>,
 }
 
 /// A value that comes in parts.
@@ -113,6 +120,7 @@ impl SnapshotEncoder {
             announced: 0,
             skipped: 0,
             divide: false,
+            hold: None,
         };
         SnapshotEncoder { parser: Parser::with_limits(limits), state, skip: 0, whole: 0 }
     }
@@ -126,6 +134,12 @@ impl SnapshotEncoder {
     /// The same for a target of several nodes: commands come in pieces, and databases are told by these.
     pub(crate) fn dividing(mut self) -> Self {
         self.state.divide = true;
+        self
+    }
+
+    /// Deadlines are held until they are released, if that is to be.
+    pub(crate) fn holding(mut self, hold: &Arc<Hold>, databases: &Databases) -> Self {
+        self.state.hold = hold.holds_snapshots().then(|| (Arc::clone(hold), databases.clone()));
         self
     }
 
@@ -287,12 +301,15 @@ impl State {
             self.counts.empty_containers_dropped += 1;
             return Ok(());
         }
-        if !value.ty().fits_dump() {
-            // Its field names are elsewhere in the snapshot.
+        // Its field names are elsewhere in the snapshot, or it has deadlines inside that are to be held.
+        let held_inside = self.hold.is_some() && may_vanish(head.ty) && self.abilities.native.field_expiry;
+        if !value.ty().fits_dump() || held_inside {
             self.start_large(head, out)?;
             self.large_part(value.bytes(), out)?;
+            self.counts.large -= u64::from(held_inside && value.ty().fits_dump());
             return self.end_large(out);
         }
+        let expiry = self.deadline(head);
         self.select(head.db, out);
         self.count(head);
         let plain = head.eviction.is_none()
@@ -300,10 +317,9 @@ impl State {
             && (head.expiry.is_none() || self.abilities.set_pxat);
         match value.verbatim_string() {
             // No more for the target than a payload, and no checksum on either side.
-            Some(string) if plain => set(head, string, out),
+            Some(string) if plain => set(head.key, string, expiry, out),
             _ => {
-                let key =
-                    Key { key: head.key, expiry: head.expiry, eviction: head.eviction, meta: head.meta };
+                let key = Key { key: head.key, expiry, eviction: head.eviction, meta: head.meta };
                 self.restore(&key, value, out)?;
             }
         }
@@ -327,6 +343,15 @@ impl State {
             let mut digits = itoa::Buffer::new();
             out.command(&[b"SELECT", digits.format(db).as_bytes()]);
         }
+    }
+
+    /// When a key is to expire at the target.
+    fn deadline(&self, head: &EntryHead<'_>) -> Option<i64> {
+        let deadline = head.expiry?;
+        Some(match &self.hold {
+            Some((hold, databases)) => hold.of_snapshot(databases.to(head.db).ok(), head.key, deadline),
+            None => deadline,
+        })
     }
 
     fn count(&mut self, head: &EntryHead<'_>) {
@@ -408,7 +433,8 @@ impl State {
         self.select(head.db, out);
         self.count(head);
         self.counts.large += 1;
-        let expired = head.expiry.is_some_and(|at| at <= now_ms());
+        let expiry = self.deadline(head);
+        let expired = expiry.is_some_and(|at| at <= now_ms());
         let large = if expired {
             Large::Expired { key: head.key.to_vec() }
         } else if matches!(head.ty.kind(), Kind::Module | Kind::RateLimiter | Kind::CronJob)
@@ -416,7 +442,7 @@ impl State {
         {
             Large::Whole {
                 key: head.key.to_vec(),
-                expiry: head.expiry,
+                expiry,
                 eviction: head.eviction,
                 meta: head.meta.map(<[u8]>::to_vec),
                 ty: head.ty,
@@ -437,6 +463,15 @@ impl State {
                 // Fields that expire meanwhile must not take the key with them.
                 out.command(&[b"HSET", &temporary, &guard_field(&temporary), b""]);
             }
+            if let Some((hold, databases)) = &self.hold
+                && may_vanish(head.ty)
+            {
+                out.hold_fields = true;
+                hold.counts.held_in_snapshot.fetch_add(1, Ordering::Relaxed);
+                if let Ok(db) = databases.to(head.db) {
+                    hold.note(db, head.key, true);
+                }
+            }
             let mut options = NativeOptions::default();
             options.features = Some(self.abilities.native);
             options.templates = self.templates.clone();
@@ -445,7 +480,7 @@ impl State {
                 rebuild: Box::new(rebuild),
                 temporary,
                 key: head.key.to_vec(),
-                expiry: head.expiry,
+                expiry,
                 guarded: may_vanish(head.ty),
             }
         };
@@ -561,22 +596,19 @@ fn guard_field(temporary: &[u8]) -> Vec<u8> {
 }
 
 /// `SET key value [PXAT ms]`
-fn set(head: &EntryHead<'_>, value: &[u8], out: &mut Output) {
+fn set(key: &[u8], value: &[u8], expiry: Option<i64>, out: &mut Output) {
     let bytes = &mut out.bytes;
-    bytes.extend_from_slice(if head.expiry.is_some() {
-        b"*5\r\n$3\r\nSET\r\n"
-    } else {
-        b"*3\r\n$3\r\nSET\r\n"
-    });
-    write_bulk(bytes, head.key);
+    bytes.extend_from_slice(if expiry.is_some() { b"*5\r\n$3\r\nSET\r\n" } else { b"*3\r\n$3\r\nSET\r\n" });
+    write_bulk(bytes, key);
     write_bulk(bytes, value);
-    if let Some(at) = head.expiry {
+    if let Some(at) = expiry {
         bytes.extend_from_slice(b"$4\r\nPXAT\r\n");
         write_bulk_int(bytes, at.max(1));
     }
 }
 
-fn now_ms() -> i64 {
+/// Unix time in milliseconds.
+pub(crate) fn now_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

@@ -130,7 +130,6 @@ pub(crate) enum Next {
     Batch {
         batch: Batch,
         /// When it came from the source, in milliseconds of the Unix epoch.
-        #[cfg_attr(not(test), expect(dead_code, reason = "for deadlines that are relative"))]
         received: u64,
     },
     /// Nothing more will come, and everything has been given out.

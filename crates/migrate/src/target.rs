@@ -3,6 +3,8 @@
 use keyferry_client::{ServerInfo, Vendor, Version};
 use keyferry_rdb::native::Features;
 
+use crate::expiry::Forms;
+
 /// Abilities of a target that change what it is sent (`dump-restore.md` §3, `rdb.md` §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Abilities {
@@ -21,6 +23,11 @@ pub(crate) struct Abilities {
 }
 
 impl Abilities {
+    /// How it is told deadlines.
+    pub(crate) fn deadline_forms(&self) -> Forms {
+        Forms { set_pxat: self.set_pxat, absolute_ttl: self.absolute_ttl, fields: self.native.field_expiry }
+    }
+
     pub(crate) fn of(server: &ServerInfo) -> Self {
         let version = server.version;
         // Forks count on from the Redis version that they left.

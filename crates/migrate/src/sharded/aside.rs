@@ -250,6 +250,40 @@ impl<'t> Aside<'t> {
         }
     }
 
+    /// Sends commands to the node at `address`, in database `db`; errors are frames.
+    pub(super) async fn all_at(
+        &mut self,
+        address: &str,
+        db: u32,
+        commands: &[Command],
+    ) -> Result<Vec<Frame>, keyferry_client::Error> {
+        let mut pipeline = Pipeline::new();
+        if db != 0 {
+            pipeline.push(["SELECT", &db.to_string()]);
+        }
+        for command in commands {
+            pipeline.push_command(command);
+        }
+        if db != 0 {
+            pipeline.push(["SELECT", "0"]);
+        }
+        let result = match self.connection(address).await {
+            Ok(connection) => connection.pipeline(&pipeline).await,
+            Err(error) => Err(error),
+        };
+        let mut replies = result.inspect_err(|_| self.forget(address))?;
+        if db != 0 {
+            // A database that does not exist: what followed was done in another one.
+            if replies.first().is_some_and(|reply| reply.error_reply().is_some()) {
+                replies.truncate(1);
+                return Ok(replies);
+            }
+            replies.remove(0);
+            replies.truncate(commands.len());
+        }
+        Ok(replies)
+    }
+
     /// Waits until a replica of the node has everything that this connection did, if the node has any. False when the node
     /// is lost.
     pub(crate) async fn confirmed(&mut self, address: &str) -> bool {

@@ -21,9 +21,12 @@ use super::{
 };
 use crate::{
     error::Error,
+    expiry::Held,
+    hold::{Mode, carries_deadlines},
     output::PieceKind,
     pipeline::{Load, Origin},
     progress::Meter,
+    snapshot::now_ms,
 };
 
 /// Items below this size are copied out of the buffer that they came in: a slice would keep all of it alive.
@@ -123,6 +126,11 @@ pub(crate) struct StreamFeed {
     unapplied_bytes: usize,
     /// Slots that the shard is being given as a whole, by the name of the job.
     imports: HashMap<Vec<u8>, SlotSet>,
+    /// Which deadlines are held, while a batch is handed over.
+    mode: Mode,
+    /// When the batch came, and when it is handed over; Unix times in milliseconds.
+    clock: i64,
+    now: i64,
 }
 
 #[derive(Debug, Default)]
@@ -160,11 +168,14 @@ impl StreamFeed {
             unapplied,
             unapplied_bytes: 0,
             imports,
+            mode: Mode::Off,
+            clock: 0,
+            now: 0,
         }
     }
 
     /// Takes a batch of commands; waits while too much is under way.
-    pub(crate) async fn batch(&mut self, batch: Batch) -> Result<(), Error> {
+    pub(crate) async fn batch(&mut self, batch: Batch, received: u64) -> Result<(), Error> {
         self.forget_applied();
         let Batch { start, end, db, in_transaction, .. } = batch;
         self.unapplied_bytes += batch.bytes.len();
@@ -180,6 +191,10 @@ impl StreamFeed {
             pieces: Vec::new(),
         });
         self.target.room(self.link).await?;
+        let hold = Arc::clone(self.target.hold());
+        let mode = hold.mode().await;
+        (self.mode, self.now) = (*mode, now_ms());
+        self.clock = i64::try_from(received).unwrap_or(self.now);
         let ticket = self.target.core().link(self.link).map_or(0, |account| account.open());
         if let Some(db) = batch.db.filter(|_| self.transaction.is_none()) {
             self.db = db;
@@ -249,6 +264,12 @@ impl StreamFeed {
             open.commands.push(command.to_owned());
             return Ok(());
         }
+        if self.mode != Mode::Off {
+            self.follow_deadlines(command);
+            if let Some(held) = self.held(command) {
+                return self.add_held(held, at).await;
+            }
+        }
         // The common case: one slot, and the bytes as they came.
         if !self.is_special(command) {
             if self.is_unsplit() {
@@ -261,6 +282,45 @@ impl StreamFeed {
             }
         }
         self.other(command.to_owned(), at).await
+    }
+
+    /// The held form of a command that sets a deadline which is to be held.
+    fn held(&self, command: &CommandRef<'_>) -> Option<Held> {
+        let db = self.target.databases().to(self.db).ok();
+        self.target.hold().hold(self.mode, command, db, (self.clock, self.now))
+    }
+
+    /// Held deadlines that a command takes elsewhere are to be found there.
+    fn follow_deadlines(&self, command: &CommandRef<'_>) {
+        if carries_deadlines(command) {
+            self.target.hold().follow(&command.to_owned(), self.target.databases().to(self.db).ok());
+        }
+    }
+
+    async fn add_held(&mut self, held: Held, at: At) -> Result<(), Error> {
+        let mut commands = held.commands;
+        if commands.len() == 1
+            && let Some(command) = commands.pop()
+        {
+            return self.other(command, at).await;
+        }
+        // A value and its deadline: they belong together.
+        let slot = commands.first().and_then(|command| command.arg(1)).map(keyferry_routing::slot);
+        self.add_all(slot.filter(|_| !self.is_unsplit()), &commands, &at)
+    }
+
+    /// A transaction's commands in their held form, where they have one.
+    fn hold_all(&self, open: &mut Transaction) {
+        let commands = std::mem::take(&mut open.commands);
+        let mut offsets = std::mem::take(&mut open.offsets).into_iter();
+        for command in commands {
+            let start = offsets.next().unwrap_or(open.start);
+            self.follow_deadlines(&command.as_ref());
+            let held = self.held(&command.as_ref()).map_or_else(|| vec![command], |held| held.commands);
+            open.offsets.extend(held.iter().map(|_| start));
+            open.commands.extend(held);
+        }
+        open.offsets.extend(offsets);
     }
 
     /// Commands that are not forwarded as they are.
@@ -340,7 +400,7 @@ impl StreamFeed {
     }
 
     /// Carries out a transaction of the source: as one where it stays in one slot, else one for each slot.
-    async fn exec(&mut self, open: Transaction, ticket: u64) -> Result<(), Error> {
+    async fn exec(&mut self, mut open: Transaction, ticket: u64) -> Result<(), Error> {
         let one_by_one = open.commands.iter().map(Command::as_ref).any(|command| {
             command.is("SELECT") || (self.is_special(&command) && !self.is_unchecked(&command))
         });
@@ -352,11 +412,18 @@ impl StreamFeed {
                 let at = At { start, mark: Mark::Stream(end), steps: start + 1, ticket };
                 if command.is("SELECT") {
                     self.db = self.selected(&command.as_ref(), &at)?;
-                } else {
-                    self.other(command, at).await?;
+                    continue;
+                }
+                self.follow_deadlines(&command.as_ref());
+                match self.held(&command.as_ref()) {
+                    Some(held) => self.add_held(held, at).await?,
+                    None => self.other(command, at).await?,
                 }
             }
             return Ok(());
+        }
+        if self.mode != Mode::Off {
+            self.hold_all(&mut open);
         }
         if self.is_unsplit() {
             let at = At { start: open.start, mark: Mark::Stream(end_of(&open)), steps: 0, ticket };

@@ -23,8 +23,10 @@ mod links;
 mod map;
 mod msetex;
 mod node;
+mod release;
 mod run;
 mod session;
+mod sweep;
 
 use std::{
     collections::HashMap,
@@ -51,7 +53,7 @@ use self::{
     core::{Core, Rules},
     feed::{SnapshotFeed, StreamFeed},
 };
-use crate::{error::Error, options::CrossSlotPolicy, progress::Meter};
+use crate::{error::Error, hold::Hold, options::CrossSlotPolicy, progress::Meter};
 
 /// Work beside the pipelines that may go on at the same time.
 const TURNS: usize = 24;
@@ -76,6 +78,7 @@ pub(crate) struct Target {
     /// The target knows `PEXPIRETIME` (7.0).
     expiry_time: bool,
     cross_slot: CrossSlotPolicy,
+    hold: Arc<Hold>,
     pool: aside::Pool,
     /// Work beside the pipelines that may go on at the same time.
     turns: Semaphore,
@@ -98,6 +101,8 @@ pub(crate) struct Settings {
     /// The target knows `PEXPIRETIME` (7.0).
     pub(crate) expiry_time: bool,
     pub(crate) cross_slot: CrossSlotPolicy,
+    /// Which deadlines are held.
+    pub(crate) hold: Arc<Hold>,
 }
 
 impl Target {
@@ -121,6 +126,7 @@ impl Target {
             in_trouble: AtomicBool::new(false),
             expiry_time: settings.expiry_time,
             cross_slot: settings.cross_slot,
+            hold: settings.hold,
             pool: aside::Pool::default(),
             turns: Semaphore::new(TURNS),
         })
@@ -190,6 +196,10 @@ impl Target {
 
     pub(crate) fn tells_expiry_time(&self) -> bool {
         self.expiry_time
+    }
+
+    pub(crate) fn hold(&self) -> &Arc<Hold> {
+        &self.hold
     }
 
     pub(crate) fn retry_window(&self) -> Duration {

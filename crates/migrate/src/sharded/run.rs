@@ -17,6 +17,7 @@ use super::{
     aside::{Aside, Cause},
     checkpoint,
     hand_over::follow,
+    release::Release,
 };
 use crate::{
     catch_up::{CatchUp, Watched},
@@ -82,6 +83,9 @@ pub(crate) async fn run(
         followers.spawn(watch(shards, ownership, WATCH_PERIOD, tell));
         followers.spawn(follow(Arc::clone(&target), changes));
     }
+    let meters: Vec<Meter> = links.iter().map(|link| link.meter.clone()).collect();
+    let release_end = CancellationToken::new();
+    let release = tokio::spawn(Release::new(Arc::clone(&target), meters).follow(release_end.clone()));
     let end = stop.child_token();
     let several = links.len() > 1;
     let mut tasks = JoinSet::new();
@@ -102,15 +106,20 @@ pub(crate) async fn run(
             target: Arc::clone(&target),
             stop: stop.clone(),
             end: end.clone(),
-            encoder: Some(SnapshotEncoder::new(abilities, target.name(), options.value_limit).dividing()),
+            encoder: Some(
+                SnapshotEncoder::new(abilities, target.name(), options.value_limit)
+                    .dividing()
+                    .holding(target.hold(), target.databases()),
+            ),
             intake: None,
             reader: None,
         };
         tasks.spawn(run.run(journal, plan));
     }
 
-    let mut catch_up =
-        std::pin::pin!(CatchUp::of_links(options.until.clone(), meter.clone(), watched).wait());
+    let mut catch_up = std::pin::pin!(
+        CatchUp::of_links(options.until.clone(), meter.clone(), watched).holding(target.hold()).wait()
+    );
     let mut finished = Vec::new();
     let mut source_was_writing = false;
     let mut caught_up = false;
@@ -172,10 +181,21 @@ pub(crate) async fn run(
     if ends.journal.is_some() {
         root.leave();
     }
+    release_end.cancel();
+    let released = if everything_applied && result.is_ok() && !target.core().has_failed() {
+        match release.await {
+            Ok(release) => release.finish().await,
+            Err(e) => Err(Error::Internal(format!("the task that puts deadlines ended: {e}"))),
+        }
+    } else {
+        release.abort();
+        Ok(())
+    };
+    ends.note_expiry(target.hold());
     let counts = target.core().counts.clone();
     ends.note_target(&counts);
     let failure = target.core().take_failure();
-    if let Some(error) = failure.or(first).or(result.err()) {
+    if let Some(error) = failure.or(first).or(result.err()).or(released.err()) {
         driver.abort();
         return Err(error);
     }
@@ -304,7 +324,7 @@ impl LinkRun {
                 error = self.target.failed() => return Err(error),
             };
             match next {
-                Next::Batch { batch, .. } => feed.batch(batch).await?,
+                Next::Batch { batch, received } => feed.batch(batch, received).await?,
                 Next::End(Closed::Failed) => return ended(&mut self.intake).await,
                 Next::End(closed) => {
                     self.target.settled(self.number).await?;

@@ -8,6 +8,7 @@
 )]
 
 mod clusters;
+mod expiry;
 mod faults;
 mod journal;
 mod live;

@@ -7,16 +7,22 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use keyferry_diff::results::{JsonLines, Junit, Kept, TextFile, write_table};
-use keyferry_diff::{DiffOptions, DiffReport, Difference, DifferenceSink, Side, SnapshotDiff, Verdict};
+use keyferry_client::Endpoint;
+use keyferry_diff::results::{Html, JsonLines, Junit, Kept, TextFile, write_table};
+use keyferry_diff::{
+    Depth, DiffOptions, DiffReport, Difference, DifferenceSink, LiveDiff, LiveOptions, RepairOptions,
+    RepairWhat, Sample, Side, SnapshotDiff, Suspects, Verdict, quick,
+};
 use keyferry_examples::{DiffBar, SelectionArgs};
 use keyferry_files::DatabaseMove;
 use keyferry_routing::KeyPattern;
 
 /// Tell whether two servers, clusters or files hold the same data, and what differs
 ///
-/// Each side is a URL or a file, in any combination. Servers are asked for a snapshot, as by a replica, and go on meanwhile; what is
-/// written while that happens may be in one snapshot and not in the other. Memory stays bounded whatever the size.
+/// Each side is a URL or a file, in any combination. Servers are asked for a snapshot, as by a replica, and go on meanwhile. What is
+/// written while that happens may be in one snapshot and not in the other: where both sides are servers, keys that differ are
+/// looked at again, key by key, after a while. With --live all keys are compared so, with SCAN. Memory stays bounded whatever
+/// the size.
 #[derive(Debug, Parser)]
 #[command(name = "diff", version, after_help = EXAMPLES)]
 struct Args {
@@ -43,6 +49,12 @@ struct Args {
     rules: Rules,
 
     #[command(flatten)]
+    by_key: ByKey,
+
+    #[command(flatten)]
+    repair: Repair,
+
+    #[command(flatten)]
     results: Results,
 }
 
@@ -67,13 +79,82 @@ struct Rules {
     no_functions: bool,
 
     /// Keys that migrations keep for themselves, left out (repeatable)
-    /// [default: keyferry:checkpoint:*, keyferry:tmp:*, DTS_REDIS_TIMESTAMP_HEARTBEAT*, DRS_REDIS_TIMESTAMP_HEARTBEAT*]
+    /// [default: keyferry:*, DTS_REDIS_TIMESTAMP_HEARTBEAT*, DRS_REDIS_TIMESTAMP_HEARTBEAT*]
     #[arg(long, value_name = "GLOB", conflicts_with = "with_bookkeeping")]
     bookkeeping: Vec<KeyPattern>,
 
     /// Compare these keys, too
     #[arg(long)]
     with_bookkeeping: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Key by key, between servers")]
+struct ByKey {
+    /// Find keys with SCAN and read them one by one, in place of snapshots
+    #[arg(long)]
+    live: bool,
+
+    /// What to compare of each key; anything but full means --live
+    #[arg(long, value_name = "full|skip-big|length|exists", default_value = "full")]
+    check: Depth,
+
+    /// Compare only how many keys the servers count in each database, and function libraries
+    #[arg(long, conflicts_with_all = ["live", "check", "sample"])]
+    quick: bool,
+
+    /// Look at this share of the keys only (with --live): 1%, 0.01
+    #[arg(long, value_name = "SHARE")]
+    sample: Option<Sample>,
+
+    /// How many times to look at keys that differ
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+
+    /// How many seconds to wait between these
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
+    interval: f64,
+
+    /// Keys with more elements are read in parts, or not at all with --check skip-big
+    #[arg(long, value_name = "N", default_value_t = 16_384)]
+    big_key: u64,
+
+    /// Look at so many keys a second at most (with --live)
+    #[arg(long, value_name = "KEYS")]
+    qps: Option<u64>,
+
+    /// Batches that are looked at at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    parallel: u64,
+
+    /// Keys of a batch
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    batch: u64,
+
+    /// Elements of a key that are named when they differ; the others are counted
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    fields: u64,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Repair, between servers")]
+struct Repair {
+    /// Copy keys that the other side lacks or has otherwise, delete those that only it has, or both; then check again
+    #[arg(long, value_name = "copy|delete|both", conflicts_with = "quick")]
+    repair: Option<RepairWhat>,
+
+    /// The side that is right
+    #[arg(long, value_name = "source|target", default_value = "source", requires = "repair",
+        value_parser = ["source", "target"])]
+    repair_from: String,
+
+    /// Write the script of the repair, and change nothing
+    #[arg(long, requires = "repair")]
+    dry_run: bool,
+
+    /// Where the commands of the repair are written, as redis-cli takes them
+    #[arg(long, value_name = "FILE", requires = "repair")]
+    repair_script: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -95,6 +176,10 @@ struct Results {
     #[arg(long, value_name = "FILE.xml")]
     junit: Option<PathBuf>,
 
+    /// Write a page for people
+    #[arg(long, value_name = "FILE.html")]
+    html: Option<PathBuf>,
+
     /// Write an SQLite file with redis-full-check's tables
     #[cfg(feature = "sqlite")]
     #[arg(long, value_name = "FILE.db")]
@@ -115,9 +200,14 @@ Examples:
   diff 'redis://old:6379?password-env=OLD_PW' backup/dump.rdb --jsonl differences.jsonl
   diff monday.rdb tuesday.rdb --keys 'user:*' --ttl-tolerance 0
   diff whole.rdb shard-1.rdb --target-also shard-2.rdb --target-also shard-3.rdb
+  diff redis://old:6379 redis://new:6379 --live --sample 1% --qps 20000
+  diff redis://old:6379 redis://new:6379 --check length --keys 'user:*'
+  diff redis://old:6379 redis://new:6379 --quick
+  diff redis://old:6379 redis://new:6379 --repair both --dry-run --repair-script repair.txt
   diff redis://old:6379 redis://new:6379 --db-map 1=0 --junit diff.xml || echo 'not the same'
 
-Differences: lack_source, lack_target, type, value, expiry, field_expiry, counters (of a stream), producers, duplicate.
+Differences: lack_source, lack_target, type, value, expiry, field_expiry, counters (of a stream), producers, duplicate;
+keys and expires (of a database, with --quick).
 Exit status: 0 equal, 1 different, 2 it cannot be told (a side cannot be read, no key was chosen, wrong usage).";
 
 fn main() -> ExitCode {
@@ -137,19 +227,22 @@ fn run(args: Args) -> Result<Verdict, String> {
     let source = side("source", &args.source, args.source_also)?;
     let target = side("target", &args.target, args.target_also)?;
     let (mut sinks, table) = args.results.open()?;
-    let mut diff = SnapshotDiff::new(source, target);
-    args.rules.apply(diff.options_mut());
-    diff.options_mut().selection = args.selection.selection();
-    diff.options_mut().memory = usize::try_from(args.results.memory << 20).unwrap_or(usize::MAX);
+    let mut options = DiffOptions::default();
+    args.rules.apply(&mut options);
+    options.selection = args.selection.selection();
+    options.memory = usize::try_from(args.results.memory << 20).unwrap_or(usize::MAX);
     if let Some(directory) = args.results.temporary {
-        diff.options_mut().temporary_directory = directory;
+        options.temporary_directory = directory;
     }
-    let bar = DiffBar::show(diff.progress());
     let mut all = Both { kept: Kept::new(args.results.show), files: &mut sinks };
-    let report = diff.run(&mut all);
+    let report = match args.repair.options() {
+        None => compare(&source, &target, options, &args.by_key, &mut all)?,
+        Some(repair) => {
+            let mut script = args.repair.script()?;
+            repaired(&source, &target, options, &args.by_key, repair, &mut *script, &mut all)?
+        }
+    };
     let kept = all.kept;
-    drop(bar);
-    let report = report.map_err(|error| error.to_string())?;
     sinks.finish(&report).map_err(|error| format!("writing results failed: {error}"))?;
     if table {
         let written = write_table(&mut io::stdout().lock(), &report, &kept);
@@ -161,6 +254,166 @@ fn run(args: Args) -> Result<Verdict, String> {
         }
     }
     Ok(report.verdict())
+}
+
+/// Compares in the way that was asked for.
+fn compare(
+    source: &Side,
+    target: &Side,
+    options: DiffOptions,
+    by_key: &ByKey,
+    sink: &mut dyn DifferenceSink,
+) -> Result<DiffReport, String> {
+    let error = |error: keyferry_diff::Error| chain(&error);
+    let (Side::Live(a), Side::Live(b)) = (source, target) else {
+        if let Some(option) = by_key.needs_servers() {
+            return Err(format!("{option} goes with two servers, and a side is a file"));
+        }
+        let mut diff = SnapshotDiff::new(source.clone(), target.clone());
+        *diff.options_mut() = options;
+        let _bar = DiffBar::show(diff.progress());
+        return diff.run(sink).map_err(error);
+    };
+    if by_key.quick {
+        return quick(a, b, &options, sink).map_err(error);
+    }
+    let by_key_diff = |options: DiffOptions| {
+        let mut diff = LiveDiff::new(Endpoint::clone(a), Endpoint::clone(b));
+        *diff.options_mut() = options;
+        by_key.apply(diff.live_mut());
+        diff
+    };
+    if by_key.needs_servers().is_some() {
+        let diff = by_key_diff(options);
+        let _bar = DiffBar::show(diff.progress());
+        return diff.run(sink).map_err(error);
+    }
+    let mut diff = SnapshotDiff::new(source.clone(), target.clone());
+    *diff.options_mut() = options.clone();
+    let bar = DiffBar::show(diff.progress());
+    if by_key.rounds == 1 {
+        return diff.run(sink).map_err(error);
+    }
+    let mut suspects = Suspects::new();
+    let report = diff.run(&mut suspects).map_err(error)?;
+    drop(bar);
+    if suspects.is_empty() {
+        return Ok(report);
+    }
+    let diff = by_key_diff(options);
+    let _bar = DiffBar::show(diff.progress());
+    diff.settle(suspects, report, sink).map_err(error)
+}
+
+/// Compares, repairs what differs, and compares that again.
+fn repaired(
+    source: &Side,
+    target: &Side,
+    options: DiffOptions,
+    by_key: &ByKey,
+    repair: RepairOptions,
+    script: &mut (dyn Write + Send),
+    sink: &mut dyn DifferenceSink,
+) -> Result<DiffReport, String> {
+    let (Side::Live(a), Side::Live(b)) = (source, target) else {
+        return Err("--repair goes with two servers, and a side is a file".to_owned());
+    };
+    let error = |error: keyferry_diff::Error| chain(&error);
+    let by_key_diff = || {
+        let mut diff = LiveDiff::new(Endpoint::clone(a), Endpoint::clone(b));
+        *diff.options_mut() = options.clone();
+        by_key.apply(diff.live_mut());
+        diff
+    };
+    let mut suspects = Suspects::new();
+    let told = repair.dry_run.then_some(&mut *sink);
+    let mut found = Found { suspects: &mut suspects, told };
+    let report = compare(source, target, options.clone(), by_key, &mut found)?;
+    if suspects.is_empty() {
+        return Ok(report);
+    }
+    let done = by_key_diff().repair(&suspects, &repair, script).map_err(error)?;
+    let word = if repair.dry_run { "would repair" } else { "repair" };
+    eprintln!("diff: {word}: {done}");
+    done.failures.iter().for_each(|failure| eprintln!("diff: not repaired: {failure}"));
+    if repair.dry_run {
+        return Ok(report);
+    }
+    let mut diff = by_key_diff();
+    // What was repaired is compared as a whole.
+    diff.live_mut().interval = Duration::from_millis(200);
+    diff.settle(suspects, report, sink).map_err(error)
+}
+
+/// Keeps which keys differ, and tells of them in a dry run.
+struct Found<'a, 's> {
+    suspects: &'a mut Suspects,
+    told: Option<&'a mut (dyn DifferenceSink + 's)>,
+}
+
+impl DifferenceSink for Found<'_, '_> {
+    fn difference(&mut self, difference: &Difference) -> io::Result<()> {
+        self.suspects.difference(difference)?;
+        self.told.as_mut().map_or(Ok(()), |told| told.difference(difference))
+    }
+}
+
+impl Repair {
+    fn options(&self) -> Option<RepairOptions> {
+        let mut options = RepairOptions::new(self.repair?);
+        (options.from_target, options.dry_run) = (self.repair_from == "target", self.dry_run);
+        Some(options)
+    }
+
+    fn script(&self) -> Result<Box<dyn Write + Send>, String> {
+        match &self.repair_script {
+            Some(path) => create(path),
+            None => Ok(Box::new(io::sink())),
+        }
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
+    Duration::try_from_secs_f64(seconds).map(|_| seconds).map_err(|error| error.to_string())
+}
+
+impl ByKey {
+    /// The option that makes no sense but between two servers, if it was given.
+    fn needs_servers(&self) -> Option<&'static str> {
+        [
+            (self.live, "--live"),
+            (self.quick, "--quick"),
+            (self.check != Depth::Full, "--check"),
+            (self.sample.is_some(), "--sample"),
+            (self.qps.is_some(), "--qps"),
+        ]
+        .into_iter()
+        .find_map(|(given, name)| given.then_some(name))
+    }
+
+    fn apply(&self, live: &mut LiveOptions) {
+        let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        (live.depth, live.sample, live.rounds) = (self.check, self.sample, self.rounds);
+        (live.big_key, live.keys_per_second) = (self.big_key, self.qps);
+        live.interval = Duration::from_secs_f64(self.interval);
+        (live.parallel, live.batch) = (number(self.parallel), number(self.batch));
+        live.fields = number(self.fields);
+    }
 }
 
 fn side(name: &str, text: &str, also: Vec<PathBuf>) -> Result<Side, String> {
@@ -201,6 +454,9 @@ impl Results {
         if let Some(path) = &self.junit {
             sinks.push(Box::new(Junit::new(create(path)?)));
         }
+        if let Some(path) = &self.html {
+            sinks.push(Box::new(Html::new(create(path)?, 1000)));
+        }
         #[cfg(feature = "sqlite")]
         if let Some(path) = &self.sqlite {
             let file = keyferry_diff::results::Sqlite::create(path);
@@ -228,6 +484,14 @@ impl DifferenceSink for Both<'_> {
     fn difference(&mut self, difference: &Difference) -> io::Result<()> {
         self.kept.difference(difference)?;
         self.files.difference(difference)
+    }
+
+    fn suspect(&mut self, round: u32, difference: &Difference) -> io::Result<()> {
+        self.files.suspect(round, difference)
+    }
+
+    fn wants_suspects(&self) -> bool {
+        self.files.wants_suspects()
     }
 
     fn finish(&mut self, report: &DiffReport) -> io::Result<()> {

@@ -57,12 +57,21 @@ impl DiffBar {
 fn message(progress: &DiffProgress, source: &SideProgress, target: &SideProgress, seconds: f64) -> String {
     match progress.phase() {
         Phase::Preparing => "waiting for snapshots".to_owned(),
-        Phase::Reading => format!(
-            "{} and {} keys read, {}/s",
-            HumanCount(source.keys),
-            HumanCount(target.keys),
-            HumanBytes(((source.bytes + target.bytes) as f64 / seconds.max(0.001)) as u64),
-        ),
+        Phase::Reading => {
+            let per_second = |count: u64| (count as f64 / seconds.max(0.001)) as u64;
+            let rate = match source.bytes + target.bytes {
+                // Key by key nobody counts bytes.
+                0 => format!("{} keys/s", HumanCount(per_second(source.keys + target.keys))),
+                bytes => format!("{}/s", HumanBytes(per_second(bytes))),
+            };
+            let found = match progress.differences() {
+                0 => String::new(),
+                found => format!(", {} differ so far", HumanCount(found)),
+            };
+            format!("{} and {} keys read, {rate}{found}", HumanCount(source.keys), HumanCount(target.keys))
+        }
+        Phase::Waiting => format!("round {} is over, waiting for the next", progress.round()),
+        _ if progress.round() > 1 => format!("round {}, looking again at what differs", progress.round()),
         _ => format!("comparing, {} differences", HumanCount(progress.differences())),
     }
 }

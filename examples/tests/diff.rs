@@ -76,4 +76,50 @@ fn results_go_where_they_are_wanted() {
     rows.sort_unstable();
     assert_eq!(rows, ["0\tlack_target\ttwo\t", "0\tvalue\tone\t"]);
     assert!(std::fs::read_to_string(junit).unwrap().contains("failures=\"2\""));
+    // What goes with two servers only is refused.
+    for options in
+        [&["--live"][..], &["--check", "length"], &["--repair", "both"], &["--sample", "1%"], &["--quick"]]
+    {
+        let refused = diff(&[&[&a[..], &b[..]], options].concat());
+        assert_eq!(refused.status.code(), Some(2), "{options:?}");
+        assert!(text(&refused.stderr).contains("goes with two servers"), "{refused:?}");
+    }
+}
+
+#[test]
+fn servers_are_compared_and_repaired() {
+    let (Ok(a), Ok(b)) = (keyferry_testkit::Server::any(), keyferry_testkit::Server::any()) else {
+        return println!("note: no server is there");
+    };
+    for server in [&a, &b] {
+        let mut client = server.client().unwrap();
+        client.call(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]).unwrap();
+        client.call(&["HSET", "hash", "a", "1", "b", "2"]).unwrap();
+        client.call(&["SET", "text", "1"]).unwrap();
+    }
+    b.client().unwrap().call(&["HSET", "hash", "b<", "3"]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let [html, script] = ["page.html", "script"].map(|name| dir.path().join(name).display().to_string());
+    let (a_url, b_url) = (a.url(), b.url());
+    let quick = ["--interval", "0.05"];
+    for engine in [&[][..], &["--live"]] {
+        let found = diff(
+            &[&[&a_url[..], &b_url, "--html", &html, "--result", "-", "--jsonl", "-"], &quick[..], engine]
+                .concat(),
+        );
+        assert_eq!(found.status.code(), Some(1), "{found:?}");
+        assert!(text(&found.stdout).contains("0\tlack_source\thash\tb<\n"), "{found:?}");
+        let page = std::fs::read_to_string(&html).unwrap();
+        assert!(page.contains("<code>b&lt;</code> lack_source") && page.contains("DIFFERENT: 1"), "{page}");
+    }
+    let counts = diff(&[&a_url, &b_url, "--quick"]);
+    assert_eq!(counts.status.code(), Some(0), "{counts:?}");
+    assert!(text(&counts.stdout).contains("but only numbers of keys were compared"), "{counts:?}");
+    let repair = ["--repair", "both", "--repair-script", &script];
+    let dry = diff(&[&[&a_url[..], &b_url, "--dry-run"], &quick[..], &repair].concat());
+    assert_eq!(dry.status.code(), Some(1), "{dry:?}");
+    assert!(std::fs::read_to_string(&script).unwrap().starts_with("SELECT 0\nRESTORE hash 0 "));
+    let done = diff(&[&[&a_url[..], &b_url], &quick[..], &repair].concat());
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    assert!(text(&done.stdout).contains("EQUAL: all 2 keys"), "{done:?}");
 }

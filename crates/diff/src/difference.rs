@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use keyferry_files::text::short_line;
 use keyferry_rdb::Kind;
 use serde::Serialize;
 
@@ -27,11 +28,15 @@ pub enum DifferenceKind {
     Producers,
     /// A side has the key more than once: databases that were mapped to one, or shards that both claim it.
     Duplicate,
+    /// Databases have other numbers of keys: of comparing what servers count.
+    Keys,
+    /// Databases have other numbers of keys that expire.
+    Expires,
 }
 
 impl DifferenceKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::LackSource,
         Self::LackTarget,
         Self::Type,
@@ -41,6 +46,8 @@ impl DifferenceKind {
         Self::Counters,
         Self::Producers,
         Self::Duplicate,
+        Self::Keys,
+        Self::Expires,
     ];
 
     /// Its name in all results. The first four are those that redis-full-check uses, with the same meaning.
@@ -55,6 +62,8 @@ impl DifferenceKind {
             Self::Counters => "counters",
             Self::Producers => "producers",
             Self::Duplicate => "duplicate",
+            Self::Keys => "keys",
+            Self::Expires => "expires",
         }
     }
 }
@@ -95,7 +104,7 @@ impl fmt::Display for Held {
     }
 }
 
-/// What differs: a key or a function library.
+/// What differs: a key, a function library, or what a server counts of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Subject {
@@ -103,6 +112,28 @@ pub enum Subject {
     Key,
     /// A library of functions; it belongs to no database.
     Function,
+    /// A database as a whole, of which only numbers were compared.
+    Database,
+}
+
+/// An element of a value that differs: a field of a hash, a member of a set or sorted set, the first item of a list from which on
+/// two lists part, an entry of a stream or what else it consists of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FieldDifference {
+    /// Its name: the field or member, the index of the item, the id of the entry; `last id`, `group NAME`,
+    /// `group NAME pending ID`, `group NAME consumer NAME` of a stream.
+    pub name: Vec<u8>,
+    /// In what way: [`DifferenceKind::LackSource`], [`DifferenceKind::LackTarget`], [`DifferenceKind::Value`] or
+    /// [`DifferenceKind::FieldExpiry`].
+    pub kind: DifferenceKind,
+}
+
+impl FieldDifference {
+    /// Of this element, in this way.
+    pub fn new(name: &[u8], kind: DifferenceKind) -> Self {
+        Self { name: name.to_vec(), kind }
+    }
 }
 
 /// One way in which a key, or a function library, differs. One that differs in several ways gives several.
@@ -121,6 +152,10 @@ pub struct Difference {
     pub source: Option<Held>,
     /// What the target has under this name.
     pub target: Option<Held>,
+    /// Which elements of the value differ, as far as that was looked for. A string has none.
+    pub fields: Vec<FieldDifference>,
+    /// How many further elements differ.
+    pub more_fields: u64,
 }
 
 impl Difference {
@@ -132,18 +167,26 @@ impl Difference {
         source: Option<Held>,
         target: Option<Held>,
     ) -> Self {
-        Self { subject: Subject::Key, db, key: key.to_vec(), kind, source, target }
+        let (fields, more_fields) = (Vec::new(), 0);
+        Self { subject: Subject::Key, db, key: key.to_vec(), kind, source, target, fields, more_fields }
     }
 
     /// A difference of a function library.
     pub fn of_function(name: &[u8], kind: DifferenceKind) -> Self {
-        Self { subject: Subject::Function, db: 0, key: name.to_vec(), kind, source: None, target: None }
+        Self { subject: Subject::Function, ..Self::of_key(0, name, kind, None, None) }
+    }
+
+    /// A difference of what source and target count in a database.
+    pub fn of_database(db: u64, kind: DifferenceKind, counts: [u64; 2]) -> Self {
+        let [source, target] = counts.map(|count| Some(Held::new(Kind::String, count, None)));
+        Self { subject: Subject::Database, ..Self::of_key(db, b"", kind, source, target) }
     }
 
     /// The type of the source's value, else of the target's, `function` of a library, `none` otherwise.
     pub fn type_name(&self) -> &'static str {
         match (self.subject, self.source.or(self.target)) {
             (Subject::Function, _) => "function",
+            (Subject::Database, _) => "none",
             (_, Some(held)) => held.kind.name(),
             (_, None) => "none",
         }
@@ -151,6 +194,10 @@ impl Difference {
 
     /// Both sides in words: `list of 3 | list of 2`.
     pub fn sides(&self) -> String {
+        if self.subject == Subject::Database {
+            let count = |held: Option<Held>| held.map_or(0, |held| held.length);
+            return format!("{} | {}", count(self.source), count(self.target));
+        }
         let other = matches!(self.subject, Subject::Function);
         let side = |held: Option<Held>, lacks: DifferenceKind| match held {
             Some(held) if self.kind == DifferenceKind::Expiry => match held.expiry {
@@ -166,6 +213,19 @@ impl Difference {
             side(self.source, DifferenceKind::LackSource),
             side(self.target, DifferenceKind::LackTarget)
         )
+    }
+}
+
+impl Difference {
+    /// The elements that differ, in words: ` at 3`, ` at a, b and 7 more`; nothing when none is known.
+    pub fn places(&self) -> String {
+        let names: Vec<_> = self.fields.iter().take(3).map(|field| short_line(&field.name, 40)).collect();
+        if names.is_empty() {
+            return String::new();
+        }
+        let more = (self.fields.len() - names.len()) as u64 + self.more_fields;
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!(" at {}{more}", names.join(", "))
     }
 }
 
@@ -226,7 +286,7 @@ mod tests {
             (0..number).for_each(|_| counts.add(kind));
             assert_eq!(counts.of(kind), number as u64);
         }
-        assert_eq!(counts.total(), 36);
+        assert_eq!(counts.total(), 55);
         assert!(counts.to_string().starts_with("1 lack_target, 2 type, 3 value, "));
     }
 

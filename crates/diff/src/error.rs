@@ -62,6 +62,30 @@ pub enum Error {
         slots: String,
     },
 
+    /// A server refuses to show its data, or gives an answer that none should give.
+    #[error(
+        "{side} does not answer as it should: {reply}; may its user run SCAN, TYPE, OBJECT, DUMP and the commands that read?"
+    )]
+    Refused {
+        /// The side.
+        side: String,
+        /// What it said.
+        reply: String,
+    },
+
+    /// A value can be had neither as a whole nor in parts.
+    #[error(
+        "the {} at \"{}\" cannot be read: a server refuses DUMP; let its user run DUMP, or leave the key out",
+        kind.name(),
+        keyferry_files::text::short_line(key, 60)
+    )]
+    Unreadable {
+        /// The key.
+        key: Vec<u8>,
+        /// The type of its value.
+        kind: keyferry_rdb::Kind,
+    },
+
     /// Digests that do not fit in memory wait on disk, and that fails.
     #[error("keeping digests on disk failed: {0}; point the temporary directory to another file system")]
     Spill(#[source] io::Error),

@@ -17,6 +17,8 @@ pub(crate) struct Rules {
     pub(crate) tolerance: u64,
     /// Bytes of digests that are in memory at once while they are joined.
     pub(crate) memory: u64,
+    /// Whether a side may show a key more than once without having it twice, as `SCAN` does: then the last one counts.
+    pub(crate) repeats: bool,
 }
 
 /// What was found besides differences.
@@ -161,6 +163,9 @@ impl Join<'_> {
                 side.retain(|key| !self.is_expired(key));
                 self.joined.expired[number] += (before - side.len()) as u64;
                 self.joined.keys[number] += side.len() as u64;
+            }
+            if self.rules.repeats {
+                sides.iter_mut().for_each(|side| _ = side.drain(..side.len().saturating_sub(1)));
             }
             let [source, target] = &sides;
             let held = |side: &[&KeyDigest<'_>]| side.first().map(|key| held(key));

@@ -4,6 +4,8 @@
 //! snapshots. It **gives** every [`Difference`] to a [`DifferenceSink`], and a [`DiffReport`] with counts and a verdict.
 //!
 //! - [`SnapshotDiff`] compares two sides by their snapshots, in both directions in one pass.
+//! - [`LiveDiff`] compares two live sides key by key, and looks again at what differs; it also settles what differed in snapshots of
+//!   data that moves. [`quick()`] compares only what servers count.
 //! - [`digest()`] reduces every key of a snapshot to its type, a digest of its value, and its expiry. Digests are equal for
 //!   equal values, whatever their encoding and whichever server wrote them: [`ValueDigester`] says by which rules.
 //! - [`results`] writes differences as text, JSON lines, JUnit's XML and SQLite.
@@ -17,6 +19,7 @@ mod difference;
 mod digest;
 mod error;
 mod join;
+mod live;
 mod options;
 mod progress;
 mod report;
@@ -25,15 +28,19 @@ mod side;
 mod snapshot_diff;
 mod store;
 
-pub use difference::{Difference, DifferenceCounts, DifferenceKind, Held, Subject};
+pub use difference::{Difference, DifferenceCounts, DifferenceKind, FieldDifference, Held, Subject};
 pub use digest::{
     DigestOptions, KeyDigest, SnapshotDigester, SnapshotSummary, ValueDifferences, ValueDigest,
     ValueDigester, digest,
 };
 pub use error::Error;
+pub use live::{
+    Depth, LiveDiff, LiveOptions, RepairOptions, RepairReport, RepairWhat, Sample, Suspects, UnknownDepth,
+    UnknownRepair, WrongSample, quick,
+};
 pub use options::{BOOKKEEPING, DiffOptions};
 pub use progress::{DiffProgress, Phase, SideProgress};
-pub use report::{DiffReport, SideReport, Verdict};
+pub use report::{DiffReport, RoundReport, SampleReport, SideReport, Verdict};
 pub use results::DifferenceSink;
 pub use side::Side;
 pub use snapshot_diff::SnapshotDiff;

@@ -10,12 +10,8 @@ use keyferry_routing::KeyPattern;
 
 /// Keys that are left out unless [`DiffOptions::bookkeeping`] says otherwise: what migrations keep for themselves in the data,
 /// ours and those of cloud providers.
-pub const BOOKKEEPING: [&str; 4] = [
-    "keyferry:checkpoint:*",
-    "keyferry:tmp:*",
-    "DTS_REDIS_TIMESTAMP_HEARTBEAT*",
-    "DRS_REDIS_TIMESTAMP_HEARTBEAT*",
-];
+pub const BOOKKEEPING: [&str; 3] =
+    ["keyferry:*", "DTS_REDIS_TIMESTAMP_HEARTBEAT*", "DRS_REDIS_TIMESTAMP_HEARTBEAT*"];
 
 /// How two sides are compared.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! How far a comparison is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// What a comparison is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum Phase {
     Reading,
     /// What was read is compared.
     Joining,
+    /// What differs is left alone for a while before it is looked at again.
+    Waiting,
     /// It is over.
     Done,
 }
@@ -38,6 +40,7 @@ struct Meters {
     phase: AtomicU8,
     sides: [Meter; 2],
     differences: AtomicU64,
+    round: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +57,7 @@ impl DiffProgress {
             0 => Phase::Preparing,
             1 => Phase::Reading,
             2 => Phase::Joining,
+            3 => Phase::Waiting,
             _ => Phase::Done,
         }
     }
@@ -71,6 +75,16 @@ impl DiffProgress {
     /// Differences found so far.
     pub fn differences(&self) -> u64 {
         self.0.differences.load(Ordering::Relaxed)
+    }
+
+    /// The round of looking at keys: 1 for the first.
+    pub fn round(&self) -> u32 {
+        self.0.round.load(Ordering::Relaxed).max(1)
+    }
+
+    pub(crate) fn enter_round(&self, round: u32) {
+        self.0.round.store(round, Ordering::Relaxed);
+        self.enter(Phase::Joining);
     }
 
     pub(crate) fn enter(&self, phase: Phase) {

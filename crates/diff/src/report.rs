@@ -6,6 +6,7 @@ use keyferry_files::LeftOutCounts;
 use serde::Serialize;
 
 use crate::difference::DifferenceCounts;
+use crate::live::Depth;
 
 /// What a comparison says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -41,6 +42,12 @@ pub struct DiffReport {
     pub expired_until: Option<i64>,
     /// Whether only some keys were chosen.
     pub selected: bool,
+    /// What was compared of each key.
+    pub depth: Depth,
+    /// The rounds in which keys were looked at; none where there was but one look, at snapshots.
+    pub rounds: Vec<RoundReport>,
+    /// What a sample of the keys says of all of them.
+    pub sample: Option<SampleReport>,
     /// Bytes of digests that waited on disk.
     pub spilled: u64,
     /// How long it took.
@@ -69,10 +76,88 @@ pub struct SideReport {
     pub bookkeeping: u64,
     /// Keys in slots that their node of a cluster does not own, which nobody sees.
     pub stray: u64,
+    /// Keys that a sample left out.
+    pub unsampled: u64,
+    /// Keys that `SCAN` gave, among them some twice; 0 for snapshots.
+    pub scanned: u64,
     /// Function libraries.
     pub functions: u64,
     /// Bytes of snapshots read.
     pub bytes: u64,
+}
+
+/// A round of looking at keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RoundReport {
+    /// Keys that were looked at.
+    pub keys: u64,
+    /// Keys among them that differed.
+    pub differ: u64,
+}
+
+impl RoundReport {
+    pub(crate) const fn new(keys: u64, differ: u64) -> Self {
+        Self { keys, differ }
+    }
+}
+
+/// What a sample says.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SampleReport {
+    /// Which share of the keys was to be looked at.
+    pub share: f64,
+    /// Keys that were looked at.
+    pub looked: u64,
+    /// Keys among them that differ.
+    pub differ: u64,
+}
+
+/// How sure one may be of the rest.
+impl fmt::Display for SampleReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (looked, differ) = (self.looked as f64, self.differ as f64);
+        write!(f, "{} of about {:.0} keys were looked at", self.looked, looked / self.share)?;
+        if self.looked == 0 {
+            return f.write_str(": that says nothing of the others");
+        }
+        if self.differ == 0 {
+            // With n of n equal, the share of others is below 3/n with 95 % confidence.
+            let share = (3.0 / looked).min(1.0);
+            return write!(
+                f,
+                " and are equal: one may be 95 % sure that fewer than {} of all keys differ, if differences do not depend on names; a few \
+                 that do can easily be missed",
+                Share(share)
+            );
+        }
+        let share = differ / looked;
+        // Half the width of the interval of 95 % (Agresti and Coull).
+        let n = looked + 4.0;
+        let p = (differ + 2.0) / n;
+        let half = 1.96 * (p * (1.0 - p) / n).sqrt();
+        let (low, high) = ((p - half).max(0.0), (p + half).min(1.0));
+        write!(
+            f,
+            ": {} of them differ, so with 95 % confidence between {} and {} of all keys do",
+            Share(share),
+            Share(low),
+            Share(high)
+        )
+    }
+}
+
+/// A share in per cent, with two digits that count.
+struct Share(f64);
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = self.0 * 100.0;
+        let digits =
+            if percent <= 0.0 || percent >= 10.0 { 1 } else { (1.0 - percent.log10().floor()) as usize };
+        write!(f, "{percent:.digits$} %")
+    }
 }
 
 impl DiffReport {
@@ -98,6 +183,9 @@ impl fmt::Display for DiffReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (source, target) = (self.source.keys, self.target.keys);
         match self.verdict() {
+            Verdict::Different if self.depth == Depth::Counts => {
+                write!(f, "DIFFERENT: {source} and {target} keys; {}", self.differences)
+            }
             Verdict::Different => {
                 let (only_source, only_target) = self.one_sided();
                 write!(
@@ -113,7 +201,22 @@ impl fmt::Display for DiffReport {
             Verdict::NothingCompared => {
                 f.write_str("NOTHING COMPARED: no key that was asked for is on either side")
             }
+            Verdict::Equal if self.depth == Depth::Counts => {
+                write!(f, "SAME NUMBERS: {source} keys on both sides")
+            }
             Verdict::Equal if source + target == 0 => f.write_str("EQUAL: both sides are empty"),
+            Verdict::Equal if self.sample.is_some() => {
+                write!(f, "EQUAL, WHERE LOOKED AT: {} keys are the same on both sides", self.both)
+            }
+            Verdict::Equal if self.depth == Depth::Exists => {
+                write!(f, "SAME NAMES: all {source} keys are on both sides")
+            }
+            Verdict::Equal if self.depth == Depth::Length => {
+                write!(
+                    f,
+                    "SAME LENGTHS: all {source} keys have the same type, length and expiry on both sides"
+                )
+            }
             Verdict::Equal if source == target => {
                 write!(f, "EQUAL: all {source} keys are the same on both sides")
             }
@@ -123,5 +226,44 @@ impl fmt::Display for DiffReport {
                 self.both, self.expiring
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(looked: u64, differ: u64) -> String {
+        SampleReport { share: 0.01, looked, differ }.to_string()
+    }
+
+    #[test]
+    fn samples_say_how_sure_one_may_be() {
+        let text = sample(30_000, 0);
+        assert!(text.starts_with("30000 of about 3000000 keys were looked at and are equal"), "{text}");
+        assert!(text.contains("fewer than 0.010 % of all keys"), "{text}");
+        let text = sample(1000, 10);
+        assert!(text.contains("1.0 % of them differ, so with 95 % confidence between 0.5"), "{text}");
+        assert!(text.contains(" and 1.9 % of all keys do"), "{text}");
+        assert!(sample(0, 0).contains("says nothing"));
+        assert!(sample(2, 0).contains("fewer than 100.0 %"));
+    }
+
+    #[test]
+    fn a_verdict_says_no_more_than_was_looked_at() {
+        let mut report = DiffReport::default();
+        (report.source.keys, report.target.keys, report.both, report.equal) = (3, 3, 3, 3);
+        for (depth, words) in [
+            (Depth::Full, "EQUAL: all 3"),
+            (Depth::Length, "SAME LENGTHS"),
+            (Depth::Exists, "SAME NAMES"),
+            (Depth::Counts, "SAME NUMBERS"),
+        ] {
+            report.depth = depth;
+            assert!(report.to_string().starts_with(words), "{report}");
+        }
+        report.depth = Depth::Full;
+        report.sample = Some(SampleReport { share: 0.5, looked: 3, differ: 0 });
+        assert!(report.to_string().starts_with("EQUAL, WHERE LOOKED AT"), "{report}");
     }
 }

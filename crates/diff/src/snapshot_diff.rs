@@ -275,6 +275,7 @@ impl Run {
             expired_until: expired_until.unwrap_or(i64::MIN),
             tolerance: u64::try_from(self.options.ttl_tolerance.as_millis()).unwrap_or(u64::MAX),
             memory: self.options.memory as u64 / 2,
+            repeats: false,
         };
         let mut see = |difference: Difference| {
             report.differences.add(difference.kind);

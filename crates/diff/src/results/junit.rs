@@ -32,8 +32,8 @@ impl<W: Write + Send> DifferenceSink for Junit<W> {
     fn difference(&mut self, difference: &Difference) -> io::Result<()> {
         if self.counts.of(difference.kind) < NAMED as u64 {
             let Difference { db, key, .. } = difference;
-            let text =
-                format!("db {db} {} \"{}\": {}", difference.type_name(), line(key), difference.sides());
+            let (ty, sides, places) = (difference.type_name(), difference.sides(), difference.places());
+            let text = format!("db {db} {ty} \"{}\": {sides}{places}", line(key));
             self.named.push((difference.kind, text));
         }
         self.counts.add(difference.kind);
@@ -77,7 +77,7 @@ impl<W: Write + Send> DifferenceSink for Junit<W> {
 }
 
 /// Text that has no control characters, as XML.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

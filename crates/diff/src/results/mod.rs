@@ -1,5 +1,6 @@
 //! Where differences go: files for people, machines, and those used to redis-full-check.
 
+mod html;
 mod json;
 mod junit;
 #[cfg(feature = "sqlite")]
@@ -9,6 +10,7 @@ mod text;
 
 use std::io;
 
+pub use html::Html;
 pub use json::JsonLines;
 pub use junit::Junit;
 #[cfg(feature = "sqlite")]
@@ -27,6 +29,21 @@ pub trait DifferenceSink: Send {
     ///
     /// When it cannot be kept; that ends the comparison.
     fn difference(&mut self, difference: &Difference) -> io::Result<()>;
+
+    /// One that was found in a round before the last: what was under way may have arrived by the next.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be kept; that ends the comparison.
+    fn suspect(&mut self, round: u32, difference: &Difference) -> io::Result<()> {
+        let _ = (round, difference);
+        Ok(())
+    }
+
+    /// Whether it wants to know of [`suspect`](Self::suspect)s which elements of their values differ.
+    fn wants_suspects(&self) -> bool {
+        false
+    }
 
     /// The comparison is over; whoever ran it calls this.
     ///
@@ -51,6 +68,14 @@ impl DifferenceSink for Vec<Difference> {
 impl DifferenceSink for Vec<Box<dyn DifferenceSink>> {
     fn difference(&mut self, difference: &Difference) -> io::Result<()> {
         self.iter_mut().try_for_each(|sink| sink.difference(difference))
+    }
+
+    fn suspect(&mut self, round: u32, difference: &Difference) -> io::Result<()> {
+        self.iter_mut().try_for_each(|sink| sink.suspect(round, difference))
+    }
+
+    fn wants_suspects(&self) -> bool {
+        self.iter().any(|sink| sink.wants_suspects())
     }
 
     fn finish(&mut self, report: &DiffReport) -> io::Result<()> {

@@ -72,15 +72,27 @@ pub fn write_table(out: &mut impl Write, report: &DiffReport, kept: &Kept) -> io
         )?;
         for (one, name) in differences.iter().zip(&shown) {
             let (db, kind, ty, sides) = (one.db, one.kind, one.type_name(), one.sides());
-            writeln!(out, "{db:>4}  {kind:<12}  {ty:<8}  {name:<width$}  {sides}")?;
+            writeln!(out, "{db:>4}  {kind:<12}  {ty:<8}  {name:<width$}  {sides}{}", one.places())?;
         }
         let hidden = kept.counts().total() - differences.len() as u64;
         if hidden > 0 {
             writeln!(out, "      and {hidden} more")?;
         }
     }
+    if report.rounds.len() > 1 {
+        let rounds: Vec<_> =
+            report.rounds.iter().map(|round| format!("{} of {}", round.differ, round.keys)).collect();
+        writeln!(out, "rounds  {} keys differed", rounds.join(", then "))?;
+    }
     writeln!(out)?;
-    writeln!(out, "{report}")
+    writeln!(out, "{report}")?;
+    if let Some(sample) = &report.sample {
+        writeln!(out, "{sample}")?;
+    }
+    match report.depth.leaves_open() {
+        Some(open) => writeln!(out, "but {open}"),
+        None => Ok(()),
+    }
 }
 
 fn write_side(out: &mut impl Write, word: &str, side: &SideReport) -> io::Result<()> {
@@ -92,6 +104,7 @@ fn write_side(out: &mut impl Write, word: &str, side: &SideReport) -> io::Result
         (side.bookkeeping, "left out as bookkeeping of migrations"),
         (side.stray, "in slots of other nodes"),
         (side.empty, "without elements"),
+        (side.unsampled, "not in the sample"),
         (side.functions, "function libraries"),
     ] {
         if count > 0 {

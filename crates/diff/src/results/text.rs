@@ -10,8 +10,9 @@ use crate::difference::Difference;
 /// A line for each difference: database, kind of difference, key, field, with tabs between them, as redis-full-check's
 /// `--result` has it.
 ///
-/// The field is empty: snapshots tell which key differs, not where. Other than there, names that are no text are escaped
-/// ([`line()`]), so that a key with a tab or a line break in it remains one column of one line.
+/// A key has a line for each element that is known to differ, with its kind of difference, and one with an empty field otherwise. Other than
+/// there, names that are no text are escaped ([`line()`]), so that a key with a tab or a line break in it remains one column
+/// of one line.
 #[derive(Debug)]
 pub struct TextFile<W> {
     out: W,
@@ -26,7 +27,14 @@ impl<W: Write> TextFile<W> {
 
 impl<W: Write + Send> DifferenceSink for TextFile<W> {
     fn difference(&mut self, difference: &Difference) -> io::Result<()> {
-        writeln!(self.out, "{}\t{}\t{}\t", difference.db, difference.kind, line(&difference.key))
+        let (db, key) = (difference.db, line(&difference.key));
+        for field in &difference.fields {
+            writeln!(self.out, "{db}\t{}\t{key}\t{}", field.kind, line(&field.name))?;
+        }
+        if difference.fields.is_empty() {
+            writeln!(self.out, "{db}\t{}\t{key}\t", difference.kind)?;
+        }
+        Ok(())
     }
 
     fn finish(&mut self, _: &crate::DiffReport) -> io::Result<()> {

@@ -266,7 +266,7 @@ fn results_in_every_form() {
     let mut out = Vec::new();
     all(&mut Junit::new(&mut out), &differences, &report);
     let xml = String::from_utf8(out).unwrap();
-    assert!(xml.contains("tests=\"9\" failures=\"5\" errors=\"0\""), "{xml}");
+    assert!(xml.contains("tests=\"11\" failures=\"5\" errors=\"0\""), "{xml}");
     assert!(
         xml.contains("db 0 string &quot;a\\x09\\x0a&lt;&amp;&quot;&quot;: string of 1 bytes | none"),
         "{xml}"

@@ -5,6 +5,7 @@
 
 mod digests;
 mod files;
+mod live;
 mod model;
 mod planted;
 mod support;

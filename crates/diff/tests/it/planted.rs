@@ -4,13 +4,13 @@ use std::fs;
 
 use keyferry_testkit::{Cluster, Server, ServerBinary, Vendor, all, any};
 
-use crate::support::{Found, diff};
+use crate::support::{Found, diff, live, told};
 
 /// A command, in a database.
 type Step = (u32, Vec<Vec<u8>>);
 
 /// Keys that are the same on both sides.
-const EQUAL: usize = 20_000;
+const EQUAL: usize = 10_000;
 
 fn step(db: u32, text: &str) -> Step {
     // `\xHH` and `\0` in arguments; `""` is the empty one.
@@ -244,7 +244,13 @@ fn compare(source: &ServerBinary, target: &ServerBinary) {
     run(&b, &steps);
     let (report, found) = diff(&a.url(), &b.url(), |_| {}).unwrap();
     assert_eq!(found, Found::new(), "{} and {} hold the same", source.name, target.name);
-    assert!(report.to_string().starts_with("EQUAL: all 2"), "{report}");
+    assert!(report.to_string().starts_with("EQUAL: all "), "{report}");
+    let (by_key, differences) = live(&a.url(), &b.url(), |_| {}).unwrap();
+    assert_eq!(told(&differences), Found::new(), "{} and {} hold the same", source.name, target.name);
+    assert_eq!(
+        (by_key.source.keys, by_key.equal, by_key.to_string()),
+        (report.source.keys, report.equal, report.to_string())
+    );
 
     let (mut changes, mut expected) = plants(8);
     let counts = |binary: &ServerBinary| !(binary.vendor == Vendor::Redis && binary.version.major < 7);
@@ -279,6 +285,20 @@ fn compare(source: &ServerBinary, target: &ServerBinary) {
         assert_eq!(report.target.bookkeeping, 4);
         assert!(report.source.expired >= 1 && report.expiring == 0, "{report:?}");
     }
+    let (report, differences) = live(&a.url(), &b.url(), |_| {}).unwrap();
+    assert_eq!(told(&differences), expected);
+    assert_eq!((report.target.bookkeeping, report.rounds.len()), (4, 3));
+    // Everything in parts.
+    let (_, differences) = live(&a.url(), &b.url(), |diff| {
+        (diff.live_mut().big_key, diff.live_mut().batch) = (0, 77);
+        diff.live_mut().rounds = 1;
+        // That takes round trips for each key.
+        for equal in ["key:*", "hash:[0-9]*", "list:[0-9]*", "zset:[0-9]*", "set:[0-9]*"] {
+            diff.options_mut().selection.exclude.push(keyferry_routing::KeyPattern::new(equal.as_bytes()));
+        }
+    })
+    .unwrap();
+    assert_eq!(told(&differences), expected);
     // The other way round, digests on disk.
     let turned: Found = expected
         .iter()
@@ -291,6 +311,8 @@ fn compare(source: &ServerBinary, target: &ServerBinary) {
             (*db, key.clone(), kind)
         })
         .collect();
+    let (_, differences) = live(&b.url(), &a.url(), |_| {}).unwrap();
+    assert_eq!(told(&differences), turned);
     let (report, found) = diff(&b.url(), &a.url(), |options| options.memory = 64 << 10).unwrap();
     assert_eq!(found, turned);
     assert!(report.spilled > 0);
@@ -410,6 +432,13 @@ fn between_a_server_and_a_cluster() {
     run_cluster(&cluster, &changes);
     let (_, found) = diff(&server.url(), &cluster.url(), |_| {}).unwrap();
     assert_eq!(found, expected);
+    for (source, target) in [(&server.url(), &cluster.url()), (&server.url(), &one_node)] {
+        let (report, differences) = live(source, target, |_| {}).unwrap();
+        assert_eq!(told(&differences), expected);
+        assert_eq!(report.target.parts.len(), 3);
+    }
+    let (report, differences) = live(&cluster.url(), &cluster.url(), |_| {}).unwrap();
+    assert!(differences.is_empty() && report.equal > EQUAL as u64, "{report}");
     let (_, found) = diff(&cluster.url(), &cluster.url(), |_| {}).unwrap();
     assert_eq!(found, Found::new());
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use keyferry_diff::{DiffOptions, DiffReport, Difference, Error, Side, SnapshotDiff};
+use keyferry_diff::{DiffOptions, DiffReport, Difference, Error, LiveDiff, Side, SnapshotDiff};
 use keyferry_diff::{DigestOptions, ValueDigest, ValueDigester};
 use keyferry_rdb::encode::Encoder;
 use keyferry_rdb::{EntryHead, Limits, RawValue, RdbWriter, TargetFormat, Value};
@@ -30,9 +30,29 @@ pub(crate) fn diff_sides(
     let mut differences: Vec<Difference> = Vec::new();
     let report = diff.run(&mut differences)?;
     assert_eq!(report.differences.total(), differences.len() as u64);
-    let found: Found = differences.iter().map(|one| (one.db, one.key.clone(), one.kind.name())).collect();
+    let found = told(&differences);
     assert_eq!(found.len(), differences.len(), "a difference is told twice: {differences:?}");
     Ok((report, found))
+}
+
+/// Compares two servers key by key, with short rounds.
+pub(crate) fn live(
+    source: &str,
+    target: &str,
+    change: impl FnOnce(&mut LiveDiff),
+) -> Result<(DiffReport, Vec<Difference>), Error> {
+    let mut diff = LiveDiff::new(source.parse().unwrap(), target.parse().unwrap());
+    diff.live_mut().interval = std::time::Duration::from_millis(50);
+    change(&mut diff);
+    let mut differences: Vec<Difference> = Vec::new();
+    let report = diff.run(&mut differences)?;
+    assert_eq!(report.differences.total(), differences.len() as u64);
+    assert_eq!(told(&differences).len(), differences.len(), "a difference is told twice: {differences:?}");
+    Ok((report, differences))
+}
+
+pub(crate) fn told(differences: &[Difference]) -> Found {
+    differences.iter().map(|one| (one.db, one.key.clone(), one.kind.name())).collect()
 }
 
 /// A key of a file.

@@ -1,4 +1,5 @@
-//! Comparing two servers by their snapshots, beside the time that both need to write these.
+//! Comparing two servers by their snapshots and key by key, beside the time that both need to write snapshots, and beside a program
+//! that works as redis-full-check does.
 
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -17,6 +18,7 @@ const RUNS: usize = 3;
 
 pub(super) fn measure_diff(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Table>> {
     let program = release("keyferry-examples", "--example", "diff", &[])?;
+    let yardstick = release("keyferry-benches", "--example", "compare_by_key", &[])?;
     let source = start(binary)?;
     let mixed = Mixed::scaled(scale);
     println!("diff: filling two servers with {} keys", mixed.keys);
@@ -31,16 +33,28 @@ pub(super) fn measure_diff(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Tab
     }
 
     let mut saved = f64::INFINITY;
-    let mut best = [None, None];
-    let sides = [[source.url(), target.url()], [file.display().to_string(), file.display().to_string()]];
+    let mut best = [None, None, None, None];
+    let servers = [source.url(), target.url()];
+    let files = [file.display().to_string(), file.display().to_string()];
+    let sides = [
+        (&program, &servers, None),
+        (&program, &files, None),
+        (&program, &servers, Some("--live")),
+        (&yardstick, &servers, None),
+    ];
     for _ in 0..RUNS {
         saved = saved.min(save_both(&mut client(&source)?, &mut client(&target)?)?);
-        for (best, [a, b]) in best.iter_mut().zip(&sides) {
-            let mut command = Command::new(&program);
-            command.args([a, b]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        for (best, (program, [a, b], option)) in best.iter_mut().zip(&sides) {
+            let mut command = Command::new(program);
+            command
+                .args([a, b])
+                .args(*option)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
             let run = measure(&mut command)?;
             if !run.status.success() {
-                return Err(Failure::new(format!("diff of {a} and {b} ended with {}", run.status)));
+                return Err(Failure::new(format!("comparing {a} and {b} ended with {}", run.status)));
             }
             if best.as_ref().is_none_or(|best: &Measured| run.wall < best.wall) {
                 *best = Some(run);
@@ -49,15 +63,20 @@ pub(super) fn measure_diff(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Tab
     }
     // Only a comparison that can tell a difference gives figures.
     client(&target)?.call(&["SET", "keyferry-bench-mark", "1"])?;
-    let [a, b] = &sides[0];
-    let found = Command::new(&program).args([a, b]).output().during(program.display())?;
-    if found.status.code() != Some(1) {
-        return Err(Failure::new(format!("a planted difference was not found: {found:?}")));
+    for option in [None, Some("--live")] {
+        let mut command = Command::new(&program);
+        command.args(&servers).args(["--interval", "0.1"]).args(option);
+        let found = command.output().during(program.display())?;
+        if found.status.code() != Some(1) {
+            return Err(Failure::new(format!("a planted difference was not found: {found:?}")));
+        }
     }
 
     let about = format!(
         "{} keys in {} databases with {elements} elements, {:.0} MB as RDB file, on two servers: `diff` beside the wall time that both \
-         take to BGSAVE at once, told not to wait for further replicas. Best of {RUNS} runs each, taken in turn.",
+         take to BGSAVE at once, told not to wait for further replicas; `diff --live`, which finds keys by SCAN on both sides, compares their expiries, too, \
+         and looks for keys of either side, beside a program that works as redis-full-check's full mode does (`benches/examples/compare_by_key.rs`). \
+         Best of {RUNS} runs each, taken in turn.",
         mixed.keys,
         mixed.databases,
         bytes as f64 / 1e6,
@@ -65,9 +84,8 @@ pub(super) fn measure_diff(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Tab
     let header = ["", "wall time", "", "tool CPU", "peak memory"];
     let mut table = Table::new("diff", "Comparing two servers", about, &header);
     table.row(["both BGSAVE", &seconds(saved), "", "", ""].map(str::to_owned));
-    for (name, run) in
-        ["`diff`, two servers", "`diff`, two files"].into_iter().zip(best.into_iter().flatten())
-    {
+    let names = ["`diff`, two servers", "`diff`, two files", "`diff --live`", "as redis-full-check does"];
+    for (name, run) in names.into_iter().zip(best.into_iter().flatten()) {
         let wall = run.wall.as_secs_f64();
         table.row([
             name.to_owned(),
@@ -77,7 +95,56 @@ pub(super) fn measure_diff(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Tab
             mebibytes(run.peak_rss_kib),
         ]);
     }
-    Ok(vec![table])
+    Ok(vec![table, small_keys(binary, scale, &program)?])
+}
+
+/// Many small strings that do not expire, key by key.
+fn small_keys(binary: &ServerBinary, scale: f64, program: &std::path::Path) -> Outcome<Table> {
+    let keys = (1_000_000.0 * scale) as u64;
+    let servers = [start(binary)?, start(binary)?];
+    println!("diff: filling two servers with {keys} small keys");
+    for server in &servers {
+        let mut client = client(server)?;
+        for first in (0..keys).step_by(10_000) {
+            let commands: Vec<_> = (first..(first + 10_000).min(keys))
+                .map(|n| ["SET".to_owned(), format!("key:{n:010}"), format!("value:{n}")])
+                .collect();
+            client.pipe(&commands)?;
+        }
+    }
+    let mut best: Option<Measured> = None;
+    for _ in 0..RUNS {
+        let mut command = Command::new(program);
+        command.args([servers[0].url(), servers[1].url()]).arg("--live");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let run = measure(&mut command)?;
+        if !run.status.success() {
+            return Err(Failure::new(format!("diff --live ended with {}", run.status)));
+        }
+        if best.as_ref().is_none_or(|best| run.wall < best.wall) {
+            best = Some(run);
+        }
+    }
+    let about = format!(
+        "{keys} strings of some 12 bytes, none of which expires, on two servers: `diff --live`. Best of {RUNS} runs."
+    );
+    let mut table = Table::new(
+        "diff-small-keys",
+        "Comparing small keys one by one",
+        about,
+        &["", "wall time", "keys a second", "tool CPU", "peak memory"],
+    );
+    if let Some(run) = best {
+        let wall = run.wall.as_secs_f64();
+        table.row([
+            "`diff --live`".to_owned(),
+            seconds(wall),
+            format!("{:.0}", keys as f64 / wall),
+            seconds(run.cpu_seconds),
+            mebibytes(run.peak_rss_kib),
+        ]);
+    }
+    Ok(table)
 }
 
 /// How long it takes until both have written a snapshot that they began at once.

@@ -1,0 +1,215 @@
+//! Comparing two values that are there as a whole.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use keyferry_rdb::dump::Payload;
+use keyferry_rdb::elements::Element;
+use keyferry_rdb::{Error as FormatError, Kind, Limits};
+
+use super::finding::Fields;
+use crate::difference::DifferenceKind;
+use crate::digest::{DigestOptions, Hash, ValueDigest, ValueDigester};
+
+/// Version and checksum at the end of a payload, which say nothing of the value.
+const FOOTER: usize = 10;
+
+/// Compares payloads.
+#[derive(Debug)]
+pub(crate) struct Values {
+    digester: ValueDigester,
+    hash: Hash,
+    limits: Limits,
+    unreplicated: bool,
+}
+
+/// A value, reduced; `None` for one that this program cannot read, such as that of a server to come.
+type Reduced = Option<(Kind, ValueDigest, bool)>;
+
+/// How two values compare.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Compared {
+    /// Whether a side has no value, since all fields of its hash have expired.
+    pub(crate) absent: [bool; 2],
+    pub(crate) kinds: Vec<DifferenceKind>,
+}
+
+impl Values {
+    pub(crate) fn new(options: &DigestOptions) -> Self {
+        Self {
+            digester: ValueDigester::new(options),
+            hash: Hash::new(options.seed),
+            limits: options.limits.clone(),
+            unreplicated: options.unreplicated,
+        }
+    }
+
+    /// In what ways two payloads differ. Hash fields that expire until then count as gone.
+    pub(crate) fn compare(&mut self, source: &[u8], target: &[u8], expired_until: i64) -> Compared {
+        let body = |payload: &[u8]| payload.len().saturating_sub(FOOTER);
+        if source[..body(source)] == target[..body(target)] {
+            return Compared::default();
+        }
+        self.digester.set_expired_until(expired_until);
+        let (Some(a), Some(b)) = (self.reduce(source), self.reduce(target)) else {
+            return Compared { kinds: vec![DifferenceKind::Value], ..Compared::default() };
+        };
+        let absent = [a.2, b.2];
+        if absent != [false, false] {
+            return Compared { absent, kinds: Vec::new() };
+        }
+        if a.0 != b.0 {
+            return Compared { absent, kinds: vec![DifferenceKind::Type] };
+        }
+        let found = a.1.compare(&b.1);
+        let kinds = [
+            (found.content, DifferenceKind::Value),
+            (found.field_expiries, DifferenceKind::FieldExpiry),
+            (found.counters, DifferenceKind::Counters),
+            (found.producers, DifferenceKind::Producers),
+        ];
+        let kinds = kinds.into_iter().filter_map(|(differs, kind)| differs.then_some(kind)).collect();
+        Compared { absent, kinds }
+    }
+
+    /// Whether a payload is that of a hash whose fields have all expired by then.
+    pub(crate) fn is_absent(&mut self, payload: &[u8], expired_until: i64) -> bool {
+        self.digester.set_expired_until(expired_until);
+        self.reduce(payload).is_some_and(|(_, _, absent)| absent)
+    }
+
+    fn reduce(&mut self, payload: &[u8]) -> Reduced {
+        let payload = Payload::parse(payload).ok()?;
+        let kind = payload.value.ty().kind();
+        self.digester.start(kind);
+        if let Some(meta) = payload.meta {
+            self.digester.meta(meta);
+        }
+        let digester = &mut self.digester;
+        let read = payload.value.elements(&self.limits).for_each(|element| {
+            digester.element(&element);
+            Ok::<(), FormatError>(())
+        });
+        read.ok()?;
+        let digest = self.digester.finish();
+        Some((kind, digest, self.digester.is_absent()))
+    }
+
+    /// Which elements of two values of one type differ, `most` of them by name.
+    pub(crate) fn fields(&self, source: &Bytes, target: &Bytes, expired_until: i64, most: usize) -> Fields {
+        let (Some(a), Some(b)) = (self.parts(source, expired_until), self.parts(target, expired_until))
+        else {
+            return Fields::default();
+        };
+        let mut fields = Fields::default();
+        if a.is_list {
+            // From the first difference on nothing is where it was.
+            let equal = a.items.iter().zip(&b.items).take_while(|(a, b)| a == b).count();
+            let kind = match (a.items.len() > equal, b.items.len() > equal) {
+                (true, true) => DifferenceKind::Value,
+                (true, false) => DifferenceKind::LackTarget,
+                (false, true) => DifferenceKind::LackSource,
+                (false, false) => return fields,
+            };
+            fields.add(equal.to_string().as_bytes(), kind, most);
+            return fields;
+        }
+        for (name, (value, expiry)) in &a.named {
+            match b.named.get(name) {
+                None => fields.add(name, DifferenceKind::LackTarget, most),
+                Some((other, _)) if other != value => fields.add(name, DifferenceKind::Value, most),
+                Some((_, other)) if other != expiry => fields.add(name, DifferenceKind::FieldExpiry, most),
+                Some(_) => {}
+            }
+        }
+        for name in b.named.keys().filter(|name| !a.named.contains_key(*name)) {
+            fields.add(name, DifferenceKind::LackSource, most);
+        }
+        fields
+    }
+
+    fn parts(&self, payload: &[u8], expired_until: i64) -> Option<Parts> {
+        let payload = Payload::parse(payload).ok()?;
+        let mut parts = Parts { is_list: payload.value.ty().kind() == Kind::List, ..Parts::default() };
+        let (hash, unreplicated) = (self.hash, self.unreplicated);
+        let mut group = Vec::new();
+        let read = payload.value.elements(&self.limits).for_each(|element| {
+            parts.add(&element, hash, unreplicated, expired_until, &mut group);
+            Ok::<(), FormatError>(())
+        });
+        read.ok().map(|()| parts)
+    }
+}
+
+/// The elements of a value.
+#[derive(Debug, Default)]
+struct Parts {
+    is_list: bool,
+    items: Vec<u128>,
+    /// Hash of the value and expiry, by name.
+    named: BTreeMap<Vec<u8>, (u128, Option<i64>)>,
+}
+
+impl Parts {
+    fn add(
+        &mut self,
+        element: &Element<'_>,
+        hash: Hash,
+        unreplicated: bool,
+        expired_until: i64,
+        group: &mut Vec<u8>,
+    ) {
+        let of = |text: String| hash.bytes(text.as_bytes());
+        let (name, value, expiry) = match element {
+            Element::Item(item) => return self.items.push(hash.bytes(item)),
+            Element::Member(member) => (member.to_vec(), 0, None),
+            Element::Scored { member, score } => {
+                let score = if score.value() == 0.0 { 0.0 } else { score.value() };
+                (member.to_vec(), u128::from(score.to_bits()), None)
+            }
+            Element::Field { expires_at: Some(at), .. } if *at <= expired_until => return,
+            Element::Field { name, value, expires_at } => (name.to_vec(), hash.bytes(value), *expires_at),
+            Element::ArrayItem { index, value } => (index.to_string().into_bytes(), hash.bytes(value), None),
+            Element::ArrayCursor(at) => (b"cursor".to_vec(), u128::from(*at), None),
+            Element::StreamEntry(entry) => {
+                let fields: Vec<_> = entry.fields().collect();
+                (entry.id.to_string().into_bytes(), of(format!("{fields:?}")), None)
+            }
+            Element::StreamInfo(info) => (names::LAST_ID.to_vec(), of(info.last_id.to_string()), None),
+            Element::Group(found) => {
+                *group = found.name.to_vec();
+                let read = found.entries_read.filter(|_| unreplicated);
+                (names::group(group), of(format!("{} {read:?}", found.last_id)), None)
+            }
+            Element::Consumer(found) => {
+                if !unreplicated {
+                    return;
+                }
+                (names::consumer(group, found.name), of(found.seen_time.to_string()), None)
+            }
+            Element::Pending(found) => {
+                let what = format!("{:?} {} {}", found.consumer, found.delivered_at, found.deliveries);
+                (names::pending(group, &found.id.to_string()), of(what), None)
+            }
+            _ => return,
+        };
+        self.named.insert(name, (value, expiry));
+    }
+}
+
+/// What the parts of a stream are called that are no entries.
+pub(super) mod names {
+    pub(in super::super) const LAST_ID: &[u8] = b"last id";
+
+    pub(in super::super) fn group(name: &[u8]) -> Vec<u8> {
+        [b"group ", name].concat()
+    }
+
+    pub(in super::super) fn consumer(group: &[u8], name: &[u8]) -> Vec<u8> {
+        [b"group ", group, b" consumer ", name].concat()
+    }
+
+    pub(in super::super) fn pending(group: &[u8], id: &str) -> Vec<u8> {
+        [b"group ", group, b" pending ", id.as_bytes()].concat()
+    }
+}

@@ -1,0 +1,149 @@
+//! The tasks that look at keys.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::compare::{Comparer, Rules};
+use super::databases::Pair;
+use super::finding::Outcome;
+use super::nodes::{Channel, LiveSide};
+use crate::error::Error;
+
+/// Batches that wait for a task.
+const WAITING: usize = 16;
+
+/// Keys to look at.
+#[derive(Debug)]
+pub(crate) struct Work {
+    /// Number of the pair of databases.
+    pub(crate) pair: usize,
+    pub(crate) keys: Vec<Bytes>,
+    /// They were found on the target: those that the source has as well are looked at where they are found there.
+    pub(crate) of_target: bool,
+}
+
+/// What all tasks share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) sides: [Arc<LiveSide>; 2],
+    pub(crate) pairs: Vec<Pair>,
+    /// By pair: whether keys may expire.
+    pub(crate) deadlines: Vec<bool>,
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) pace: Pace,
+}
+
+/// What a task gives back.
+pub(crate) type Done = Result<(usize, Outcome), Error>;
+
+/// Starts the tasks: they take work until its sender is gone.
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    detail: bool,
+    tasks: &mut JoinSet<()>,
+) -> (mpsc::Sender<Work>, mpsc::Receiver<Done>) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let (results, done) = mpsc::channel(WAITING);
+    let receiver = Arc::new(Mutex::new(receiver));
+    for _ in 0..shared.rules.live.parallel.max(1) {
+        let (shared, receiver, results) = (Arc::clone(shared), Arc::clone(&receiver), results.clone());
+        tasks.spawn(async move {
+            let mut worker = Worker { shared, detail, at: None };
+            loop {
+                let work: Option<Work> = receiver.lock().await.recv().await;
+                let Some(work) = work else { return };
+                let pair = work.pair;
+                let outcome = worker.look(work).await.map(|outcome| (pair, outcome));
+                let failed = outcome.is_err();
+                if results.send(outcome).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+    }
+    (sender, done)
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    detail: bool,
+    /// The pair of databases that it is at, and its connections to them.
+    at: Option<(usize, Comparer)>,
+}
+
+impl Worker {
+    async fn look(&mut self, work: Work) -> Result<Outcome, Error> {
+        let shared = Arc::clone(&self.shared);
+        shared.pace.take(work.keys.len()).await;
+        let mut comparer = match self.at.take() {
+            Some((pair, comparer)) if pair == work.pair => comparer,
+            _ => comparer(&shared, work.pair),
+        };
+        let mut keys = work.keys;
+        if work.of_target {
+            keys = comparer.lacking(&keys).await?;
+            let target = shared.pairs[work.pair].target;
+            for (number, other) in shared.pairs.iter().enumerate() {
+                if number != work.pair && other.target == target && !keys.is_empty() {
+                    keys = self::comparer(&shared, number).lacking(&keys).await?;
+                }
+            }
+        }
+        let outcome = match keys.is_empty() {
+            true => Outcome::default(),
+            false => comparer.compare(&keys, self.detail).await?,
+        };
+        self.at = Some((work.pair, comparer));
+        Ok(outcome)
+    }
+}
+
+fn comparer(shared: &Shared, pair: usize) -> Comparer {
+    let channel = |side: usize| Some(Channel::new(&shared.sides[side], shared.pairs[pair].of(side)?));
+    Comparer::new(&shared.rules, [channel(0), channel(1)], shared.deadlines[pair])
+}
+
+/// Holds the pace of all tasks together.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    per_second: Option<u64>,
+    free_at: Mutex<Instant>,
+}
+
+impl Pace {
+    pub(crate) fn new(per_second: Option<u64>) -> Self {
+        Self { per_second, free_at: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until so many more keys may be looked at.
+    async fn take(&self, keys: usize) {
+        let Some(per_second) = self.per_second else { return };
+        let mut free_at = self.free_at.lock().await;
+        let now = Instant::now();
+        let at = (*free_at).max(now);
+        *free_at = at + Duration::from_secs_f64(keys as f64 / per_second.max(1) as f64);
+        drop(free_at);
+        tokio::time::sleep_until(at).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_pace_is_kept() {
+        let pace = Pace::new(Some(10_000));
+        let start = Instant::now();
+        for _ in 0..5 {
+            pace.take(500).await;
+        }
+        // The first is free; each of the others waits for the one before.
+        assert!(start.elapsed() >= Duration::from_millis(200));
+    }
+}

@@ -14,6 +14,8 @@ pub enum Kind {
     FreezeTool,
     /// A second program with the same id, which has to be refused.
     SecondTool,
+    /// SIGSTOP of the program until another has taken its place; when it goes on it has to find that out.
+    ReplaceTool,
     /// The program's journal is lost while it is down.
     LoseJournal,
     /// Connections to the source are closed.
@@ -42,11 +44,12 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 17] = [
         Kind::KillTool,
         Kind::StopTool,
         Kind::FreezeTool,
         Kind::SecondTool,
+        Kind::ReplaceTool,
         Kind::LoseJournal,
         Kind::CutSource,
         Kind::CutTarget,
@@ -68,6 +71,7 @@ impl Kind {
             Kind::StopTool => "stop-tool",
             Kind::FreezeTool => "freeze-tool",
             Kind::SecondTool => "second-tool",
+            Kind::ReplaceTool => "replace-tool",
             Kind::LoseJournal => "lose-journal",
             Kind::CutSource => "cut-source",
             Kind::CutTarget => "cut-target",
@@ -116,6 +120,8 @@ pub enum Disturbance {
     },
     /// Start a second program with the same id and another journal.
     SecondTool,
+    /// Stop the program for longer than it owns the migration, start another with another journal, let the first go on.
+    ReplaceTool,
     /// Kill the program, remove its journal, start it again.
     LoseJournal,
     /// Close connections to a node of the source.
@@ -247,6 +253,7 @@ impl Disturbance {
             Disturbance::StopTool { .. } => Kind::StopTool,
             Disturbance::FreezeTool { .. } => Kind::FreezeTool,
             Disturbance::SecondTool => Kind::SecondTool,
+            Disturbance::ReplaceTool => Kind::ReplaceTool,
             Disturbance::LoseJournal => Kind::LoseJournal,
             Disturbance::CutSource { .. } => Kind::CutSource,
             Disturbance::CutTarget { .. } => Kind::CutTarget,
@@ -271,6 +278,9 @@ impl fmt::Display for Disturbance {
             Disturbance::StopTool { down } => write!(f, "the program is ended, and started after {down} ms"),
             Disturbance::FreezeTool { time } => write!(f, "SIGSTOP of the program for {time} ms"),
             Disturbance::SecondTool => write!(f, "a second program with the same id"),
+            Disturbance::ReplaceTool => {
+                write!(f, "SIGSTOP of the program, which goes on when another has taken its place")
+            }
             Disturbance::LoseJournal => write!(f, "kill -9 of the program, whose journal is removed"),
             Disturbance::CutSource { node, cut } => write!(f, "links to source {node} are cut {cut}"),
             Disturbance::CutTarget { node, cut } => write!(f, "links to target {node} are cut {cut}"),

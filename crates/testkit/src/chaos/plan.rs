@@ -165,23 +165,25 @@ impl fmt::Display for Plan {
 
 /// A kind by its weight.
 fn kind(rng: &mut Rng) -> Kind {
-    const WEIGHTS: [(u64, Kind); 16] = [
-        (22, Kind::KillTool),
-        (5, Kind::StopTool),
-        (4, Kind::FreezeTool),
-        (3, Kind::SecondTool),
-        (2, Kind::LoseJournal),
-        (14, Kind::CutSource),
-        (16, Kind::CutTarget),
-        (4, Kind::SourceAway),
-        (6, Kind::TargetAway),
-        (3, Kind::FreezeSource),
-        (4, Kind::FreezeTarget),
-        (10, Kind::KillTarget),
-        (6, Kind::FailOver),
-        (4, Kind::Resync),
-        (4, Kind::DiskFull),
-        (4, Kind::OutOfMemory),
+    const WEIGHTS: [(u64, Kind); 17] = [
+        (220, Kind::KillTool),
+        (50, Kind::StopTool),
+        (40, Kind::FreezeTool),
+        (30, Kind::SecondTool),
+        // Takes as long as two other rounds.
+        (5, Kind::ReplaceTool),
+        (20, Kind::LoseJournal),
+        (140, Kind::CutSource),
+        (160, Kind::CutTarget),
+        (40, Kind::SourceAway),
+        (60, Kind::TargetAway),
+        (30, Kind::FreezeSource),
+        (40, Kind::FreezeTarget),
+        (100, Kind::KillTarget),
+        (60, Kind::FailOver),
+        (40, Kind::Resync),
+        (40, Kind::DiskFull),
+        (40, Kind::OutOfMemory),
     ];
     let mut number = rng.below(WEIGHTS.iter().map(|(weight, _)| weight).sum());
     for (weight, kind) in WEIGHTS {
@@ -203,6 +205,7 @@ fn disturbance(rng: &mut Rng, kind: Kind, first: bool) -> Disturbance {
         Kind::StopTool => Disturbance::StopTool { down },
         Kind::FreezeTool => Disturbance::FreezeTool { time: frozen },
         Kind::SecondTool => Disturbance::SecondTool,
+        Kind::ReplaceTool => Disturbance::ReplaceTool,
         Kind::LoseJournal => Disturbance::LoseJournal,
         Kind::CutSource => Disturbance::CutSource { node, cut: cut_source(rng, first) },
         Kind::CutTarget => Disturbance::CutTarget { node, cut: cut_target(rng) },
@@ -240,8 +243,8 @@ fn cut_target(rng: &mut Rng) -> Cut {
 }
 
 fn takes_seconds(what: &Disturbance) -> bool {
-    use Disturbance::{FreezeSource, FreezeTarget, FreezeTool};
-    matches!(what, FreezeTool { .. } | FreezeSource { .. } | FreezeTarget { .. })
+    use Disturbance::{FreezeSource, FreezeTarget, FreezeTool, ReplaceTool};
+    matches!(what, FreezeTool { .. } | FreezeSource { .. } | FreezeTarget { .. } | ReplaceTool)
 }
 
 #[cfg(test)]
@@ -266,7 +269,7 @@ mod tests {
 
     #[test]
     fn all_kinds_come_up() {
-        let plans = (0..200).map(|seed| Plan::new(seed, Topology::Standalone, &[]));
+        let plans = (0..400).map(|seed| Plan::new(seed, Topology::Standalone, &[]));
         let kinds: BTreeSet<Kind> =
             plans.flat_map(|plan| plan.steps.into_iter().map(|step| step.what.kind())).collect();
         assert_eq!(kinds.into_iter().collect::<Vec<_>>(), Kind::ALL);

@@ -16,11 +16,20 @@ use crate::proxy::{Direction, Proxy};
 /// The program's own timeouts, in seconds: shorter than a process is ever stopped for.
 const SILENCE: &str = "2";
 
+/// The size from which the program builds values in parts: some of the data is larger.
+const VALUE_LIMIT: &str = "8192";
+
 /// How long a cut may be awaited.
 const CUT_PATIENCE: Duration = Duration::from_millis(900);
 
 /// How long a second program may take to find out that it is one.
 const REFUSAL: Duration = Duration::from_secs(10);
+
+/// For how long a program owns a migration that it does not say a word about, and a little more.
+const LEASE: Duration = Duration::from_millis(15_500);
+
+/// How long another may take to take over.
+const TAKING_OVER: Duration = Duration::from_secs(2);
 
 /// How long the program may take to end when it is asked to.
 pub(super) const END_PATIENCE: Duration = Duration::from_secs(60);
@@ -43,7 +52,9 @@ pub(super) struct Stage {
     disk: Option<Disk>,
     program: PathBuf,
     dir: PathBuf,
-    second_tools: u32,
+    /// The name of the program's journal.
+    journal: String,
+    other_tools: u32,
 }
 
 impl Stage {
@@ -98,7 +109,8 @@ impl Stage {
             disk,
             program: program.to_owned(),
             dir: dir.to_owned(),
-            second_tools: 0,
+            journal: "journal".to_owned(),
+            other_tools: 0,
         })
     }
 
@@ -130,6 +142,7 @@ impl Stage {
                 self.tool.signal("CONT")?;
             }
             Disturbance::SecondTool => self.second_tool()?,
+            Disturbance::ReplaceTool => self.replace_tool()?,
             Disturbance::LoseJournal => {
                 self.tool.kill9();
                 self.remove_journal()?;
@@ -219,12 +232,17 @@ impl Stage {
         Ok(())
     }
 
+    /// Another program with the same id and a journal of its own, and the journal's name.
+    fn another_tool(&mut self) -> (Tool, String) {
+        self.other_tools += 1;
+        let name = format!("other-{}", self.other_tools);
+        let arguments = arguments(&self.program, &self.source, &self.target, &self.dir, &name);
+        (Tool::new(&self.program, arguments, &self.dir.join(format!("{name}.log"))), name)
+    }
+
     /// Starts a second program with the same id, which must end by itself, without success.
     fn second_tool(&mut self) -> Result<()> {
-        self.second_tools += 1;
-        let name = format!("second-{}", self.second_tools);
-        let arguments = arguments(&self.program, &self.source, &self.target, &self.dir, &name);
-        let mut second = Tool::new(&self.program, arguments, &self.dir.join(format!("{name}.log")));
+        let (mut second, _) = self.another_tool();
         second.start()?;
         match second.wait(REFUSAL) {
             Some(status) if !status.success() => Ok(()),
@@ -235,8 +253,28 @@ impl Stage {
         }
     }
 
+    /// Lets another program take the place of the first, which must find that out and end without success.
+    fn replace_tool(&mut self) -> Result<()> {
+        self.tool.signal("STOP")?;
+        std::thread::sleep(LEASE);
+        let (mut other, name) = self.another_tool();
+        // Its journal has nothing of what was read.
+        (0..self.source.shards()).for_each(|shard| self.syncs.allow(shard));
+        other.start()?;
+        std::thread::sleep(TAKING_OVER);
+        other.must_run()?;
+        let mut first = std::mem::replace(&mut self.tool, other);
+        self.journal = name;
+        first.signal("CONT")?;
+        match first.wait(REFUSAL) {
+            Some(status) if !status.success() => Ok(()),
+            Some(_) => Err(Error::Round("a program that was replaced ended with success".into())),
+            None => Err(Error::Round(format!("a program that was replaced went on:\n{}", first.said()))),
+        }
+    }
+
     fn remove_journal(&self) -> Result<()> {
-        let path = self.dir.join("journal");
+        let path = self.dir.join(&self.journal);
         let failed = |source| Error::File { what: "emptied", path: path.clone(), source };
         for entry in std::fs::read_dir(&path).map_err(failed)? {
             let entry = entry.map_err(failed)?.path();
@@ -263,6 +301,7 @@ fn arguments(program: &Path, source: &Source, target: &Target, dir: &Path, journ
         ["--id", "chaos"],
         ["--until", "forever"],
         ["--expiry", "until-end"],
+        ["--value-limit", VALUE_LIMIT],
         ["--source-silence", SILENCE],
         ["--target-silence", SILENCE],
     ];

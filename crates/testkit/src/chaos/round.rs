@@ -197,9 +197,11 @@ fn play_on(plan: &Plan, stage: &mut Stage, dir: &Path, passed: &mut Passed) -> R
     }
     note(format!("the writer has stopped after {} commands", counts.commands));
     stage.source.settle()?;
-    let text = plan.seed.to_string();
-    let marks = stage.source.mark_the_end(&text)?;
-    wait_for_marks(stage, &marks, &text)?;
+    // The first may come with the snapshot, in no order; then the second comes with the stream.
+    for text in ["end", "the very end"] {
+        let marks = stage.source.mark_the_end(text)?;
+        wait_for_marks(stage, &marks, text)?;
+    }
     note("the program has caught up".into());
     stage.tool.end(END_PATIENCE)?;
     note("the program has ended".into());

@@ -1,4 +1,5 @@
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use crate::binaries::ServerBinary;
@@ -17,7 +18,7 @@ use crate::proxy::{Direction, Proxy};
 const SILENCE: &str = "2";
 
 /// The size from which the program builds values in parts: some of the data is larger.
-const VALUE_LIMIT: &str = "8192";
+const VALUE_LIMIT: &str = "12000";
 
 /// How long a cut may be awaited.
 const CUT_PATIENCE: Duration = Duration::from_millis(900);
@@ -25,11 +26,14 @@ const CUT_PATIENCE: Duration = Duration::from_millis(900);
 /// How long a second program may take to find out that it is one.
 const REFUSAL: Duration = Duration::from_secs(10);
 
+/// Where the target keeps who owns the migration.
+const OWNER: &str = "keyferry:owner:{chaos}";
+
 /// For how long a program owns a migration that it does not say a word about, and a little more.
 const LEASE: Duration = Duration::from_millis(15_500);
 
-/// How long another may take to take over.
-const TAKING_OVER: Duration = Duration::from_secs(2);
+/// How long another goes on before the first does, too.
+const TAKING_OVER: Duration = Duration::from_millis(500);
 
 /// How long the program may take to end when it is asked to.
 pub(super) const END_PATIENCE: Duration = Duration::from_secs(60);
@@ -232,6 +236,22 @@ impl Stage {
         Ok(())
     }
 
+    /// Waits until the program has the migration for its own: of two that begin, either may win.
+    fn wait_for_owner(&mut self) -> Result<String> {
+        let end = Instant::now() + END_PATIENCE;
+        loop {
+            if let Some(owner) = self.target.get(OWNER)? {
+                return Ok(owner);
+            }
+            self.tool.must_run()?;
+            if Instant::now() >= end {
+                let said = self.tool.said();
+                return Err(Error::Round(format!("nobody owns the migration; the program said:\n{said}")));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Another program with the same id and a journal of its own, and the journal's name.
     fn another_tool(&mut self) -> (Tool, String) {
         self.other_tools += 1;
@@ -240,35 +260,50 @@ impl Stage {
         (Tool::new(&self.program, arguments, &self.dir.join(format!("{name}.log"))), name)
     }
 
-    /// Starts a second program with the same id, which must end by itself, without success.
+    /// Starts a second program with the same id. One of the two must end by itself, without success: the second as a rule,
+    /// but the first where it has lost its connections to the target just then.
     fn second_tool(&mut self) -> Result<()> {
-        let (mut second, _) = self.another_tool();
+        self.wait_for_owner()?;
+        let (mut second, name) = self.another_tool();
         second.start()?;
-        match second.wait(REFUSAL) {
-            Some(status) if !status.success() => Ok(()),
-            Some(_) => Err(Error::Round("a second program with the same id ended with success".into())),
-            None => {
-                Err(Error::Round(format!("a second program with the same id went on:\n{}", second.said())))
+        let end = Instant::now() + REFUSAL;
+        while Instant::now() < end {
+            if let Some(status) = second.wait(Duration::from_millis(20)) {
+                return refused(status);
+            }
+            if let Some(status) = self.tool.wait(Duration::ZERO) {
+                (0..self.source.shards()).for_each(|shard| self.syncs.allow(shard));
+                (self.tool, self.journal) = (second, name);
+                return refused(status);
             }
         }
+        Err(Error::Round(format!("a second program with the same id went on:\n{}", second.said())))
     }
 
     /// Lets another program take the place of the first, which must find that out and end without success.
     fn replace_tool(&mut self) -> Result<()> {
+        let owner = self.wait_for_owner()?;
         self.tool.signal("STOP")?;
         std::thread::sleep(LEASE);
         let (mut other, name) = self.another_tool();
         // Its journal has nothing of what was read.
         (0..self.source.shards()).for_each(|shard| self.syncs.allow(shard));
         other.start()?;
+        let end = Instant::now() + REFUSAL;
+        while self.target.get(OWNER)?.is_none_or(|now| now == owner) {
+            other.must_run()?;
+            if Instant::now() >= end {
+                return Err(Error::Round(format!("a second program does not take over:\n{}", other.said())));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // It ends the connections of the first before it writes anything.
         std::thread::sleep(TAKING_OVER);
-        other.must_run()?;
         let mut first = std::mem::replace(&mut self.tool, other);
         self.journal = name;
         first.signal("CONT")?;
         match first.wait(REFUSAL) {
-            Some(status) if !status.success() => Ok(()),
-            Some(_) => Err(Error::Round("a program that was replaced ended with success".into())),
+            Some(status) => refused(status),
             None => Err(Error::Round(format!("a program that was replaced went on:\n{}", first.said()))),
         }
     }
@@ -310,6 +345,14 @@ fn arguments(program: &Path, source: &Source, target: &Target, dir: &Path, journ
 
 fn sleep(milliseconds: u64) {
     std::thread::sleep(Duration::from_millis(milliseconds));
+}
+
+/// A program that may not go on says so.
+fn refused(status: ExitStatus) -> Result<()> {
+    if status.success() {
+        return Err(Error::Round("a program that had to be refused ended with success".into()));
+    }
+    Ok(())
 }
 
 /// Waits, and where it is so wanted kills the program in the middle and starts it again.

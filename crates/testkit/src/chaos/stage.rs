@@ -38,6 +38,10 @@ const TAKING_OVER: Duration = Duration::from_millis(500);
 /// How long the program may take to end when it is asked to.
 pub(super) const END_PATIENCE: Duration = Duration::from_secs(60);
 
+/// The directory that may be a disk of its own, and the journal in it.
+const DISK_DIR: &str = "disk";
+const JOURNAL: &str = "disk/journal";
+
 /// Room for the journal, in MiB, where it is on a disk that is filled up.
 const DISK: u32 = 64;
 
@@ -71,7 +75,7 @@ impl Stage {
                 source,
             })
         };
-        made(&dir.join("journal"))?;
+        made(&dir.join(DISK_DIR))?;
         let (source, target) = std::thread::scope(|scope| {
             let source = scope.spawn(|| Source::start(plan, binary, dir));
             let target = Target::start(plan, binary, dir);
@@ -80,7 +84,7 @@ impl Stage {
         let (source, target) = (source?, target?);
         source.fill(plan)?;
         source.wait_for_replicas()?;
-        let disk = if plan.fills_disk() { Disk::mount(&dir.join("journal"), DISK)? } else { None };
+        let disk = if plan.fills_disk() { Disk::mount(&dir.join(DISK_DIR), DISK)? } else { None };
         let (fragment, delay) = SLOW;
         let slow = match plan.slow {
             Slow::Neither => Vec::new(),
@@ -103,7 +107,7 @@ impl Stage {
         })?;
         let syncs = SyncCount::new(&source)?;
         let tool =
-            Tool::new(program, arguments(program, &source, &target, dir, "journal"), &dir.join("tool.log"));
+            Tool::new(program, arguments(program, &source, &target, dir, JOURNAL), &dir.join("tool.log"));
         Ok(Stage {
             tool,
             writer: Some(writer),
@@ -113,7 +117,7 @@ impl Stage {
             disk,
             program: program.to_owned(),
             dir: dir.to_owned(),
-            journal: "journal".to_owned(),
+            journal: JOURNAL.to_owned(),
             other_tools: 0,
         })
     }
@@ -310,16 +314,12 @@ impl Stage {
 
     fn remove_journal(&self) -> Result<()> {
         let path = self.dir.join(&self.journal);
-        let failed = |source| Error::File { what: "emptied", path: path.clone(), source };
-        for entry in std::fs::read_dir(&path).map_err(failed)? {
-            let entry = entry.map_err(failed)?.path();
-            if entry.is_dir() {
-                std::fs::remove_dir_all(&entry).map_err(failed)?;
-            } else {
-                std::fs::remove_file(&entry).map_err(failed)?;
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::File { what: "removed", path, source })
             }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -327,7 +327,7 @@ impl Stage {
 fn arguments(program: &Path, source: &Source, target: &Target, dir: &Path, journal: &str) -> Vec<String> {
     let path = |name: &str| dir.join(name).display().to_string();
     let (source, target) = (source.url(), target.url());
-    let (journal, report) = (path(journal), path(&format!("{journal}.json")));
+    let (journal, report) = (path(journal), path("report.json"));
     let options = [
         ["--source", &source],
         ["--target", &target],

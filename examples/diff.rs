@@ -115,6 +115,11 @@ struct ByKey {
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
     interval: f64,
 
+    /// While a migration runs: compare keys that differ when the target has applied all that the source had, however often they
+    /// are written; so many seconds it may take at most. Writes short-lived keys on the source, keyferry:barrier:*, to tell when
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60", value_parser = seconds)]
+    barrier: Option<f64>,
+
     /// Keys with more elements are read in parts, or not at all with --check skip-big
     #[arg(long, value_name = "N", default_value_t = 16_384)]
     big_key: u64,
@@ -266,7 +271,7 @@ fn compare(
 ) -> Result<DiffReport, String> {
     let error = |error: keyferry_diff::Error| chain(&error);
     let (Side::Live(a), Side::Live(b)) = (source, target) else {
-        if let Some(option) = by_key.needs_servers() {
+        if let Some(option) = by_key.needs_servers().or(by_key.barrier.map(|_| "--barrier")) {
             return Err(format!("{option} goes with two servers, and a side is a file"));
         }
         let mut diff = SnapshotDiff::new(source.clone(), target.clone());
@@ -291,7 +296,7 @@ fn compare(
     let mut diff = SnapshotDiff::new(source.clone(), target.clone());
     *diff.options_mut() = options.clone();
     let bar = DiffBar::show(diff.progress());
-    if by_key.rounds == 1 {
+    if by_key.rounds == 1 && by_key.barrier.is_none() {
         return diff.run(sink).map_err(error);
     }
     let mut suspects = Suspects::new();
@@ -410,6 +415,7 @@ impl ByKey {
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         (live.depth, live.sample, live.rounds) = (self.check, self.sample, self.rounds);
         (live.big_key, live.keys_per_second) = (self.big_key, self.qps);
+        live.barrier = self.barrier.map(Duration::from_secs_f64);
         live.interval = Duration::from_secs_f64(self.interval);
         (live.parallel, live.batch) = (number(self.parallel), number(self.batch));
         live.fields = number(self.fields);

@@ -73,6 +73,18 @@ pub enum Error {
         reply: String,
     },
 
+    /// What is written on the source does not arrive at the target.
+    #[error(
+        "a mark that was written on the source (keyferry:barrier:*) has not come to {target} in {seconds} s: is the migration running, does it \
+         copy keys of that name, and is its lag less?"
+    )]
+    NoMark {
+        /// The target.
+        target: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+
     /// A value can be had neither as a whole nor in parts.
     #[error(
         "the {} at \"{}\" cannot be read: a server refuses DUMP; let its user run DUMP, or leave the key out",

@@ -19,6 +19,8 @@ pub enum Verdict {
     Different,
     /// No key was chosen on either side, so nothing can be said.
     NothingCompared,
+    /// Nothing that could be told differs, but some keys were written so often that nothing can be said of them.
+    Unsettled,
 }
 
 /// How a comparison ended, in numbers.
@@ -36,6 +38,8 @@ pub struct DiffReport {
     /// Keys of one side only that were not counted as differences: they expire so soon after the snapshots that the other
     /// side may have removed them already.
     pub expiring: u64,
+    /// Keys that were in motion whenever they were looked at, so that nothing can be said of them.
+    pub unsettled: u64,
     /// The differences.
     pub differences: DifferenceCounts,
     /// Up to when keys and hash fields counted as expired, in milliseconds since the Unix epoch.
@@ -167,6 +171,8 @@ impl DiffReport {
             Verdict::Different
         } else if self.selected && self.source.keys == 0 && self.target.keys == 0 {
             Verdict::NothingCompared
+        } else if self.unsettled > 0 {
+            Verdict::Unsettled
         } else {
             Verdict::Equal
         }
@@ -201,6 +207,11 @@ impl fmt::Display for DiffReport {
             Verdict::NothingCompared => {
                 f.write_str("NOTHING COMPARED: no key that was asked for is on either side")
             }
+            Verdict::Unsettled => write!(
+                f,
+                "UNSETTLED: {} keys are the same on both sides, but {} were written whenever they were looked at",
+                self.equal, self.unsettled
+            ),
             Verdict::Equal if self.depth == Depth::Counts => {
                 write!(f, "SAME NUMBERS: {source} keys on both sides")
             }

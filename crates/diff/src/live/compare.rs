@@ -513,6 +513,7 @@ impl Comparer {
                 kinds: differences,
                 held,
                 fields: key.fields,
+                moving: false,
             });
         }
         Ok(())

@@ -12,6 +12,8 @@ pub(crate) struct Finding {
     pub(crate) kinds: Vec<DifferenceKind>,
     pub(crate) held: [Option<Held>; 2],
     pub(crate) fields: Fields,
+    /// The source's value changed while it was compared, so that nothing can be said.
+    pub(crate) moving: bool,
 }
 
 /// Which elements of a value differ: the first ones, and how many more there are.

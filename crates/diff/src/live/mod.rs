@@ -1,5 +1,6 @@
 //! Comparing two live sides key by key, in rounds.
 
+mod barrier;
 mod big;
 mod compare;
 mod databases;
@@ -50,6 +51,11 @@ use work::{Pace, Shared, Work};
 
 /// How long to wait before keys of slots that move are looked for again.
 const RESCAN_AFTER: Duration = Duration::from_millis(100);
+
+/// How often keys in motion are looked at before they are given up.
+const BARRIER_ROUNDS: u32 = 50;
+/// How long keys in motion are left alone between looks.
+const STILL_FOR: Duration = Duration::from_millis(200);
 
 /// A comparison of two live sides key by key, both directions in one run.
 ///
@@ -362,7 +368,13 @@ impl Run {
             let mut of_db = (0..self.shared.pairs.len()).filter(|&pair| of(&self.shared.pairs[pair]));
             // No such database any more: then the key is gone as well.
             let Some(pair) = of_db.next() else { continue };
-            let finding = Finding { key, kinds: Vec::new(), held: [None, None], fields: Default::default() };
+            let finding = Finding {
+                key,
+                kinds: Vec::new(),
+                held: [None, None],
+                fields: Default::default(),
+                moving: false,
+            };
             differing.add(pair, vec![finding]);
         }
         let mut tally = Tally { looked, expiring: self.report.expiring, ..Tally::default() };
@@ -377,7 +389,8 @@ impl Run {
 
     /// Whether a round tells which elements of values differ.
     fn detail(&self, round: u32, sink: &dyn DifferenceSink) -> bool {
-        round >= self.shared.rules.live.rounds || sink.wants_suspects()
+        let last = round >= self.shared.rules.live.rounds && self.shared.rules.live.barrier.is_none();
+        last || sink.wants_suspects()
     }
 
     /// Looks at all keys of a pair of databases.
@@ -519,6 +532,9 @@ impl Run {
         tally: &mut Tally,
         sink: &mut dyn DifferenceSink,
     ) -> Result<Differing, Error> {
+        if self.shared.rules.live.barrier.is_some() {
+            return self.barrier_rounds(differing, tally, sink).await;
+        }
         let (rounds, interval) = (self.shared.rules.live.rounds, self.shared.rules.live.interval);
         for round in 2..=rounds {
             if differing.findings.is_empty() {
@@ -535,6 +551,37 @@ impl Run {
             differing = self.round(differing, self.detail(round, sink), tally).await?;
         }
         Ok(differing)
+    }
+
+    /// Looks at what differs until it stays still for as long as a look takes.
+    async fn barrier_rounds(
+        &mut self,
+        mut moving: Differing,
+        tally: &mut Tally,
+        sink: &mut dyn DifferenceSink,
+    ) -> Result<Differing, Error> {
+        let mut settled = Differing::default();
+        for round in 2..2 + BARRIER_ROUNDS {
+            if moving.findings.is_empty() {
+                break;
+            }
+            for (pair, finding) in moving.findings.iter().filter(|_| round == 2) {
+                for difference in self.differences(*pair, finding) {
+                    sink.suspect(1, &difference).map_err(Error::Results)?;
+                }
+            }
+            if round > 2 {
+                tokio::time::sleep(STILL_FOR.min(self.shared.rules.live.interval)).await;
+            }
+            self.progress.enter_round(round);
+            let looked = self.round(std::mem::take(&mut moving), true, tally).await?;
+            for (pair, finding) in looked.findings {
+                let whose = if finding.moving { &mut moving } else { &mut settled };
+                whose.add(pair, vec![finding]);
+            }
+        }
+        self.report.unsettled = moving.findings.len() as u64;
+        Ok(settled)
     }
 
     async fn round(
@@ -554,7 +601,7 @@ impl Run {
         tasks.spawn(async move {
             for (pair, keys) in keys.into_iter().enumerate() {
                 for keys in keys.chunks(batch) {
-                    let work = Work { pair, keys: keys.to_vec(), of_target: false };
+                    let work = Work { pair, keys: keys.to_vec(), of_target: false, barrier: true };
                     if sender.send(work).await.is_err() {
                         return;
                     }
@@ -583,7 +630,7 @@ impl Run {
         report.source.keys = there.saturating_sub(source);
         report.target.keys = there.saturating_sub(target);
         report.both = there.saturating_sub(source + target);
-        report.equal = there.saturating_sub(differing.findings.len() as u64);
+        report.equal = there.saturating_sub(differing.findings.len() as u64 + report.unsettled);
         report.expiring = tally.expiring;
         if let Some(sample) = self.shared.rules.live.sample {
             let differ = differing.findings.len() as u64;
@@ -645,7 +692,7 @@ impl Walk {
             if keys.is_empty() {
                 continue;
             }
-            let work = Work { pair: self.pair, keys, of_target: self.side == 1 };
+            let work = Work { pair: self.pair, keys, of_target: self.side == 1, barrier: false };
             if sender.send(work).await.is_err() {
                 return Err(Error::GivenUp);
             }

@@ -100,6 +100,11 @@ pub struct LiveOptions {
     pub rounds: u32,
     /// How long to wait between rounds, so that what was under way arrives. Default: 5 seconds.
     pub interval: Duration,
+    /// Whether something copies the source's writes to the target in order, a migration or replication, and how long what is
+    /// written on the source may take to arrive. Keys that differ are then compared when the target has what the source had, as often as it
+    /// takes, and written marks (`keyferry:barrier:*`) tell when that is; `rounds` and `interval` count for nothing.
+    /// Default: no.
+    pub barrier: Option<Duration>,
     /// For how many elements of a key it is told how they differ; the others are counted. Default: 1000.
     pub fields: usize,
 }
@@ -115,6 +120,7 @@ impl Default for LiveOptions {
             batch: 1000,
             rounds: 3,
             interval: Duration::from_secs(5),
+            barrier: None,
             fields: 1000,
         }
     }

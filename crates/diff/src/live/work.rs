@@ -1,5 +1,6 @@
 //! The tasks that look at keys.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +9,12 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::barrier;
 use super::compare::{Comparer, Rules};
 use super::databases::Pair;
 use super::finding::Outcome;
 use super::nodes::{Channel, LiveSide};
+use crate::cutoff::now;
 use crate::error::Error;
 
 /// Batches that wait for a task.
@@ -25,6 +28,8 @@ pub(crate) struct Work {
     pub(crate) keys: Vec<Bytes>,
     /// They were found on the target: those that the source has as well are looked at where they are found there.
     pub(crate) of_target: bool,
+    /// They are in motion.
+    pub(crate) barrier: bool,
 }
 
 /// What all tasks share.
@@ -96,7 +101,14 @@ impl Worker {
         }
         let outcome = match keys.is_empty() {
             true => Outcome::default(),
-            false => comparer.compare(&keys, self.detail).await?,
+            false => match shared.rules.live.barrier.filter(|_| work.barrier) {
+                Some(wait) => {
+                    // Marks of tasks and rounds must not be taken for one another.
+                    let token = RandomState::new().hash_one(now());
+                    barrier::compare(&mut comparer, &keys, wait, token).await?
+                }
+                None => comparer.compare(&keys, self.detail).await?,
+            },
         };
         self.at = Some((work.pair, comparer));
         Ok(outcome)

@@ -57,7 +57,7 @@ fn about(page: &mut String, report: &DiffReport) -> std::fmt::Result {
     let class = match report.verdict() {
         Verdict::Equal => "equal",
         Verdict::Different => "different",
-        Verdict::NothingCompared => "nothing",
+        Verdict::NothingCompared | Verdict::Unsettled => "nothing",
     };
     writeln!(page, "<p class=\"verdict {class}\">{}</p>", escape(&report.to_string()))?;
     if let Some(sample) = &report.sample {

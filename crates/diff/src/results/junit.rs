@@ -41,7 +41,7 @@ impl<W: Write + Send> DifferenceSink for Junit<W> {
     }
 
     fn finish(&mut self, report: &DiffReport) -> io::Result<()> {
-        let nothing = report.verdict() == Verdict::NothingCompared;
+        let nothing = matches!(report.verdict(), Verdict::NothingCompared | Verdict::Unsettled);
         let (tests, failures) = (DifferenceKind::ALL.len(), self.counts.iter().count());
         let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
         let name = escape(&format!("{} = {}", report.source.name, report.target.name));

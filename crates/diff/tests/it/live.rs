@@ -449,7 +449,7 @@ fn slots_that_move_hide_no_keys() {
 
 #[test]
 fn values_of_modules() {
-    let with_vectors = all().unwrap_or_default().into_iter().find_map(|binary| {
+    let with_vectors = all().unwrap_or_default().iter().find_map(|binary| {
         let server = start(binary);
         let added = server.client().unwrap().call(&["VADD", "v", "VALUES", "2", "1", "2", "a"]).is_ok();
         added.then(|| (server, start(binary)))
@@ -519,4 +519,98 @@ fn repairs_make_both_sides_equal() {
     options.from_target = true;
     make().repair(&found, &options, &mut to_nowhere).unwrap();
     assert_eq!(servers.0.client().unwrap().text(&["GET", "same"]).unwrap(), "1");
+}
+
+/// As redis-full-check's documentation asks.
+#[cfg(feature = "sqlite")]
+#[test]
+fn each_round_has_its_tables() {
+    let Some(servers) = two() else { return };
+    both(&servers, &["HSET hash a 1 b 2 c 3", "SET text 1"]);
+    call(&servers.1, "HSET hash a 2 d 4");
+    call(&servers.1, "HDEL hash c");
+    call(&servers.1, "SET text 22");
+    call(&servers.0, "SET gone 1");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("result.db");
+    let mut diff = LiveDiff::new(servers.0.url().parse().unwrap(), servers.1.url().parse().unwrap());
+    diff.live_mut().interval = Duration::from_millis(10);
+    let mut sink = keyferry_diff::results::Sqlite::create(&file).unwrap();
+    let report = diff.run(&mut sink).unwrap();
+    sink.finish(&report).unwrap();
+    let db = rusqlite::Connection::open(&file).unwrap();
+    for suffix in ["_1", "_2", ""] {
+        let rows = |sql: &str| -> Vec<String> {
+            let mut query = db.prepare(&sql.replace('@', suffix)).unwrap();
+            query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+        };
+        let keys = rows(
+            "select key || ' ' || type || ' ' || conflict_type || ' ' || source_len || ' ' || target_len from key@ order by 1",
+        );
+        assert_eq!(keys, ["gone string lack_target 1 0", "hash hash value 3 3", "text string value 1 2"]);
+        let fields = rows(
+            "select field@.field || ' ' || field@.conflict_type from field@ inner join key@ on field@.key_id = key@.id \
+             where key@.key = 'hash' order by 1",
+        );
+        assert_eq!(fields, ["a value", "c lack_target", "d lack_source"]);
+    }
+    let count =
+        "select count(*) from FINAL_RESULT where Key = 'hash' and Schema = '0' and Extra in ('a', 'c', 'd')";
+    assert_eq!(db.query_row(count, [], |row| row.get::<_, i64>(0)).unwrap(), 3);
+}
+
+/// A replica stands for a migration: it applies what the source did, in order and later.
+#[test]
+fn a_barrier_tells_keys_in_motion_from_differences() {
+    let Some((source, target)) = two() else { return };
+    fill(&mut source.client().unwrap(), 0..5000);
+    let mut replica = target.client().unwrap();
+    replica.call(&["REPLICAOF", "127.0.0.1", &source.port().to_string()]).unwrap();
+    replica
+        .wait_until(Duration::from_secs(60), |client| {
+            Ok(client.info("replication", "master_link_status")?.as_deref() == Some("up"))
+        })
+        .unwrap();
+    replica.call(&["CONFIG", "SET", "replica-read-only", "no"]).unwrap();
+    replica.call(&["SET", "planted", "x"]).unwrap();
+    // In motion, and another value in between all the time.
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut client = source.client().unwrap();
+            let mut round = 0u32;
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                let commands: Vec<_> = (0..200u32)
+                    .map(|n| {
+                        let key = round.wrapping_mul(2_654_435_761).wrapping_add(n * 37) % 5000;
+                        ["APPEND".to_owned(), format!("key:{key}"), "x".to_owned()]
+                    })
+                    .collect();
+                client.pipe(&commands).unwrap();
+                round += 1;
+            }
+            round
+        });
+        let outcome = live(&source.url(), &target.url(), |diff| {
+            diff.live_mut().barrier = Some(Duration::from_secs(60));
+            diff.live_mut().batch = 100;
+        });
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        let rounds = writer.join().unwrap();
+        let (report, differences) = outcome.unwrap();
+        println!(
+            "{} writes, {report}, rounds {:?}, {} unsettled",
+            rounds * 200,
+            report.rounds,
+            report.unsettled
+        );
+        assert_eq!(told(&differences), [(0, b"planted".to_vec(), "lack_source")].into());
+    });
+    // Where nothing follows, that is said.
+    replica.call(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    let error = live(&source.url(), &target.url(), |diff| {
+        diff.live_mut().barrier = Some(Duration::from_millis(200));
+    })
+    .unwrap_err();
+    assert!(error.to_string().contains("keyferry:barrier"), "{error}");
 }

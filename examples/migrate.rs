@@ -5,7 +5,8 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Parser, ValueEnum};
 use keyferry_client::Endpoint;
 use keyferry_migrate::{
-    CrossSlotPolicy, Expiry, Finished, Fsync, Migration, Outcome, Report, RoutingCounts, Stopper, Until,
+    CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Migration, Outcome, Report, RoutingCounts, Stopper,
+    Until,
 };
 
 /// Move everything from one Redis-compatible server to another while both stay in service.
@@ -83,6 +84,15 @@ struct Args {
     /// says so
     #[arg(long, value_enum, default_value_t = Deadlines::UntilCaughtUp)]
     expiry: Deadlines,
+
+    /// Name of the migration, under which the target keeps how far it is: a run that was ended goes on when it is
+    /// started again under the same name [default: made from both URLs]
+    #[arg(long, value_name = "NAME")]
+    id: Option<String>,
+
+    /// What a restart may cost
+    #[arg(long, value_enum, default_value_t = Deliver::ExactlyOnce)]
+    delivery: Deliver,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -93,6 +103,14 @@ enum Deadlines {
     UntilEnd,
     /// At once
     AsItComes,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Deliver {
+    /// Nothing: each write is there once
+    ExactlyOnce,
+    /// Some writes may be there twice
+    AtLeastOnce,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -190,6 +208,11 @@ async fn run(args: Args) -> ExitCode {
     options.target_silence = Duration::from_secs(args.target_silence);
     options.db_map = args.db_map.into_iter().collect();
     options.prefer_replicas = args.prefer_replicas;
+    options.id = args.id;
+    options.delivery = match args.delivery {
+        Deliver::ExactlyOnce => Delivery::ExactlyOnce,
+        Deliver::AtLeastOnce => Delivery::AtLeastOnce,
+    };
     options.cross_slot = match args.cross_slot {
         CrossSlot::CarryOut => CrossSlotPolicy::CarryOut,
         CrossSlot::Fail => CrossSlotPolicy::Fail,
@@ -242,6 +265,8 @@ async fn stop_on_signal(stopper: Stopper) {
 
 fn print_summary(report: &Report) {
     let (figures, snapshot) = (&report.figures, &report.snapshot);
+    let again = if report.resumed { ", went on where a run before had ended" } else { "" };
+    println!("id       {}{again}", report.id);
     println!("source   {} ({})", report.source.url, report.source.server.as_deref().unwrap_or("not reached"));
     println!("target   {} ({})", report.target.url, report.target.server.as_deref().unwrap_or("not reached"));
     let databases = snapshot.keys.len();

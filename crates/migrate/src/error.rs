@@ -288,6 +288,84 @@ pub enum Error {
     )]
     Collisions(Box<Collisions>),
 
+    /// The name given to the migration is none.
+    #[error(
+        "{id:?} is no name for a migration: letters, digits, and the characters _ . - are wanted, 64 at most (--id)"
+    )]
+    InvalidId {
+        /// The name, shortened.
+        id: String,
+    },
+
+    /// Somebody else works on this migration.
+    #[error(
+        "migration {id} belongs to another process, {holder}, which writes to target {target}: this one may not; stop \
+         that one first, or give this one a name of its own (--id) if it is another migration"
+    )]
+    Fenced {
+        /// The migration.
+        id: String,
+        /// The target's URL, without its password.
+        target: String,
+        /// Who has it: host, process id, and something random.
+        holder: String,
+    },
+
+    /// Nobody may work on this migration any more.
+    #[error(
+        "migration {id} has been closed at target {target} ({why}): nothing may be written there under this name"
+    )]
+    FencedForGood {
+        /// The migration.
+        id: String,
+        /// The target's URL, without its password.
+        target: String,
+        /// What was said when it was closed.
+        why: String,
+    },
+
+    /// What the target kept of this migration is gone while it runs.
+    #[error(
+        "target {target} has lost what it kept of migration {id} (the key {key}): it was emptied, or restarted without its \
+         data; start again, which copies everything anew"
+    )]
+    StateGone {
+        /// The migration.
+        id: String,
+        /// The target's URL, without its password.
+        target: String,
+        /// The key.
+        key: String,
+    },
+
+    /// What the target keeps under this name is of another source.
+    #[error(
+        "migration {id} copies from {known}, not from {given}: nothing was written; give the source that it had, or \
+         another name (--id) for another migration"
+    )]
+    OtherSource {
+        /// The migration.
+        id: String,
+        /// The source that it had, without its password.
+        known: String,
+        /// The one given now.
+        given: String,
+    },
+
+    /// What the target keeps under this name was written for another target.
+    #[error(
+        "what target {given} keeps of migration {id} was written for target {known}: it may be a copy of that one; give the \
+         target that it had, or another name (--id) for another migration; nothing was written"
+    )]
+    OtherTarget {
+        /// The migration.
+        id: String,
+        /// The target that it had, without its password.
+        known: String,
+        /// The one given now.
+        given: String,
+    },
+
     /// A part of the program ended without a result; this is a defect of the program.
     #[error("internal: {0}")]
     Internal(String),

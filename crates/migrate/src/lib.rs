@@ -36,7 +36,9 @@
 mod catch_up;
 mod error;
 mod expiry;
+mod fence;
 mod hold;
+mod identity;
 mod intake;
 mod journal;
 mod kept;
@@ -61,7 +63,7 @@ mod target;
 
 pub use error::{Error, Refusal, RefusedAt};
 pub use migration::{Finished, Migration, Stopper};
-pub use options::{CrossSlotPolicy, Expiry, Fsync, Options, Until};
+pub use options::{CrossSlotPolicy, Delivery, Expiry, Fsync, Options, Until};
 pub use progress::{Figures, LinkFigures, Phase, Progress};
 pub use report::{CrossSlot, Endpoint, ExpiryCounts, LinkPosition, Outcome, Report, RoutingCounts};
 pub use snapshot_counts::SnapshotCounts;

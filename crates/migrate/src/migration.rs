@@ -1,18 +1,22 @@
 //! A migration: what it is told, what is checked before it runs, and what it tells at the end.
 
+use std::sync::Arc;
+
 use keyferry_client::{Connection, Endpoint, Mode};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::Error,
+    fence::Fence,
+    identity::MigrationId,
     journal::{Identity, JournalRoot, blocking},
     mover,
-    options::Options,
+    options::{Delivery, Options},
     prepare,
     progress::{Meter, Phase, Progress},
     report::{self, Ends, Outcome, Report},
     run::{Connected, run},
-    sharded,
+    sharded::{self, TargetMap},
 };
 
 /// A migration that has not begun.
@@ -83,7 +87,7 @@ impl Migration {
     /// Dropping the future stops the migration as [`Stopper::stop`] does, without waiting for the end.
     pub async fn run(self) -> Finished {
         let (meter, stop) = (self.meter.clone(), self.stop.clone());
-        let endpoints = (self.source.to_string(), self.target.to_string());
+        let endpoints = self.endpoints();
         let _stop_when_dropped = stop.drop_guard();
         match mover::run(meter.clone(), self.run_here()).await {
             Ok(finished) => finished,
@@ -98,12 +102,37 @@ impl Migration {
     async fn run_here(self) -> Finished {
         let mut ends = Ends::default();
         let result = self.execute(&mut ends).await;
-        finish((self.source.to_string(), self.target.to_string()), &self.meter, ends, result)
+        finish(self.endpoints(), &self.meter, ends, result)
+    }
+
+    /// Both URLs without their passwords, and the name.
+    fn endpoints(&self) -> (String, String, String) {
+        let (source, target) = (self.source.to_string(), self.target.to_string());
+        let id = self.options.id.clone();
+        let id = id.unwrap_or_else(|| MigrationId::derive(&source, &target).to_string());
+        (source, target, id)
+    }
+
+    /// The name under which the target keeps how far it is.
+    pub(crate) fn id(&self) -> Result<MigrationId, Error> {
+        MigrationId::parse(&self.endpoints().2)
+    }
+
+    /// Refuses everybody who would go on with this migration from now on, and cuts off whoever does: for when the
+    /// applications write to the target. `why` is what they are told.
+    ///
+    /// # Errors
+    /// When the target cannot be reached or refuses.
+    pub async fn fence(&self, why: &str) -> Result<(), Error> {
+        let id = self.id()?;
+        let target = self.target.clone().detect().await.map_err(Error::Target)?;
+        Fence::close(id, Arc::new(TargetMap::new(target)), why).await
     }
 
     async fn execute(&self, ends: &mut Ends) -> Result<Outcome, Error> {
+        let id = self.id()?;
         let prepared = tokio::select! {
-            prepared = self.prepare(ends) => prepared?,
+            prepared = self.prepare(id, ends) => prepared?,
             () = self.stop.cancelled() => return Ok(Outcome::Stopped { everything_applied: false }),
         };
         let root = self.journal().await?;
@@ -116,7 +145,7 @@ impl Migration {
     /// Takes the journal's directory.
     async fn journal(&self) -> Result<JournalRoot, Error> {
         let identity = Identity {
-            migration: "migration".to_owned(),
+            migration: self.id()?.to_string(),
             source: self.source.to_string(),
             target: self.target.to_string(),
         };
@@ -125,11 +154,10 @@ impl Migration {
     }
 
     /// Connects to both sides and refuses pairs that make no sense.
-    async fn prepare(&self, ends: &mut Ends) -> Result<Prepared, Error> {
+    async fn prepare(&self, id: MigrationId, ends: &mut Ends) -> Result<Prepared, Error> {
         let (source, target) = (self.source.clone(), self.target.clone());
-        if let (Endpoint::Standalone(from), Endpoint::Standalone(to), true) =
-            (&source, &target, self.options.db_map.is_empty())
-        {
+        let direct = self.options.db_map.is_empty() && self.options.delivery == Delivery::AtLeastOnce;
+        if let (Endpoint::Standalone(from), Endpoint::Standalone(to), true) = (&source, &target, direct) {
             let to = Connection::connect(&to.clone().with_db(0)).await.map_err(Error::Target)?;
             prepare::check_target(&to)?;
             if to.server().mode != Mode::Cluster {
@@ -144,7 +172,7 @@ impl Migration {
             }
         }
         let target = target.detect().await.map_err(Error::Target)?;
-        prepare::sharded(self, source, target, ends).await
+        prepare::sharded(self, id, source, target, ends).await
     }
 
     /// One server on both sides.
@@ -177,7 +205,7 @@ pub(crate) enum Prepared {
 
 /// Writes the report.
 fn finish(
-    (source, target): (String, String),
+    (source, target, id): (String, String, String),
     meter: &Meter,
     ends: Ends,
     result: Result<Outcome, Error>,
@@ -202,6 +230,8 @@ fn finish(
         notes: ends.notes,
         routing: ends.routing,
         expiry: ends.expiry,
+        id,
+        resumed: ends.resumed,
     };
     Finished { report, result }
 }

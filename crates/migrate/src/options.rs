@@ -68,6 +68,22 @@ pub struct Options {
     /// When the deadlines of keys and of fields are put as they are. Default: when the target has caught up. Not heeded where
     /// bytes are forwarded without being looked into.
     pub expiry: Expiry,
+    /// The name under which the target keeps how far the migration is, so that another run goes on there: letters, digits
+    /// and `_.-`, 64 at most. Default: made from both URLs, so that the same command goes on with the same migration.
+    pub id: Option<String>,
+    /// What a restart may cost. Default: [`Delivery::ExactlyOnce`].
+    pub delivery: Delivery,
+}
+
+/// What a restart, of the program or of the target, may cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Delivery {
+    /// Nothing: each write is there once. What must not be repeated is written in one transaction with how far it goes.
+    #[default]
+    ExactlyOnce,
+    /// Writes may be repeated: counters may be too high then, and lists too long.
+    AtLeastOnce,
 }
 
 /// When the deadlines of keys, and of fields of hashes, are put at the target as they are.
@@ -133,6 +149,8 @@ impl Default for Options {
             prefer_replicas: false,
             cross_slot: CrossSlotPolicy::CarryOut,
             expiry: Expiry::HeldUntilCaughtUp,
+            id: None,
+            delivery: Delivery::ExactlyOnce,
         }
     }
 }

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use keyferry_client::{ConnectOptions, Connection, Endpoint, Mode, Role};
+use keyferry_replication::ReplicationId;
 use keyferry_routing::CommandTable;
 
 use crate::{
     error::Error,
+    fence::Token,
     hold::Hold,
+    identity::MigrationId,
     migration::{Migration, Prepared},
     progress::Meter,
     report::Ends,
-    sharded::{Databases, LinkSource, Settings, Sides, Target, TargetMap},
+    sharded::{Databases, LinkSource, Settings, Sides, TargetMap},
     source::{Source, collisions},
     target::Abilities,
 };
@@ -22,9 +25,22 @@ pub(crate) struct Identity {
     run_id: Option<String>,
     /// The replication id.
     history: Option<String>,
+    /// The one before, which the server still goes on with.
+    second: Option<String>,
 }
 
 impl Identity {
+    /// True when it goes on with this history.
+    pub(crate) fn has_history(&self, id: ReplicationId) -> bool {
+        let is_it = |text: &String| text.parse::<ReplicationId>().is_ok_and(|own| own == id);
+        self.history.iter().chain(&self.second).any(is_it)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_history(history: &str, second: Option<&str>) -> Self {
+        Identity { run_id: None, history: Some(history.to_owned()), second: second.map(str::to_owned) }
+    }
+
     /// Refuses a target that is the source itself, or that the source replicates to or from.
     pub(crate) fn check(&self, target: &Identity, address: &str) -> Result<(), Error> {
         if self.run_id.is_some() && self.run_id == target.run_id {
@@ -43,8 +59,10 @@ impl Identity {
 pub(crate) async fn identity(connection: &mut Connection) -> Result<Identity, keyferry_client::Error> {
     let known = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
     let run_id = known(connection.info("server").await?.get("run_id"));
-    let history = known(connection.info("replication").await?.get("master_replid"));
-    Ok(Identity { run_id, history })
+    let replication = connection.info("replication").await?;
+    let (history, second) =
+        (known(replication.get("master_replid")), known(replication.get("master_replid2")));
+    Ok(Identity { run_id, history, second })
 }
 
 /// The connection to the source for questions, if it answers them.
@@ -79,12 +97,14 @@ pub(crate) fn check_target(target: &Connection) -> Result<(), Error> {
 /// Both sides of a migration that has to look into commands.
 pub(crate) async fn sharded(
     migration: &Migration,
+    id: MigrationId,
     source: Endpoint,
     target: Endpoint,
     ends: &mut Ends,
 ) -> Result<Prepared, Error> {
     let options = &migration.options;
-    let map = TargetMap::new(target);
+    let token = Token::new();
+    let map = TargetMap::new(target).with_client_name(&token.connection_name(&id));
     let nodes = map.survey().await.map_err(Error::Target)?;
     if let Some(slot) = nodes.first_gap() {
         return Err(Error::SlotWithoutOwner { slot });
@@ -119,15 +139,15 @@ pub(crate) async fn sharded(
     let mut links = Vec::new();
     for link in source.links {
         let control = Connection::connect(&link.connect).await.map_err(Error::SourceConnection)?;
-        let control = match source_control(control, ends).await? {
+        let (control, identity) = match source_control(control, ends).await? {
             Some((mut connection, identity)) => {
                 for (address, other) in &identities {
                     identity.check(other, address)?;
                 }
                 learn(&mut table, &mut connection).await;
-                Some(connection)
+                (Some(connection), Some(identity))
             }
-            None => None,
+            None => (None, None),
         };
         links.push(LinkSource {
             name: link.name,
@@ -136,6 +156,7 @@ pub(crate) async fn sharded(
             slots: link.slots,
             meter: Meter::default(),
             control,
+            identity,
         });
     }
     if links.len() > 1
@@ -168,8 +189,8 @@ pub(crate) async fn sharded(
     }
     let abilities = Abilities::of(&server);
     let hold = Arc::new(Hold::new(options.expiry, abilities.deadline_forms(), false));
-    let target = Target::new(Settings {
-        map,
+    let settings = Settings {
+        map: Arc::new(map),
         table,
         databases,
         meter: migration.meter.clone(),
@@ -179,8 +200,9 @@ pub(crate) async fn sharded(
         expiry_time: server.version >= keyferry_client::Version::new(7, 0, 0),
         cross_slot: options.cross_slot,
         hold,
-    });
-    Ok(Prepared::Sharded(Box::new(Sides { links, ownership, target, abilities })))
+        delivery: options.delivery,
+    };
+    Ok(Prepared::Sharded(Box::new(Sides { links, ownership, settings, abilities, id, token })))
 }
 
 /// Learns the commands of modules, and others that the built-in table lacks, from a server that tells them.

@@ -349,6 +349,14 @@ impl Meter {
         }
     }
 
+    /// The target holds everything up to here for good.
+    pub(crate) fn set_kept_offset(&self, offset: u64) {
+        let kept = self.kept_offset.load(Ordering::Relaxed);
+        if kept == UNKNOWN || kept < offset {
+            self.kept_offset.store(offset, Ordering::Relaxed);
+        }
+    }
+
     /// Bytes of its stream that the source remembers; 0 while it has not said.
     pub(crate) fn source_backlog(&self) -> u64 {
         self.source_backlog.load(Ordering::Relaxed)

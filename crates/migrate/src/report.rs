@@ -63,6 +63,10 @@ pub struct Report {
     pub journal: Option<String>,
     /// Things that a person should know.
     pub notes: Vec<String>,
+    /// The name under which the target keeps how far it is.
+    pub id: String,
+    /// True when it went on where a run before had come to.
+    pub resumed: bool,
 }
 
 /// What happened on the way to a target of several nodes.
@@ -162,6 +166,7 @@ pub(crate) struct Ends {
     pub(crate) notes: Vec<String>,
     pub(crate) routing: RoutingCounts,
     pub(crate) expiry: ExpiryCounts,
+    pub(crate) resumed: bool,
 }
 
 impl Ends {

@@ -13,7 +13,6 @@ pub(crate) enum Applied {
     #[cfg_attr(not(test), expect(dead_code, reason = "told by targets that keep it"))]
     Snapshot { position: Position, bytes: u64 },
     /// Everything up to here is there. Never inside of a transaction.
-    #[cfg_attr(not(test), expect(dead_code, reason = "told by targets that keep it"))]
     Stream(Position),
 }
 

@@ -87,13 +87,11 @@ impl JournalRoot {
     }
 
     /// What the run that used it last showed the target, if there was one.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for whoever fences others off"))]
     pub(crate) fn token(&self) -> Option<&str> {
         self.0.token.as_deref()
     }
 
     /// Keeps what this run shows the target; it is on disk when this returns.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for whoever fences others off"))]
     pub(crate) fn set_token(&self, token: &str) -> Result<(), Error> {
         self.write_owner(Some(token.to_owned()))
     }

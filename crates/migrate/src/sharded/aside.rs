@@ -10,7 +10,8 @@ use keyferry_client::{Backoff, ConnectOptions, Connection, Pipeline};
 use keyferry_resp::{Command, ErrorCode, ErrorReply, Frame, Retry};
 
 use super::{
-    TURNS, Target, checkpoint,
+    TURNS, Target,
+    checkpoint::Reached,
     core::{Redirection, redirection},
     item::Mark,
     session::Session,
@@ -165,7 +166,10 @@ impl<'t> Aside<'t> {
         (link, mark): (u16, Mark),
         cause: Cause<'_>,
     ) -> Result<Option<Vec<Frame>>, Error> {
-        let (field, text) = (self.target.core().run_id().field(link), mark.to_string());
+        let history = self.target.core().link(link).and_then(|account| account.history());
+        let reached = Reached { link, mark, db: None };
+        let note = self.target.checkpoints().write(slot, reached, history);
+        let exact = self.target.is_exact();
         let build = |asking: bool| {
             let mut pipeline = Pipeline::new();
             if asking {
@@ -182,10 +186,14 @@ impl<'t> Aside<'t> {
             if db != 0 {
                 pipeline.push(["SELECT", "0"]);
             }
-            pipeline.push(["HSET", &checkpoint::key(slot), &field, &text]).push(["EXEC"]);
+            if exact {
+                pipeline.push_command(&note);
+            }
+            pipeline.push(["EXEC"]);
             pipeline
         };
-        let (mut attempts, mut way, mut uncertain) = (Attempts::new(), Way::default(), false);
+        let mut uncertain = self.target.core().may_be_done(link, mark);
+        let (mut attempts, mut way) = (Attempts::new(), Way::default());
         let mut done = None;
         loop {
             if uncertain && let Some(address) = self.reached(slot, link, mark, cause).await? {
@@ -232,13 +240,7 @@ impl<'t> Aside<'t> {
         db: u32,
         command: &Command,
     ) -> Result<Frame, keyferry_client::Error> {
-        let mut pipeline = Pipeline::new();
-        pipeline.push(["SELECT", &db.to_string()]).push_command(command).push(["SELECT", "0"]);
-        let result = match self.connection(address).await {
-            Ok(connection) => connection.pipeline(&pipeline).await,
-            Err(error) => Err(error),
-        };
-        let replies = result.inspect_err(|_| self.forget(address))?;
+        let replies = self.all_at(address, db, std::slice::from_ref(command)).await?;
         let mut replies = replies.into_iter();
         match (replies.next(), replies.next()) {
             (Some(Frame::Simple(_)), Some(reply)) => Ok(reply),
@@ -250,38 +252,24 @@ impl<'t> Aside<'t> {
         }
     }
 
-    /// Sends commands to the node at `address`, in database `db`; errors are frames.
-    pub(super) async fn all_at(
+    /// As [`Aside::at`], of several; the first reply is that to the selection of the database.
+    pub(crate) async fn all_at(
         &mut self,
         address: &str,
         db: u32,
         commands: &[Command],
     ) -> Result<Vec<Frame>, keyferry_client::Error> {
         let mut pipeline = Pipeline::new();
-        if db != 0 {
-            pipeline.push(["SELECT", &db.to_string()]);
-        }
+        pipeline.push(["SELECT", &db.to_string()]);
         for command in commands {
             pipeline.push_command(command);
         }
-        if db != 0 {
-            pipeline.push(["SELECT", "0"]);
-        }
+        pipeline.push(["SELECT", "0"]);
         let result = match self.connection(address).await {
             Ok(connection) => connection.pipeline(&pipeline).await,
             Err(error) => Err(error),
         };
-        let mut replies = result.inspect_err(|_| self.forget(address))?;
-        if db != 0 {
-            // A database that does not exist: what followed was done in another one.
-            if replies.first().is_some_and(|reply| reply.error_reply().is_some()) {
-                replies.truncate(1);
-                return Ok(replies);
-            }
-            replies.remove(0);
-            replies.truncate(commands.len());
-        }
-        Ok(replies)
+        result.inspect_err(|_| self.forget(address))
     }
 
     /// Waits until a replica of the node has everything that this connection did, if the node has any. False when the node
@@ -331,9 +319,9 @@ impl<'t> Aside<'t> {
         mark: Mark,
         cause: Cause<'_>,
     ) -> Result<Option<String>, Error> {
-        let look = self.target.core().run_id().look(slot);
+        let look = self.target.checkpoints().look(slot);
         let (address, replies) = Box::pin(self.ask_owner(slot, 0, &look, cause)).await?;
-        let marks = replies.last().and_then(|reply| self.target.core().run_id().read(reply));
+        let marks = replies.last().and_then(|reply| self.target.checkpoints().read(reply));
         let marks =
             marks.ok_or_else(|| Error::Internal(format!("the checkpoint of slot {slot} is no hash")))?;
         Ok(marks.iter().any(|&(of, reached)| of == link && reached >= mark).then_some(address))
@@ -395,6 +383,7 @@ impl<'t> Aside<'t> {
             former.end(&mut connection, session.as_ref()).await?;
         }
         self.lost.remove(address);
+        self.target.admit(&mut connection).await?;
         Ok((connection, session))
     }
 

@@ -6,16 +6,16 @@ use bytes::BytesMut;
 use keyferry_resp::{CommandDecoder, ErrorReply, Limits, encode_command};
 
 use super::{
-    checkpoint::RunId,
+    checkpoint::{Checkpoints, Reached},
     item::{Class, Item, Mark},
 };
 use crate::error::{Error, Refusal, RefusedAt, show_command};
 
 /// How a batch is laid out.
 ///
-/// One blind write goes as it is. Everything else goes as `MULTI`, the commands with a `SELECT` where the database
-/// changes, a `SELECT` back to database 0, where the checkpoint is, the checkpoint if there is anything that must not be
-/// repeated, `EXEC`.
+/// One command that may be repeated goes as it is. Everything else goes as `MULTI`, the commands with a `SELECT` where the
+/// database changes, a `SELECT` back to database 0, where the checkpoint is, the checkpoint if there is anything that must
+/// not be repeated, `EXEC`.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     /// The database to be selected before it; also the one selected after it.
@@ -24,55 +24,72 @@ pub(crate) struct Layout {
     /// Replies in all.
     pub(crate) replies: u32,
     /// What the checkpoint will say, by link.
-    marks: Vec<(u16, Mark)>,
+    reached: Vec<Reached>,
+    /// What the target keeps of the migration is written anew.
+    restores: bool,
 }
 
 impl Layout {
-    pub(crate) fn of(items: &VecDeque<Item>) -> Self {
+    /// `exact` tells whether anything is not to be repeated at all.
+    pub(crate) fn of(items: &VecDeque<Item>, exact: bool) -> Self {
+        let restores = items.iter().any(|item| item.resets);
         if let Some(item) = items.front().filter(|_| items.len() == 1)
-            && item.class != Class::Exact
+            && (item.class != Class::Exact || !exact)
             && item.commands == 1
+            && !restores
         {
-            return Layout { db: item.db, wrapped: false, replies: 1, marks: Vec::new() };
+            return Layout { db: item.db, wrapped: false, replies: 1, reached: Vec::new(), restores };
         }
-        let mut marks: Vec<(u16, Mark)> = Vec::new();
-        if items.iter().any(|item| item.class == Class::Exact) {
+        let mut reached: Vec<Reached> = Vec::new();
+        if exact && items.iter().any(|item| item.class == Class::Exact) {
             for item in items {
-                match marks.iter_mut().find(|(link, _)| *link == item.link) {
-                    Some((_, mark)) => *mark = item.mark,
-                    None => marks.push((item.link, item.mark)),
+                let now = Reached { link: item.link, mark: item.mark, db: item.source_db };
+                match reached.iter_mut().find(|before| before.link == item.link) {
+                    Some(before) => *before = now,
+                    None => reached.push(now),
                 }
             }
         }
         let (mut db, mut commands) = (0, 0);
-        for item in items {
+        for item in items.iter().filter(|item| item.commands > 0) {
             commands += item.commands + u32::from(item.db != db);
-            db = item.db;
+            db = item.db_after;
         }
         commands += u32::from(db != 0);
-        let replies = commands + u32::try_from(marks.len()).unwrap_or(0) + 2;
-        Layout { db: 0, wrapped: true, replies, marks }
+        if restores {
+            commands += Checkpoints::RESTORING;
+        }
+        let replies = commands + u32::try_from(reached.len()).unwrap_or(0) + 2;
+        Layout { db: 0, wrapped: true, replies, reached, restores }
     }
 
-    pub(crate) fn append(&self, items: &VecDeque<Item>, run: &RunId, slot: u16, out: &mut BytesMut) {
+    /// Appends it; `note` appends what the checkpoint is to say.
+    pub(crate) fn append(
+        &self,
+        items: &VecDeque<Item>,
+        checkpoints: &Checkpoints,
+        out: &mut BytesMut,
+        note: impl Fn(&mut BytesMut, Reached),
+    ) {
         if !self.wrapped {
             return items.iter().for_each(|item| out.extend_from_slice(&item.bytes));
         }
         out.extend_from_slice(b"*1\r\n$5\r\nMULTI\r\n");
         let mut db = 0;
-        for item in items {
+        for item in items.iter().filter(|item| item.commands > 0) {
             if item.db != db {
-                db = item.db;
-                encode_command(out, ["SELECT", &db.to_string()]);
+                encode_command(out, ["SELECT", &item.db.to_string()]);
             }
+            db = item.db_after;
             out.extend_from_slice(&item.bytes);
         }
         if db != 0 {
             encode_command(out, ["SELECT", "0"]);
         }
-        for &(link, mark) in &self.marks {
-            run.append_write(out, slot, link, mark);
+        if self.restores {
+            checkpoints.append_restoring(out);
         }
+        self.reached.iter().for_each(|&reached| note(out, reached));
         out.extend_from_slice(b"*1\r\n$4\r\nEXEC\r\n");
     }
 
@@ -92,9 +109,10 @@ impl Layout {
             None => reply.checked_sub(1)?,
         };
         let mut db = 0;
-        for (n, item) in items.iter().enumerate() {
-            if item.db != db {
-                db = item.db;
+        for (n, item) in items.iter().enumerate().filter(|(_, item)| item.commands > 0) {
+            let selects = item.db != db;
+            db = item.db_after;
+            if selects {
                 // A SELECT that is refused is the fault of what it was for.
                 if at == 0 {
                     return Some((n, 0));
@@ -114,29 +132,31 @@ impl Layout {
 pub(crate) fn refusal(address: String, command: Option<(&Item, u32)>, reply: &ErrorReply) -> Error {
     let (shown, db, origin) = match command {
         Some((item, n)) => {
+            let (at, shown) = nth_command(&item.bytes, n);
             let origin = match item.mark {
                 Mark::Snapshot(_) => RefusedAt::Snapshot,
-                Mark::Stream(_) => RefusedAt::Stream { offset: item.at },
+                Mark::Stream(_) => RefusedAt::Stream { offset: item.at + at },
             };
-            (nth_command(&item.bytes, n), Some(u64::from(item.db)), origin)
+            (shown, Some(u64::from(item.db)), origin)
         }
         None => ("(its own bookkeeping)".to_owned(), None, RefusedAt::Snapshot),
     };
     Error::Refused(Box::new(Refusal { address, reply: reply.to_string(), command: shown, db, origin }))
 }
 
-fn nth_command(bytes: &[u8], n: u32) -> String {
+/// Where the command begins, and how it is shown.
+fn nth_command(bytes: &[u8], n: u32) -> (u64, String) {
     const LIMITS: Limits = Limits::new().frame_bytes(usize::MAX).bulk_bytes(usize::MAX).elements(usize::MAX);
     let mut decoder = CommandDecoder::with_limits(LIMITS);
     let mut at = 0;
     for i in 0..=n {
         let Ok(Some(command)) = decoder.next_ref(&bytes[at..]) else { break };
         if i == n {
-            return show_command(command.args(), command.len());
+            return (at as u64, show_command(command.args(), command.len()));
         }
         at += command.consumed();
     }
-    "(not found)".to_owned()
+    (0, "(not found)".to_owned())
 }
 
 #[cfg(test)]
@@ -144,6 +164,7 @@ mod tests {
     use keyferry_resp::Command;
 
     use super::*;
+    use crate::sharded::checkpoint::tests::some;
 
     fn item(class: Class, at: u64, db: u32, commands: &[&[&str]]) -> Item {
         let mut bytes = BytesMut::new();
@@ -152,12 +173,28 @@ mod tests {
         }
         let commands = u32::try_from(commands.len()).unwrap();
         let mark = Mark::Stream(at);
-        Item { link: 0, mark, at, class, db, bytes: bytes.freeze(), commands, ticket: 0, replay: false }
+        Item {
+            link: 0,
+            mark,
+            at,
+            class,
+            db,
+            db_after: db,
+            source_db: None,
+            bytes: bytes.freeze(),
+            commands,
+            resets: false,
+            ticket: 0,
+            replay: false,
+        }
     }
 
     fn commands(layout: &Layout, items: &VecDeque<Item>) -> Vec<String> {
         let mut out = BytesMut::new();
-        layout.append(items, &RunId::new(), 5, &mut out);
+        let checkpoints = some(false);
+        layout.append(items, &checkpoints, &mut out, |out, reached| {
+            checkpoints.append_write(out, 5, reached, None);
+        });
         let mut decoder = CommandDecoder::new();
         let mut found = Vec::new();
         while let Some(command) = decoder.decode(&mut out).unwrap() {
@@ -169,7 +206,7 @@ mod tests {
     #[test]
     fn a_blind_write_alone_goes_bare() {
         let items = VecDeque::from([item(Class::Blind, 9, 3, &[&["SET", "a", "1"]])]);
-        let layout = Layout::of(&items);
+        let layout = Layout::of(&items, true);
         assert_eq!((layout.db, layout.replies), (3, 1));
         assert_eq!(commands(&layout, &items), ["SET"]);
     }
@@ -180,7 +217,7 @@ mod tests {
             item(Class::Blind, 1, 0, &[&["SET", "a", "1"]]),
             item(Class::Exact, 2, 3, &[&["INCR", "a"], &["INCR", "b"]]),
         ]);
-        let layout = Layout::of(&items);
+        let layout = Layout::of(&items, true);
         let sent = commands(&layout, &items);
         assert_eq!(sent, ["MULTI", "SET", "SELECT", "INCR", "INCR", "SELECT", "HSET", "EXEC"]);
         assert_eq!(layout.replies as usize, sent.len());
@@ -194,11 +231,40 @@ mod tests {
     }
 
     #[test]
+    fn without_exactness_there_are_no_checkpoints() {
+        let alone = VecDeque::from([item(Class::Exact, 9, 3, &[&["INCR", "a"]])]);
+        let layout = Layout::of(&alone, false);
+        assert_eq!((layout.db, commands(&layout, &alone)), (3, vec!["INCR".to_owned()]));
+        let two = VecDeque::from([alone[0].clone(), item(Class::Exact, 10, 3, &[&["INCR", "b"]])]);
+        let sent = commands(&Layout::of(&two, false), &two);
+        assert_eq!(sent, ["MULTI", "SELECT", "INCR", "INCR", "SELECT", "EXEC"]);
+    }
+
+    #[test]
+    fn what_empties_the_target_is_followed_by_what_it_is_to_keep() {
+        let mut items = VecDeque::from([item(Class::Exact, 1, 3, &[&["FLUSHALL"]])]);
+        items[0].resets = true;
+        // Nothing but the progress changes.
+        items.push_back(Item {
+            commands: 0,
+            bytes: bytes::Bytes::new(),
+            db: 5,
+            ..item(Class::Exact, 2, 5, &[])
+        });
+        let layout = Layout::of(&items, true);
+        let sent = commands(&layout, &items);
+        assert_eq!(sent, ["MULTI", "SELECT", "FLUSHALL", "SELECT", "HSET", "SET", "HSET", "EXEC"]);
+        assert_eq!(layout.replies as usize, sent.len());
+        assert_eq!(layout.place(&items, 7, Some(1)), Some((0, 0)));
+        assert_eq!(layout.place(&items, 7, Some(3)), None);
+    }
+
+    #[test]
     fn blind_writes_together_need_no_checkpoint() {
         let items = VecDeque::from([
             item(Class::Blind, 1, 0, &[&["SET", "a", "1"]]),
             item(Class::Blind, 2, 0, &[&["DEL", "a"]]),
         ]);
-        assert_eq!(commands(&Layout::of(&items), &items), ["MULTI", "SET", "DEL", "EXEC"]);
+        assert_eq!(commands(&Layout::of(&items, true), &items), ["MULTI", "SET", "DEL", "EXEC"]);
     }
 }

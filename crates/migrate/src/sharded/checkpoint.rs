@@ -1,99 +1,226 @@
 //! What a target keeps of a migration's progress, slot by slot, beside the data itself.
 //!
-//! Each slot has one hash whose name maps to the slot, with a field for each link of each run. It is written in the
-//! transaction of every write that must not be repeated, so that both are there or neither is, and it moves, fails over
-//! and rolls back together with the data.
+//! In a cluster each slot has one hash whose name maps to the slot, with a field for each link of each migration. On one
+//! server there is one for everything: the migration's [state](super::state). It is written in the transaction of every
+//! write that must not be repeated, so that both are there or neither is, and it moves, fails over and rolls back together
+//! with the data.
 
 use bytes::BytesMut;
+use keyferry_replication::{Position, ReplicationId};
 use keyferry_resp::{Command, Frame, encode_command};
 use keyferry_routing::tag_for_slot;
 
-use super::item::Mark;
+use super::{
+    item::Mark,
+    state::{self, LinkState, Stage, State, field},
+};
+use crate::{fence::LEASE, identity::MigrationId};
 
-/// Names of the migration's own keys begin so.
+/// Names of the slots' own hashes begin so.
 pub(crate) const PREFIX: &str = "keyferry:checkpoint:";
 
-/// The name of a slot's checkpoint.
-pub(crate) fn key(slot: u16) -> String {
-    format!("{PREFIX}{{{}}}", tag_for_slot(slot))
+/// A link as the target knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LinkName {
+    /// The same over restarts, wherever the link leads to then.
+    pub(crate) name: String,
+    /// Which full sync it follows.
+    pub(crate) epoch: u64,
 }
 
-/// What tells this run's fields from those that other runs left.
+/// Where a migration's checkpoints are, and what stands there.
 #[derive(Clone, Debug)]
-pub(crate) struct RunId(String);
+pub(crate) struct Checkpoints {
+    id: MigrationId,
+    /// One server holds everything, and the checkpoint is the state.
+    single: bool,
+    links: Vec<LinkName>,
+    /// What is written anew when the target has been emptied.
+    constant: Constant,
+}
 
-impl RunId {
-    /// A name that no other run has.
-    pub(crate) fn new() -> Self {
-        use std::hash::{BuildHasher, RandomState};
-        let (a, b) = (RandomState::new().hash_one(0), RandomState::new().hash_one(1));
-        RunId(format!("{a:016x}{b:016x}"))
+/// What a target keeps of a migration whatever happens.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Constant {
+    /// Fields of the state.
+    pub(crate) fields: Vec<(String, String)>,
+    /// Who works on it.
+    pub(crate) token: String,
+}
+
+/// What is done with everything up to a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reached {
+    pub(crate) link: u16,
+    pub(crate) mark: Mark,
+    /// The source's database there, in the stream.
+    pub(crate) db: Option<u64>,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(id: MigrationId, single: bool, links: Vec<LinkName>) -> Self {
+        Checkpoints { id, single, links, constant: Constant::default() }
     }
 
-    /// The name of a link's field.
-    pub(crate) fn field(&self, link: u16) -> String {
-        format!("{}:{link}", self.0)
+    /// This is to survive what empties the target.
+    pub(crate) fn keeping(mut self, constant: Constant) -> Self {
+        self.constant = constant;
+        self
     }
 
-    /// Appends the command that notes that `slot` has everything of `link` up to `mark`.
-    pub(crate) fn append_write(&self, out: &mut BytesMut, slot: u16, link: u16, mark: Mark) {
-        encode_command(out, ["HSET", &key(slot), &self.field(link), &mark.to_string()]);
+    pub(crate) fn id(&self) -> &MigrationId {
+        &self.id
     }
+
+    /// The name of a slot's checkpoint.
+    pub(crate) fn key(&self, slot: u16) -> String {
+        if self.single { self.id.state_key() } else { slot_key(slot) }
+    }
+
+    /// The name of a link's field in it.
+    fn field(&self, link: u16) -> String {
+        let Some(LinkName { name, epoch }) = self.links.get(usize::from(link)) else {
+            return format!("{}:?", self.id);
+        };
+        if self.single { field::link(name) } else { format!("{}:{name}.{epoch}", self.id) }
+    }
+
+    /// What stands in it.
+    fn value(&self, reached: Reached, history: Option<ReplicationId>) -> String {
+        if !self.single {
+            return reached.mark.to_string();
+        }
+        self.state(reached, history).map_or_else(|| reached.mark.to_string(), |state| state.to_string())
+    }
+
+    /// A link's part of the state; none as long as nobody knows its history.
+    pub(crate) fn state(&self, reached: Reached, history: Option<ReplicationId>) -> Option<LinkState> {
+        let epoch = self.links.get(usize::from(reached.link))?.epoch;
+        let stage = match reached.mark {
+            Mark::Snapshot(at) => Stage::Snapshot(at),
+            Mark::Stream(offset) => {
+                Stage::Stream(Position { id: history?, offset, db: reached.db, in_transaction: false })
+            }
+        };
+        Some(LinkState { epoch, stage })
+    }
+
+    /// The name of a link in the state.
+    pub(crate) fn link_name(&self, link: u16) -> Option<&str> {
+        self.links.get(usize::from(link)).map(|link| link.name.as_str())
+    }
+
+    /// The command that notes that `slot` has everything up to there.
+    pub(crate) fn write(&self, slot: u16, reached: Reached, history: Option<ReplicationId>) -> Command {
+        Command::new(["HSET", &self.key(slot), &self.field(reached.link), &self.value(reached, history)])
+    }
+
+    /// Appends it.
+    pub(crate) fn append_write(
+        &self,
+        out: &mut BytesMut,
+        slot: u16,
+        reached: Reached,
+        history: Option<ReplicationId>,
+    ) {
+        let (key, field, value) = (self.key(slot), self.field(reached.link), self.value(reached, history));
+        encode_command(out, ["HSET", &key, &field, &value]);
+    }
+
+    /// Commands that write the state anew after the target has been emptied, in the same transaction; see
+    /// [`Checkpoints::RESTORING`]. Database 0 is selected.
+    pub(crate) fn append_restoring(&self, out: &mut BytesMut) {
+        self.restoring().iter().for_each(|command| out.extend_from_slice(command.raw()));
+    }
+
+    /// These commands.
+    pub(crate) fn restoring(&self) -> [Command; Self::RESTORING as usize] {
+        let (state, owner) = (self.id.state_key(), self.id.owner_key());
+        let Constant { fields, token } = &self.constant;
+        let mut args = vec!["HSET", &state, state::field::OWNER, token];
+        args.extend(fields.iter().flat_map(|(field, value)| [field.as_str(), value.as_str()]));
+        let lease = LEASE.as_millis().to_string();
+        [Command::new(args), Command::new(["SET", &owner, token, "PX", &lease])]
+    }
+
+    /// How many they are.
+    pub(crate) const RESTORING: u32 = 2;
 
     /// The commands that ask for a slot's checkpoint. The first writes to it: a replica refuses that, and `WAIT` speaks of
     /// what was written before by others only to a connection that has written itself (Redis 7.2, Valkey).
     pub(crate) fn look(&self, slot: u16) -> [Command; 2] {
-        let (key, field) = (key(slot), format!("{}:looked", self.0));
+        let (key, field) = (self.key(slot), format!("{}:looked", self.id));
         [Command::new(["HSET", &key, &field, ""]), Command::new(["HGETALL", &key])]
     }
 
-    /// Takes this run's marks, by link, out of the reply to [`RunId::look`]. `None` when the reply is no hash.
+    /// Takes this migration's marks, by link, out of the reply to [`Checkpoints::look`]. `None` when the reply is no hash.
     pub(crate) fn read(&self, reply: &Frame) -> Option<Vec<(u16, Mark)>> {
-        let flat: Vec<&[u8]> = match reply {
-            Frame::Array(items) => items.iter().map(bytes_of).collect::<Option<_>>()?,
-            Frame::Map(pairs) => pairs
-                .iter()
-                .flat_map(|(field, value)| [bytes_of(field), bytes_of(value)])
-                .collect::<Option<_>>()?,
-            _ => return None,
-        };
-        let mut marks = Vec::new();
-        for pair in flat.chunks_exact(2) {
-            let field = std::str::from_utf8(pair[0]).ok();
-            let link = field.and_then(|f| f.strip_prefix(&self.0)?.strip_prefix(':')?.parse().ok());
-            if let (Some(link), Some(mark)) = (link, Mark::parse(pair[1])) {
-                marks.push((link, mark));
+        let state = State::read(reply)?;
+        let mark = |(number, link): (usize, &LinkName)| {
+            let number = u16::try_from(number).ok()?;
+            let value = state.get(&self.field(number))?;
+            if !self.single {
+                return Some((number, Mark::parse(value.as_bytes())?));
             }
-        }
-        Some(marks)
+            let state = LinkState::parse(value).filter(|state| state.epoch == link.epoch)?;
+            Some((
+                number,
+                match state.stage {
+                    Stage::Snapshot(at) => Mark::Snapshot(at),
+                    Stage::Stream(position) => Mark::Stream(position.offset),
+                },
+            ))
+        };
+        Some(self.links.iter().enumerate().filter_map(mark).collect())
     }
 }
 
-fn bytes_of(frame: &Frame) -> Option<&[u8]> {
-    frame.as_bytes().map(|bytes| &bytes[..])
+/// The name of a slot's own hash.
+pub(crate) fn slot_key(slot: u16) -> String {
+    format!("{PREFIX}{{{}}}", tag_for_slot(slot))
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    pub(crate) fn some(single: bool) -> Checkpoints {
+        let links = (0..2).map(|n: u64| LinkName { name: n.to_string(), epoch: 1 + n }).collect();
+        Checkpoints::new(MigrationId::derive("a", "b"), single, links)
+    }
+
+    fn reply(pairs: &[(&str, &str)]) -> Frame {
+        let bulk = |text: &str| Frame::from(bytes::Bytes::copy_from_slice(text.as_bytes()));
+        Frame::Array(pairs.iter().flat_map(|(field, value)| [bulk(field), bulk(value)]).collect())
+    }
 
     #[test]
     fn a_checkpoint_is_in_its_slot_and_can_be_read_back() {
+        let checkpoints = some(false);
         for slot in [0, 1, 12182, 16383] {
-            assert_eq!(keyferry_routing::slot(key(slot).as_bytes()), slot);
+            assert_eq!(keyferry_routing::slot(checkpoints.key(slot).as_bytes()), slot);
         }
-        let run = RunId::new();
-        let bulk = |text: &str| Frame::from(bytes::Bytes::copy_from_slice(text.as_bytes()));
-        let other = RunId::new();
-        let reply = Frame::Array(vec![
-            bulk(&run.field(3)),
-            bulk("stream:77"),
-            bulk(&other.field(3)),
-            bulk("stream:99"),
-            bulk("unrelated"),
-            bulk("x"),
+        let other = Checkpoints::new(MigrationId::derive("b", "a"), false, some(false).links);
+        let found = reply(&[
+            (&checkpoints.field(1), "stream:77"),
+            (&other.field(1), "stream:99"),
+            (&checkpoints.field(1).replace(".2", ".1"), "stream:98"),
+            ("unrelated", "x"),
         ]);
-        assert_eq!(run.read(&reply), Some(vec![(3, Mark::Stream(77))]));
-        assert_eq!(run.read(&Frame::Integer(1)), None);
+        assert_eq!(checkpoints.read(&found), Some(vec![(1, Mark::Stream(77))]));
+        assert_eq!(checkpoints.read(&Frame::Integer(1)), None);
+    }
+
+    #[test]
+    fn on_one_server_it_is_the_position() {
+        let checkpoints = some(true);
+        let id: ReplicationId = "3ad1e7ef023c242514c0b05e48e4ee884551c793".parse().unwrap();
+        let reached = Reached { link: 1, mark: Mark::Stream(77), db: Some(3) };
+        let write = checkpoints.write(5, reached, Some(id));
+        let args: Vec<String> = write.args().map(|arg| String::from_utf8(arg.to_vec()).unwrap()).collect();
+        assert_eq!(args[1], checkpoints.id().state_key());
+        assert_eq!(args[2..], ["link:1".to_owned(), format!("stream 2 {id}:77:3")]);
+        let found = reply(&[(&args[2], &args[3]), ("link:0", "stream 9 0:1:2")]);
+        assert_eq!(checkpoints.read(&found), Some(vec![(1, Mark::Stream(77))]));
     }
 }

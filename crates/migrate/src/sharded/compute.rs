@@ -11,7 +11,7 @@ use std::{
 };
 
 use keyferry_resp::{Command, ErrorReply, Frame, Retry};
-use keyferry_routing::{Compute, sibling_key, with_keys_replaced};
+use keyferry_routing::{Compute, SLOTS, sibling_key, with_keys_replaced};
 
 use super::{
     Target,
@@ -153,8 +153,11 @@ impl<'t> Across<'t> {
             at: place.at,
             class: Class::Blind,
             db,
+            db_after: db,
+            source_db: None,
             bytes: Command::new(args).into_raw(),
             commands: 1,
+            resets: false,
             ticket: place.ticket,
             replay: false,
         };
@@ -166,9 +169,24 @@ impl<'t> Across<'t> {
     pub(crate) async fn everywhere(&mut self, command: &Command, at: Option<u64>) -> Result<(), Error> {
         let command = &repeatable(command);
         let cause = Cause { command, db: 0, offset: at };
-        let owners: Vec<String> = {
-            let core = self.target.core();
-            core.owners().into_iter().map(|node| core.node_address(node).to_owned()).collect()
+        let since = Instant::now();
+        let owners: Vec<String> = loop {
+            let (owners, complete) = {
+                let core = self.target.core();
+                let address = |node| core.node_address(node).to_owned();
+                let owners: Vec<String> = core.owners().into_iter().map(address).collect();
+                (owners, (0..SLOTS).all(|slot| core.owner(slot).is_some()))
+            };
+            // At the beginning nobody has asked yet who they are.
+            if complete {
+                break owners;
+            }
+            if since.elapsed() >= self.target.retry_window() {
+                let slot = (0..SLOTS).find(|&slot| self.target.core().owner(slot).is_none());
+                return Err(Error::SlotWithoutOwner { slot: slot.unwrap_or_default() });
+            }
+            self.target.core().topology.notify_one();
+            tokio::time::sleep(Duration::from_millis(20)).await;
         };
         for address in owners {
             let since = Instant::now();
@@ -273,7 +291,7 @@ fn without_db(command: &Command) -> Command {
 }
 
 /// The command in a form that does no harm where it has been carried out already.
-fn repeatable(command: &Command) -> Command {
+pub(super) fn repeatable(command: &Command) -> Command {
     let mut args: Vec<&[u8]> = command.args().collect();
     let sub = |name: &[u8]| command.arg(1).is_some_and(|arg| arg.eq_ignore_ascii_case(name));
     if command.is("FUNCTION") && sub(b"LOAD") {

@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     ops::Range,
     sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +15,7 @@ use keyferry_routing::{Route, SLOTS, SlotSet, Step};
 use super::{
     Target,
     compute::{Across, Place},
-    flush::Flush,
+    flush::{self, Flush},
     item::{Class, Item, Mark},
     links::Done,
     msetex,
@@ -34,6 +35,9 @@ const SMALL: usize = 16 * 1024;
 
 /// Bytes of the stream that may be handed over and not done, while parts of it are held back.
 const MOST_UNAPPLIED: usize = 512 * 1024 * 1024;
+
+/// Bytes of keys of a snapshot that one server is given together.
+const TOGETHER: usize = 64 * 1024;
 
 /// What a command that waits for a gate takes of memory, beside its own bytes: a task, and entries in its lanes.
 const GATE_COST: usize = 2048;
@@ -63,7 +67,17 @@ impl SnapshotFeed {
         self.target.room(self.link).await?;
         let ticket = self.target.core().link(self.link).map_or(0, |account| account.open());
         let mut start = 0;
-        for piece in &load.pieces {
+        let mut pieces = load.pieces.iter().peekable();
+        while let Some(&(mut piece)) = pieces.next() {
+            // One server takes keys together, as they need no order.
+            while self.target.has_one_lane()
+                && piece.kind == PieceKind::Key
+                && piece.end - start < TOGETHER
+                && let Some(next) = pieces.next_if(|next| next.kind == piece.kind && next.db == piece.db)
+            {
+                piece.end = next.end;
+                piece.commands += next.commands;
+            }
             let bytes = cut(&load.bytes, start..piece.end);
             start = piece.end;
             self.count += 1;
@@ -83,8 +97,11 @@ impl SnapshotFeed {
                 at: 0,
                 class,
                 db,
+                db_after: db,
+                source_db: None,
                 bytes,
                 commands: piece.commands,
+                resets: false,
                 ticket,
                 replay: false,
             };
@@ -92,7 +109,7 @@ impl SnapshotFeed {
         }
         let done = match load.origin {
             Origin::Snapshot { keys, end } => Done::Snapshot { keys, end },
-            Origin::Stream { end, .. } => Done::Stream { commands: 0, end },
+            Origin::Stream { end, .. } => Done::Stream { commands: 0, end, db: None },
         };
         if let Some(account) = self.target.core().link(self.link) {
             account.seal(ticket, done);
@@ -111,15 +128,17 @@ impl SnapshotFeed {
 
 /// Hands one link's command stream to the lanes.
 pub(crate) struct StreamFeed {
-    target: Arc<Target>,
-    link: u16,
+    pub(super) target: Arc<Target>,
+    pub(super) link: u16,
     /// The source's database.
-    db: u64,
+    pub(super) db: u64,
     /// The commands since `MULTI`, each with the offsets before and behind it.
-    transaction: Option<Transaction>,
+    pub(super) transaction: Option<Transaction>,
     /// The source is one shard of a cluster.
     shard: bool,
-    decoder: CommandDecoder,
+    pub(super) decoder: CommandDecoder,
+    /// When something was handed over last that moves the position at the target.
+    pub(super) noted: Instant,
     meter: Meter,
     /// What has been handed over and not been done, as it came.
     unapplied: VecDeque<Load>,
@@ -127,29 +146,31 @@ pub(crate) struct StreamFeed {
     /// Slots that the shard is being given as a whole, by the name of the job.
     imports: HashMap<Vec<u8>, SlotSet>,
     /// Which deadlines are held, while a batch is handed over.
-    mode: Mode,
+    pub(super) mode: Mode,
     /// When the batch came, and when it is handed over; Unix times in milliseconds.
     clock: i64,
     now: i64,
 }
 
 #[derive(Debug, Default)]
-struct Transaction {
+pub(super) struct Transaction {
     /// The offset before `MULTI`.
-    start: u64,
-    commands: Vec<Command>,
+    pub(super) start: u64,
+    /// The source's database there.
+    pub(super) db: u64,
+    pub(super) commands: Vec<Command>,
     /// The offsets before each, and the one behind the last.
-    offsets: Vec<u64>,
+    pub(super) offsets: Vec<u64>,
 }
 
 /// A command and where it came from.
-struct At {
+pub(super) struct At {
     /// The offset before it.
-    start: u64,
-    mark: Mark,
+    pub(super) start: u64,
+    pub(super) mark: Mark,
     /// The first of two marks that are free for it, where it is done in steps.
-    steps: u64,
-    ticket: u64,
+    pub(super) steps: u64,
+    pub(super) ticket: u64,
 }
 
 impl StreamFeed {
@@ -164,6 +185,7 @@ impl StreamFeed {
             transaction: None,
             shard,
             decoder,
+            noted: Instant::now(),
             meter,
             unapplied,
             unapplied_bytes: 0,
@@ -199,6 +221,26 @@ impl StreamFeed {
         if let Some(db) = batch.db.filter(|_| self.transaction.is_none()) {
             self.db = db;
         }
+        if self.is_unsplit() {
+            self.runs(&batch, ticket)?;
+        } else {
+            self.divide(&batch, ticket).await?;
+        }
+        let commands = u64::from(batch.commands);
+        let done = match &self.transaction {
+            None => Done::Stream { commands, end, db: Some(self.db) },
+            // What it holds is not even in the lanes.
+            Some(open) => Done::Stream { commands, end: open.start, db: Some(open.db) },
+        };
+        if let Some(account) = self.target.core().link(self.link) {
+            account.seal(ticket, done);
+            account.handed_over = end;
+        }
+        Ok(())
+    }
+
+    /// Hands over one command at a time, each to its slot.
+    async fn divide(&mut self, batch: &Batch, ticket: u64) -> Result<(), Error> {
         let mut decoder = std::mem::take(&mut self.decoder);
         let mut at = 0;
         while at < batch.bytes.len() {
@@ -215,15 +257,6 @@ impl StreamFeed {
             self.command(&command, &batch.bytes, raw, end, place).await?;
         }
         self.decoder = decoder;
-        let done = match &self.transaction {
-            None => Done::Stream { commands: u64::from(batch.commands), end: batch.end },
-            // What it holds is not even in the lanes.
-            Some(open) => Done::Stream { commands: u64::from(batch.commands), end: open.start },
-        };
-        if let Some(account) = self.target.core().link(self.link) {
-            account.seal(ticket, done);
-            account.handed_over = end;
-        }
         Ok(())
     }
 
@@ -249,11 +282,15 @@ impl StreamFeed {
             return Ok(());
         }
         if command.is("MULTI") {
-            self.transaction = Some(Transaction { start: at.start, ..Transaction::default() });
+            self.begin(at.start);
             return Ok(());
         }
         if command.is("EXEC") {
             let Some(mut open) = self.transaction.take() else {
+                if self.target.core().may_be_done(self.link, at.mark) {
+                    // A run before came to its end within the transaction, at something that concerns everything.
+                    return Ok(());
+                }
                 return Err(self.no_route(command, &at, "there was no MULTI before it"));
             };
             open.offsets.push(end);
@@ -271,27 +308,23 @@ impl StreamFeed {
             }
         }
         // The common case: one slot, and the bytes as they came.
-        if !self.is_special(command) {
-            if self.is_unsplit() {
-                let class = self.class(command);
-                return self.add(None, class, cut(buffer, raw), 1, &at);
-            }
-            if let Route::Slot(slot) = self.target.table().route(command) {
-                let class = self.class(command);
-                return self.add(Some(slot), class, cut(buffer, raw), 1, &at);
-            }
+        if !self.is_special(command)
+            && let Route::Slot(slot) = self.target.table().route(command)
+        {
+            let class = self.class(command);
+            return self.add(Some(slot), class, cut(buffer, raw), 1, &at);
         }
         self.other(command.to_owned(), at).await
     }
 
     /// The held form of a command that sets a deadline which is to be held.
-    fn held(&self, command: &CommandRef<'_>) -> Option<Held> {
+    pub(super) fn held(&self, command: &CommandRef<'_>) -> Option<Held> {
         let db = self.target.databases().to(self.db).ok();
         self.target.hold().hold(self.mode, command, db, (self.clock, self.now))
     }
 
     /// Held deadlines that a command takes elsewhere are to be found there.
-    fn follow_deadlines(&self, command: &CommandRef<'_>) {
+    pub(super) fn follow_deadlines(&self, command: &CommandRef<'_>) {
         if carries_deadlines(command) {
             self.target.hold().follow(&command.to_owned(), self.target.databases().to(self.db).ok());
         }
@@ -306,7 +339,7 @@ impl StreamFeed {
         }
         // A value and its deadline: they belong together.
         let slot = commands.first().and_then(|command| command.arg(1)).map(keyferry_routing::slot);
-        self.add_all(slot.filter(|_| !self.is_unsplit()), &commands, &at)
+        self.add_all(slot, &commands, &at)
     }
 
     /// A transaction's commands in their held form, where they have one.
@@ -362,10 +395,6 @@ impl StreamFeed {
         }
         if command.is("FUNCTION") || command.is("SCRIPT") {
             return Across::new(&self.target).everywhere(&command, Some(at.start)).await;
-        }
-        if self.is_unsplit() {
-            let class = self.class(&command.as_ref());
-            return self.add(None, class, command.into_raw(), 1, &at);
         }
         let route = table.route(&command);
         if matches!(route, Route::Split(_) | Route::Compute(_)) && self.target.refuses_cross_slot() {
@@ -425,10 +454,6 @@ impl StreamFeed {
         if self.mode != Mode::Off {
             self.hold_all(&mut open);
         }
-        if self.is_unsplit() {
-            let at = At { start: open.start, mark: Mark::Stream(end_of(&open)), steps: 0, ticket };
-            return self.add_all(None, &open.commands, &at);
-        }
         let plan = match self.all_checked(&open)? {
             Some(commands) => self.target.table().plan_transaction(&commands),
             None => self.target.table().plan_transaction(&open.commands),
@@ -470,8 +495,13 @@ impl StreamFeed {
         let gated: HashSet<u16> =
             (0..SLOTS).filter(|&slot| slots.as_ref().is_none_or(|slots| slots.contains(slot))).collect();
         let offset = at.start;
+        let position = match at.mark {
+            Mark::Stream(end) => Some(flush::Place { link: self.link, end, db: self.db }),
+            Mark::Snapshot(_) => None,
+        };
         self.behind_gate(gated, &at, 0, async move |target: Arc<Target>, _| {
-            Flush { command: &command, at: offset, db, slots: slots.as_ref() }.run(&target).await
+            let flush = Flush { command: &command, at: offset, db, slots: slots.as_ref(), position };
+            flush.run(&target).await
         });
         Ok(())
     }
@@ -555,7 +585,12 @@ impl StreamFeed {
         });
     }
 
-    fn selected(&self, command: &CommandRef<'_>, at: &At) -> Result<u64, Error> {
+    /// A transaction begins behind this offset.
+    pub(super) fn begin(&mut self, start: u64) {
+        self.transaction = Some(Transaction { start, db: self.db, ..Transaction::default() });
+    }
+
+    pub(super) fn selected(&self, command: &CommandRef<'_>, at: &At) -> Result<u64, Error> {
         let db = command.arg(1).and_then(|arg| std::str::from_utf8(arg).ok()?.parse().ok());
         db.ok_or_else(|| self.no_route(command, at, "the database is no number"))
     }
@@ -628,8 +663,11 @@ impl StreamFeed {
             at: at.start,
             class,
             db,
+            db_after: db,
+            source_db: Some(self.db),
             bytes,
             commands,
+            resets: false,
             ticket: at.ticket,
             replay: false,
         };
@@ -641,21 +679,20 @@ impl StreamFeed {
         Ok(())
     }
 
-    /// True when nobody has to know which slots a command concerns: one server holds them all, and no shard of the source
-    /// may lose any.
+    /// True when nobody has to know which slots a command concerns.
     fn is_unsplit(&self) -> bool {
-        self.target.map().is_single() && !self.shard
+        self.target.has_one_lane()
     }
 
     fn class(&self, command: &CommandRef<'_>) -> Class {
         if self.target.table().is_blind_write(command) { Class::Blind } else { Class::Exact }
     }
 
-    fn to_db(&self, command: &Command, at: &At) -> Result<u32, Error> {
+    pub(super) fn to_db(&self, command: &Command, at: &At) -> Result<u32, Error> {
         self.target.databases().to(self.db).map_err(|why| self.no_route(&command.as_ref(), at, why))
     }
 
-    fn no_route(&self, command: &CommandRef<'_>, at: &At, why: impl ToString) -> Error {
+    pub(super) fn no_route(&self, command: &CommandRef<'_>, at: &At, why: impl ToString) -> Error {
         Error::no_route(Some(command), self.db, Some(at.start), why)
     }
 }
@@ -674,9 +711,4 @@ fn restore_replacing(command: &Command) -> Command {
 
 fn cut(buffer: &Bytes, range: Range<usize>) -> Bytes {
     if range.len() < SMALL { Bytes::copy_from_slice(&buffer[range]) } else { buffer.slice(range) }
-}
-
-/// The offset behind a transaction.
-fn end_of(open: &Transaction) -> u64 {
-    open.offsets.last().copied().unwrap_or(open.start)
 }

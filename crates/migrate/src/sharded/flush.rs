@@ -7,10 +7,15 @@ use keyferry_routing::{SLOTS, SlotSet, slot};
 use super::{
     Target,
     aside::{Aside, Cause, refused},
-    checkpoint,
+    checkpoint::{self, Reached},
     compute::passes,
+    item::Mark,
+    state::field,
 };
-use crate::error::Error;
+use crate::{
+    error::Error,
+    identity::{OWNER_PREFIX, STATE_PREFIX},
+};
 
 /// Keys looked at in one go.
 const STEP: &str = "1000";
@@ -24,11 +29,32 @@ pub(crate) struct Flush<'f> {
     pub(crate) db: Option<u32>,
     /// Only these slots.
     pub(crate) slots: Option<&'f SlotSet>,
+    /// Where in the stream it stands, unless it stands in none.
+    pub(crate) position: Option<Place>,
+}
+
+/// Where in a stream something stands that concerns everything.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) link: u16,
+    /// The offset behind it.
+    pub(crate) end: u64,
+    /// The source's database there.
+    pub(crate) db: u64,
 }
 
 impl Flush<'_> {
-    /// Empties it. The caller holds the gate of all slots concerned. May be carried out again from the beginning.
+    /// Empties it. The caller holds the gate of all slots concerned. May be carried out again from the beginning, but not
+    /// after anything that comes behind it: so that it is done is written before anything does.
     pub(crate) async fn run(&self, target: &Target) -> Result<(), Error> {
+        self.empty(target).await?;
+        match self.position {
+            Some(Place { link, end, db }) => target.write_position(link, end, Some(db)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn empty(&self, target: &Target) -> Result<(), Error> {
         let mut aside = Aside::new(target);
         let since = std::time::Instant::now();
         loop {
@@ -62,7 +88,7 @@ impl Flush<'_> {
     }
 
     async fn at(&self, target: &Target, aside: &mut Aside<'_>, address: &str) -> Result<(), Missed> {
-        let Some(slots) = self.slots else { return self.whole(aside, address).await };
+        let Some(slots) = self.slots else { return self.whole(target, aside, address).await };
         let databases = match self.db {
             Some(db) => db..=db,
             None => 0..=target.databases().last(),
@@ -77,9 +103,40 @@ impl Flush<'_> {
         Ok(())
     }
 
-    async fn whole(&self, aside: &mut Aside<'_>, address: &str) -> Result<(), Missed> {
+    async fn whole(&self, target: &Target, aside: &mut Aside<'_>, address: &str) -> Result<(), Missed> {
         let name = if self.db.is_some() { "FLUSHDB" } else { "FLUSHALL" };
-        ask(aside, address, self.db.unwrap_or(0), &[name.as_bytes()]).await.map(drop)
+        let checkpoints = target.checkpoints();
+        let keeps_state = {
+            let core = target.core();
+            core.owner(checkpoints.id().slot()).is_some_and(|node| core.node_address(node) == address)
+        };
+        let db = self.db.unwrap_or(0);
+        if !keeps_state || (self.db.is_some() && db != 0) {
+            return ask(aside, address, db, &[name.as_bytes()]).await.map(drop);
+        }
+        // What the target keeps of the migration is not the source's to delete.
+        let mut commands = vec![Command::new(["MULTI"]), Command::new([name])];
+        commands.extend(checkpoints.restoring());
+        if let Some(Place { link, db, .. }) = self.position {
+            let history = target.core().link(link).and_then(|account| account.history());
+            let reached = Reached { link, mark: Mark::Stream(self.at), db: Some(db) };
+            if let (Some(state), Some(name)) =
+                (checkpoints.state(reached, history), checkpoints.link_name(link))
+            {
+                let (key, field) = (checkpoints.id().state_key(), field::link(name));
+                commands.push(Command::new(["HSET", &key, &field, &state.to_string()]));
+            }
+        }
+        commands.push(Command::new(["EXEC"]));
+        let replies = aside.all_at(address, 0, &commands).await.map_err(|e| Missed::Lost(Some(e)))?;
+        let inner = replies.iter().flat_map(|reply| match reply {
+            Frame::Array(results) => &results[..],
+            _ => &[],
+        });
+        match replies.iter().chain(inner).find_map(Frame::error_reply) {
+            Some(error) => Err(Missed::Refused(address.to_owned(), error)),
+            None => Ok(()),
+        }
     }
 
     /// Deletes the keys of these slots that a node of a cluster holds.
@@ -103,8 +160,7 @@ impl Flush<'_> {
                 let number = slot.to_string();
                 let args: [&[u8]; 4] = [b"CLUSTER", b"GETKEYSINSLOT", number.as_bytes(), STEP.as_bytes()];
                 let reply = ask(aside, address, db, &args).await?;
-                let own = checkpoint::key(slot);
-                let keys: Vec<&[u8]> = keys(&reply).filter(|&key| key != own.as_bytes()).collect();
+                let keys: Vec<&[u8]> = keys(&reply).filter(|key| !is_own(key)).collect();
                 if keys.is_empty() {
                     break;
                 }
@@ -127,8 +183,7 @@ impl Flush<'_> {
             let reply = ask(aside, address, db, &[b"SCAN", &cursor, b"COUNT", STEP.as_bytes()]).await?;
             let Frame::Array(parts) = &reply else { return Ok(()) };
             let [next, found] = &parts[..] else { return Ok(()) };
-            let ours =
-                |key: &&[u8]| slots.contains(slot(key)) && !key.starts_with(checkpoint::PREFIX.as_bytes());
+            let ours = |key: &&[u8]| slots.contains(slot(key)) && !is_own(key);
             let keys: Vec<&[u8]> = keys(found).filter(ours).collect();
             if !keys.is_empty() {
                 unlink(aside, address, db, keys).await?;
@@ -139,6 +194,11 @@ impl Flush<'_> {
             }
         }
     }
+}
+
+/// True for what migrations keep for themselves.
+fn is_own(key: &[u8]) -> bool {
+    [checkpoint::PREFIX, STATE_PREFIX, OWNER_PREFIX].iter().any(|prefix| key.starts_with(prefix.as_bytes()))
 }
 
 /// Why a node was not emptied.

@@ -135,7 +135,7 @@ impl HandOver {
             let lanes: Vec<u16> = slots.ranges().flat_map(|(first, last)| first..=last).collect();
             let gate = core.add_gate(lanes, to, ticket, 0);
             if let Some(account) = core.link(to) {
-                account.seal(ticket, Done::Stream { commands: 0, end: 0 });
+                account.seal(ticket, Done::Stream { commands: 0, end: 0, db: None });
             }
             gate
         };
@@ -143,7 +143,9 @@ impl HandOver {
         gate.reached.notified().await;
         // The second brings all that is left of them.
         let command = Command::new(["FLUSHALL"]);
-        Flush { command: &command, at: offset, db: None, slots: Some(&slots) }.run(target).await?;
+        Flush { command: &command, at: offset, db: None, slots: Some(&slots), position: None }
+            .run(target)
+            .await?;
         let mut core = target.core();
         core.take_over(to, &slots).map_err(|slot| Error::SourceSlotUnclear { slot })?;
         core.set_moving(&slots, false);

@@ -58,10 +58,16 @@ pub(crate) struct Item {
     pub(crate) class: Class,
     /// The target's database.
     pub(crate) db: u32,
-    /// The commands as they go over the wire, without `MULTI`, `EXEC` and `SELECT`.
+    /// The one that is selected behind it: another one where it holds `SELECT`, as transactions may on one server.
+    pub(crate) db_after: u32,
+    /// The source's database behind it, of the stream.
+    pub(crate) source_db: Option<u64>,
+    /// The commands as they go over the wire, without `MULTI` and `EXEC`.
     pub(crate) bytes: Bytes,
-    /// How many commands that is; more than one are a transaction.
+    /// How many commands that is; several are executed as one. None: only what the target keeps of the progress changes.
     pub(crate) commands: u32,
+    /// It takes away what the target keeps of the migration, so that this has to be written anew with it.
+    pub(crate) resets: bool,
     /// Which ticket of its link it counts for.
     pub(crate) ticket: u64,
     /// It may have been executed already.
@@ -69,6 +75,25 @@ pub(crate) struct Item {
 }
 
 impl Item {
+    /// Only what the target keeps of the progress changes: everything of the link's stream up to this offset is done, and
+    /// this is the source's database there.
+    pub(crate) fn nothing(link: u16, offset: u64, db: u64, ticket: u64) -> Self {
+        Item {
+            link,
+            mark: Mark::Stream(offset),
+            at: offset,
+            class: Class::Exact,
+            db: 0,
+            db_after: 0,
+            source_db: Some(db),
+            bytes: Bytes::new(),
+            commands: 0,
+            resets: false,
+            ticket,
+            replay: false,
+        }
+    }
+
     /// What it takes of the memory that its link may use.
     pub(crate) fn cost(&self) -> usize {
         self.bytes.len() + size_of::<Item>()

@@ -4,10 +4,20 @@ use std::{collections::VecDeque, time::Instant};
 
 use super::item::{Class, Item, Mark};
 
-/// Items of one lane that go out together, at most.
-pub(crate) const BATCH_ITEMS: usize = 512;
-/// Bytes of them, at most, unless the first alone has more.
-pub(crate) const BATCH_BYTES: usize = 256 * 1024;
+/// What of one lane goes out together, at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BatchLimits {
+    pub(crate) commands: usize,
+    /// Bytes of them, unless the first alone has more.
+    pub(crate) bytes: usize,
+}
+
+impl BatchLimits {
+    /// One of many lanes.
+    pub(crate) const MANY: Self = BatchLimits { commands: 512, bytes: 256 * 1024 };
+    /// The only one: nothing else is done while a batch is under way.
+    pub(crate) const ONE: Self = BatchLimits { commands: 8192, bytes: 1 << 20 };
+}
 
 /// What waits in a lane.
 #[derive(Debug)]
@@ -55,6 +65,10 @@ pub(crate) struct Lane {
     pub(crate) recover: bool,
     /// The checkpoint has been asked for.
     pub(crate) recovering: bool,
+    /// Its checkpoint has been read since the migration went on from where another run had come.
+    pub(crate) read: bool,
+    /// What the checkpoint said when it was read last.
+    pub(crate) floor: Vec<(u16, Mark)>,
     /// What is unconfirmed, and what is under way, may be lost; to be put back when nothing is under way.
     pub(crate) doubt: bool,
     /// Not before this moment.
@@ -107,16 +121,18 @@ impl Lane {
 
     /// Takes the next ordered items that may go out in one batch: only one after a refusal, as the keys of several may be
     /// in two places, and only one of those that may have been executed already, so that an error is its own.
-    pub(crate) fn take_batch(&mut self) {
-        let mut bytes = 0;
-        let most = if self.refused > 0 { 1 } else { BATCH_ITEMS };
+    pub(crate) fn take_batch(&mut self, limits: BatchLimits) {
+        let (mut bytes, mut commands) = (0, 0);
+        let most = if self.refused > 0 { 1 } else { limits.commands };
         while let Some(Entry::Item(item)) = self.waiting.front() {
             let alone = item.replay || self.sent.back().is_some_and(|item| item.replay);
-            let full = alone || self.sent.len() >= most || bytes + item.bytes.len() > BATCH_BYTES;
+            let next = commands + item.commands as usize;
+            let full = alone || next > most || bytes + item.bytes.len() > limits.bytes;
             if item.class == Class::Free || (full && !self.sent.is_empty()) {
                 break;
             }
             bytes += item.bytes.len();
+            commands = next;
             if let Some(Entry::Item(item)) = self.waiting.pop_front() {
                 self.sent.push_back(item);
             }
@@ -193,8 +209,11 @@ mod tests {
             at: 0,
             class,
             db: 0,
+            db_after: 0,
+            source_db: None,
             bytes: Bytes::from_static(b"x"),
             commands: 1,
+            resets: false,
             ticket: 0,
             replay: false,
         }
@@ -248,7 +267,7 @@ mod tests {
         lane.waiting.push_back(Entry::Item(item(Class::Exact, Mark::Stream(2))));
         lane.waiting.push_back(Entry::Gate(7));
         lane.waiting.push_back(Entry::Item(item(Class::Exact, Mark::Stream(3))));
-        lane.take_batch();
+        lane.take_batch(BatchLimits::MANY);
         assert_eq!(lane.sent.len(), 2);
         assert!(matches!(lane.waiting.front(), Some(Entry::Gate(7))));
         lane.put_back_sent();

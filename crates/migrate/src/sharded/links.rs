@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use keyferry_replication::ReplicationId;
 use tokio::sync::Notify;
 
 use crate::progress::Meter;
@@ -17,8 +18,8 @@ pub(crate) const BUDGET: usize = 16 * 1024 * 1024;
 pub(crate) enum Done {
     /// Keys of the snapshot: so many, and the snapshot is applied up to this byte.
     Snapshot { keys: u64, end: u64 },
-    /// The stream is applied up to this offset; so many commands.
-    Stream { commands: u64, end: u64 },
+    /// The stream is applied up to this offset, behind which this database of the source is selected; so many commands.
+    Stream { commands: u64, end: u64, db: Option<u64> },
 }
 
 #[derive(Debug)]
@@ -42,6 +43,10 @@ pub(crate) struct LinkAccount {
     held: usize,
     /// The replication offset up to which the stream has been handed over.
     pub(crate) handed_over: u64,
+    /// Up to where the stream is done, and the source's database there.
+    pub(crate) reached: Option<(u64, Option<u64>)>,
+    /// Up to this offset a run before may have handed over more than it is known to have done.
+    pub(crate) replay_until: u64,
     /// Told when there is room again, or when everything is done.
     pub(crate) room: Arc<Notify>,
 }
@@ -56,6 +61,8 @@ impl LinkAccount {
             under_way: 0,
             held: 0,
             handed_over: 0,
+            reached: None,
+            replay_until: 0,
             room: Arc::default(),
         }
     }
@@ -113,6 +120,16 @@ impl LinkAccount {
         }
     }
 
+    /// The history that its offsets belong to.
+    pub(crate) fn history(&self) -> Option<ReplicationId> {
+        self.meter.history()
+    }
+
+    /// The target keeps that everything up to here is done.
+    pub(crate) fn keeps(&self, offset: u64) {
+        self.meter.set_kept_offset(offset);
+    }
+
     /// How far the source had written when it was asked last.
     pub(crate) fn source_offset(&self) -> Option<u64> {
         self.meter.source_offset()
@@ -143,7 +160,10 @@ impl LinkAccount {
                     self.meter.keys_applied.fetch_add(keys, Ordering::Relaxed);
                     self.meter.snapshot_applied.fetch_max(end, Ordering::Relaxed);
                 }
-                Done::Stream { commands, end } => {
+                Done::Stream { commands, end, db } => {
+                    if self.reached.is_none_or(|(before, _)| before <= end) && end > 0 {
+                        self.reached = Some((end, db));
+                    }
                     self.meter.commands_applied.fetch_add(commands, Ordering::Relaxed);
                     self.meter.applied_offset.fetch_max(end, Ordering::Relaxed);
                 }
@@ -168,13 +188,14 @@ mod tests {
         let (a, b) = (link.open(), link.open());
         link.add(a, 10);
         link.add(b, 10);
-        link.seal(a, Done::Stream { commands: 1, end: 100 });
-        link.seal(b, Done::Stream { commands: 2, end: 200 });
+        link.seal(a, Done::Stream { commands: 1, end: 100, db: Some(3) });
+        link.seal(b, Done::Stream { commands: 2, end: 200, db: None });
         link.done(b, 10);
         assert_eq!(meter.figures().applied_offset, 0);
         assert!(!link.is_idle());
         link.done(a, 10);
         assert_eq!((meter.figures().applied_offset, meter.figures().commands_applied), (200, 3));
         assert!(link.is_idle() && link.has_room());
+        assert_eq!(link.reached, Some((200, None)));
     }
 }

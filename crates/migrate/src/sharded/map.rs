@@ -11,6 +11,7 @@ use super::core::{Core, join};
 #[derive(Debug)]
 pub(crate) struct TargetMap {
     endpoint: Endpoint,
+    name: String,
     /// Nodes that have been seen, asked next time when the seeds are gone.
     known: Mutex<Vec<Address>>,
 }
@@ -20,6 +21,8 @@ pub(crate) struct TargetMap {
 pub(crate) struct Survey {
     /// First slot, last slot, address of the primary.
     pub(crate) ranges: Vec<(u16, u16, String)>,
+    /// Nodes that serve nothing themselves.
+    pub(crate) replicas: Vec<String>,
 }
 
 impl Survey {
@@ -58,12 +61,18 @@ impl Survey {
 
 impl TargetMap {
     pub(crate) fn new(endpoint: Endpoint) -> Self {
-        TargetMap { endpoint, known: Mutex::default() }
+        let name = endpoint.to_string();
+        TargetMap { endpoint, name, known: Mutex::default() }
+    }
+
+    /// The same with connections that bear this name.
+    pub(crate) fn with_client_name(self, name: &str) -> Self {
+        TargetMap { endpoint: self.endpoint.map_options(|options| options.with_client_name(name)), ..self }
     }
 
     /// The target's URL, without its password.
     pub(crate) fn name(&self) -> String {
-        self.endpoint.to_string()
+        self.name.clone()
     }
 
     /// True when one server holds everything.
@@ -83,7 +92,10 @@ impl TargetMap {
 
     /// Asks who serves what.
     pub(crate) async fn survey(&self) -> Result<Survey, Error> {
-        let one = |address: &Address| Survey { ranges: vec![(0, SLOTS - 1, address.to_string())] };
+        let one = |address: &Address| Survey {
+            ranges: vec![(0, SLOTS - 1, address.to_string())],
+            replicas: Vec::new(),
+        };
         match &self.endpoint {
             Endpoint::Cluster(options) => self.survey_cluster(options).await,
             Endpoint::Sentinel(options) => Ok(one(sentinel::primary(options).await?.address())),
@@ -110,6 +122,10 @@ impl TargetMap {
             for (first, last) in shard.slots.ranges() {
                 survey.ranges.push((first, last, announced.clone()));
             }
+            survey.replicas.extend(shard.nodes().filter_map(|node| {
+                let (host, port) = node.address(&asked, options.node().tls().is_some())?;
+                Some(join(host, &port.to_string())).filter(|address| *address != announced)
+            }));
             known
                 .extend(shard.nodes().filter_map(|node| discovery.node(node)).map(|to| to.address().clone()));
         }

@@ -23,9 +23,13 @@ mod links;
 mod map;
 mod msetex;
 mod node;
+mod plan;
+mod positions;
 mod release;
 mod run;
+mod runs;
 mod session;
+pub(crate) mod state;
 mod sweep;
 
 use std::{
@@ -37,23 +41,31 @@ use std::{
     time::{Duration, Instant},
 };
 
+use keyferry_client::Connection;
 use keyferry_routing::{CommandTable, SlotSet};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     task::JoinSet,
 };
 
+use self::{
+    checkpoint::Checkpoints,
+    core::{Core, Rules},
+    feed::{SnapshotFeed, StreamFeed},
+};
 pub(crate) use self::{
     core::Counts,
     databases::Databases,
     map::TargetMap,
     run::{LinkSource, Sides, run},
 };
-use self::{
-    core::{Core, Rules},
-    feed::{SnapshotFeed, StreamFeed},
+use crate::{
+    error::Error,
+    fence::{Barred, Fence},
+    hold::Hold,
+    options::{CrossSlotPolicy, Delivery},
+    progress::Meter,
 };
-use crate::{error::Error, hold::Hold, options::CrossSlotPolicy, progress::Meter};
 
 /// Work beside the pipelines that may go on at the same time.
 const TURNS: usize = 24;
@@ -68,7 +80,12 @@ const ALONE_AFTER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Target {
     core: Mutex<Core>,
-    map: TargetMap,
+    map: Arc<TargetMap>,
+    fence: Fence,
+    checkpoints: Arc<Checkpoints>,
+    delivery: Delivery,
+    one_lane: bool,
+    positions: positions::Written,
     table: CommandTable,
     databases: Databases,
     meter: Meter,
@@ -86,7 +103,7 @@ pub(crate) struct Target {
 
 /// What a target is made of.
 pub(crate) struct Settings {
-    pub(crate) map: TargetMap,
+    pub(crate) map: Arc<TargetMap>,
     /// The commands of both sides.
     pub(crate) table: CommandTable,
     pub(crate) databases: Databases,
@@ -103,21 +120,39 @@ pub(crate) struct Settings {
     pub(crate) cross_slot: CrossSlotPolicy,
     /// Which deadlines are held.
     pub(crate) hold: Arc<Hold>,
+    pub(crate) delivery: Delivery,
+}
+
+impl Settings {
+    /// As [`Target::has_one_lane`].
+    pub(crate) fn has_one_lane(&self) -> bool {
+        self.map.is_single() && self.links.iter().all(|(_, slots)| slots.is_none())
+    }
 }
 
 impl Target {
-    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+    /// A target that `fence` allows to be written to, with what it keeps of the migration.
+    pub(crate) fn new(settings: Settings, fence: Fence, checkpoints: Checkpoints) -> Arc<Self> {
+        let checkpoints = Arc::new(checkpoints);
+        let one_lane = settings.has_one_lane();
         let rules = Rules {
-            single: settings.map.is_single(),
+            single: one_lane,
+            exact: settings.delivery == Delivery::ExactlyOnce,
             retry_window: settings.retry_window,
             alone_after: ALONE_AFTER,
         };
         let (meters, shards) = settings.links.into_iter().unzip();
-        let mut core = Core::new(rules, meters);
+        let mut core = Core::new(rules, Arc::clone(&checkpoints), meters);
         core.set_shards(shards);
+        core.set_lease(Arc::clone(&fence.lease));
         Arc::new(Target {
             core: Mutex::new(core),
             map: settings.map,
+            fence,
+            checkpoints,
+            delivery: settings.delivery,
+            one_lane,
+            positions: positions::Written::default(),
             table: settings.table,
             databases: settings.databases,
             meter: settings.meter,
@@ -137,6 +172,8 @@ impl Target {
         let mut tasks = JoinSet::new();
         tasks.spawn(watch_map(Arc::clone(&self)));
         tasks.spawn(tick(Arc::clone(&self)));
+        tasks.spawn(hold(Arc::clone(&self)));
+        tasks.spawn(positions::keep(Arc::clone(&self)));
         let mut running = HashMap::new();
         loop {
             // New nodes turn up in the map and in redirections.
@@ -179,6 +216,25 @@ impl Target {
 
     pub(crate) fn map(&self) -> &TargetMap {
         &self.map
+    }
+
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    pub(crate) fn checkpoints(&self) -> &Checkpoints {
+        &self.checkpoints
+    }
+
+    /// True when everything goes in one lane: one server holds all slots, and the source is no cluster whose shards may lose
+    /// some of theirs.
+    pub(crate) fn has_one_lane(&self) -> bool {
+        self.one_lane
+    }
+
+    /// Nothing may be executed twice.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.delivery == Delivery::ExactlyOnce
     }
 
     /// Waits for a turn to work beside the pipelines; it ends with the value.
@@ -237,6 +293,18 @@ impl Target {
         }
     }
 
+    /// Makes sure that a new connection may be used; ends everything when nothing may be written any more.
+    pub(crate) async fn admit(&self, connection: &mut Connection) -> Result<(), keyferry_client::Error> {
+        match self.fence.check(connection).await {
+            Ok(_) => Ok(()),
+            Err(Barred::Lost(error)) => Err(error),
+            Err(Barred::Fenced(error)) => {
+                self.core().fail(error);
+                Err(keyferry_client::Error::OutOfStep { address: connection.address().clone() })
+            }
+        }
+    }
+
     /// Waits until the link may hand over more.
     pub(crate) async fn room(&self, link: u16) -> Result<(), Error> {
         self.wait_link(link, |account| account.has_room()).await
@@ -271,6 +339,12 @@ impl Target {
 /// What everybody else ends with when the target has failed.
 fn gone() -> Error {
     Error::Internal("the target has failed".into())
+}
+
+/// Keeps the right to write.
+async fn hold(target: Arc<Target>) {
+    let error = target.fence.hold(|| target.core().lease_renewed()).await;
+    target.core().fail(error);
 }
 
 /// Keeps the map of slots fresh: when somebody stumbles over it, and from time to time.

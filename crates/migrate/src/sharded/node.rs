@@ -18,7 +18,7 @@ pub(crate) async fn run(target: Arc<Target>, node: usize, connect: ConnectOption
     let mut backoff = Backoff::default();
     let mut former = None;
     loop {
-        match open(&connect, &mut former).await {
+        match open(&target, &connect, &mut former).await {
             Ok((sender, receiver, replicas)) => {
                 backoff.reset();
                 target.core().node_up(node, replicas);
@@ -39,6 +39,7 @@ pub(crate) async fn run(target: Arc<Target>, node: usize, connect: ConnectOption
 
 /// A connection with database 0 selected, and how many replicas the server has. The one before is at its end then.
 async fn open(
+    target: &Target,
     connect: &ConnectOptions,
     former: &mut Option<Session>,
 ) -> Result<(Sender, Receiver, u64), keyferry_client::Error> {
@@ -48,6 +49,7 @@ async fn open(
         former.end(&mut connection, session.as_ref()).await?;
     }
     *former = session;
+    target.admit(&mut connection).await?;
     let replicas = connection.info("replication").await?.get_as("connected_slaves").unwrap_or(0);
     // A server that owes nothing may be silent for as long as it likes.
     connection.set_read_timeout(None);

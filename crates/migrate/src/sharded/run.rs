@@ -6,30 +6,34 @@ use std::{
 };
 
 use keyferry_client::Connection;
-use keyferry_replication::Locator;
+use keyferry_replication::{Locator, Position};
 use keyferry_resp::Command;
 use keyferry_routing::{SLOTS, SlotSet};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    SnapshotFeed, StreamFeed, Target,
+    Settings, SnapshotFeed, StreamFeed, Target,
     aside::{Aside, Cause},
-    checkpoint,
+    checkpoint::{Checkpoints, Constant, slot_key},
     hand_over::follow,
+    plan::Plan,
     release::Release,
 };
 use crate::{
     catch_up::{CatchUp, Watched},
     error::Error,
+    fence::{Fence, Token},
+    identity::MigrationId,
     intake::{Intake, Started},
     journal::{Journal, JournalRoot, blocking},
     migration::Migration,
     options::Options,
     pipeline::Load,
+    prepare::Identity,
     progress::{Meter, Phase},
     report::{Ends, Outcome},
-    resume::{Applied, Plan},
+    resume::{self, Applied},
     run::{STOP_GRACE, intake_ended},
     snapshot::{SnapshotEncoder, Temporary},
     snapshot_counts::SnapshotCounts,
@@ -41,6 +45,9 @@ use crate::{
 
 /// How often the shards of a source are asked for their slots.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
+
+/// How long the last position may take to be written.
+const LEAVE: Duration = Duration::from_secs(3);
 
 /// One link to the source.
 pub(crate) struct LinkSource {
@@ -55,6 +62,8 @@ pub(crate) struct LinkSource {
     pub(crate) meter: Meter,
     /// For questions beside the replication link; none where the source does not answer them.
     pub(crate) control: Option<Connection>,
+    /// What the source says it is, if it does.
+    pub(crate) identity: Option<Identity>,
 }
 
 /// Both sides, ready to begin.
@@ -62,8 +71,10 @@ pub(crate) struct Sides {
     pub(crate) links: Vec<LinkSource>,
     /// What follows the slots of the source, where it is a cluster.
     pub(crate) ownership: Option<(Vec<Watchable>, Ownership)>,
-    pub(crate) target: Arc<Target>,
+    pub(crate) settings: Settings,
     pub(crate) abilities: Abilities,
+    pub(crate) id: MigrationId,
+    pub(crate) token: Token,
 }
 
 /// Runs to the end, and cleans up after itself.
@@ -73,9 +84,42 @@ pub(crate) async fn run(
     root: JournalRoot,
     ends: &mut Ends,
 ) -> Result<Outcome, Error> {
-    let Sides { links, ownership, target, abilities } = sides;
+    let Sides { mut links, ownership, settings, abilities, id, token } = sides;
     let Migration { options, meter, stop, .. } = migration;
     meter.enter(Phase::Preparing);
+    let several = links.len() > 1;
+    // Whoever was here before is kept from writing before anything of what it left is read.
+    let (fence, state) =
+        Fence::claim(id.clone(), token, Arc::clone(&settings.map), root.token(), options.reconnect_window).await?;
+    let plan = match Plan::of(&state, &links, (&migration.source.to_string(), &settings.map.name()), &id) {
+        Ok(plan) => plan,
+        Err(error) => {
+            fence.release().await;
+            return Err(error);
+        }
+    };
+    root.set_token(fence.token())?;
+    ends.resumed = plan.is_resumed();
+    ends.notes.extend(plan.notes.iter().cloned());
+    fence.write(&plan.fields, &plan.outdated).await?;
+    let one_lane = settings.has_one_lane();
+    let checkpoints = Checkpoints::new(id, one_lane, plan.names.clone())
+        .keeping(Constant { fields: plan.constant.clone(), token: fence.token().to_owned() });
+    let target = Target::new(settings, fence, checkpoints);
+    for ((number, link), resume) in (0..).zip(&mut links).zip(&plan.resume) {
+        let Some(position) = resume else { continue };
+        let until = match &mut link.control {
+            // There is no more than the position itself says.
+            _ if one_lane && target.is_exact() => 0,
+            Some(control) => {
+                let info = control.info("replication").await.map_err(Error::SourceConnection)?;
+                info.get_as("master_repl_offset").unwrap_or(u64::MAX)
+            }
+            None => u64::MAX,
+        };
+        link.meter.set_history(position.id);
+        target.core().resume(number, (position.offset, position.db), until);
+    }
     let mut driver = tokio::spawn(Arc::clone(&target).drive());
     let mut followers = JoinSet::new();
     if let Some((shards, ownership)) = ownership {
@@ -87,15 +131,15 @@ pub(crate) async fn run(
     let release_end = CancellationToken::new();
     let release = tokio::spawn(Release::new(Arc::clone(&target), meters).follow(release_end.clone()));
     let end = stop.child_token();
-    let several = links.len() > 1;
     let mut tasks = JoinSet::new();
     let mut watched = Vec::new();
-    for (number, link) in links.into_iter().enumerate() {
+    for (number, (link, position)) in links.into_iter().zip(plan.resume).enumerate() {
         let number = u16::try_from(number).map_err(|_| Error::Internal("more links than slots".into()))?;
-        let (at, label) = (root.clone(), several.then(|| number.to_string()));
+        let name = plan.names.get(usize::from(number)).map(|link| link.name.clone());
+        let (at, label) = (root.clone(), name.filter(|_| several));
         let (journal, kept) = blocking(move || at.link(label.as_deref())).await?;
         ends.notes.extend(kept.notes.iter().cloned());
-        let plan = Plan::of(&kept, &Applied::Nothing);
+        let start = resume::Plan::of(&kept, &position.map_or(Applied::Nothing, Applied::Stream));
         watched.push(Watched::new(link.meter.clone(), link.control, link.primary.clone()));
         let run = LinkRun {
             number,
@@ -114,7 +158,7 @@ pub(crate) async fn run(
             intake: None,
             reader: None,
         };
-        tasks.spawn(run.run(journal, plan));
+        tasks.spawn(run.run(journal, start));
     }
 
     let mut catch_up = std::pin::pin!(
@@ -122,7 +166,7 @@ pub(crate) async fn run(
     );
     let mut finished = Vec::new();
     let mut source_was_writing = false;
-    let mut caught_up = false;
+    let (mut caught_up, mut driver_ended) = (false, false);
     let mut grace = None;
     let mut result: Result<(), Error> = Ok(());
     while !tasks.is_empty() {
@@ -153,10 +197,12 @@ pub(crate) async fn run(
             () = async { match grace { Some(at) => tokio::time::sleep_until(at).await, None => std::future::pending().await } } => {
                 break;
             }
-            error = &mut driver => {
+            error = &mut driver, if !driver_ended => {
+                driver_ended = true;
                 end.cancel();
                 result = Err(error.unwrap_or_else(|e| Error::Internal(format!("the target's task ended: {e}"))));
-                break;
+                // The links find out by themselves, and keep what they have read.
+                grace = Some(tokio::time::Instant::now() + LEAVE);
             }
         }
     }
@@ -195,19 +241,34 @@ pub(crate) async fn run(
     let counts = target.core().counts.clone();
     ends.note_target(&counts);
     let failure = target.core().take_failure();
-    if let Some(error) = failure.or(first).or(result.err()).or(released.err()) {
-        driver.abort();
-        return Err(error);
-    }
-    if everything_applied {
+    let failed = failure.or(first).or(result.err()).or(released.err());
+    if failed.is_none() && everything_applied && caught_up && !source_was_writing {
+        // Done: nobody will go on with it.
         remove_checkpoints(&target, ends).await;
+    } else {
+        leave(&target, failed.as_ref()).await;
     }
     driver.abort();
+    if let Some(error) = failed {
+        return Err(error);
+    }
     Ok(if caught_up {
         Outcome::CaughtUp { source_was_writing }
     } else {
         Outcome::Stopped { everything_applied }
     })
+}
+
+/// Leaves the target so that another run can go on.
+async fn leave(target: &Target, failed: Option<&Error>) {
+    if matches!(failed, Some(Error::Fenced { .. } | Error::FencedForGood { .. } | Error::StateGone { .. })) {
+        return;
+    }
+    if !(target.has_one_lane() && target.is_exact()) {
+        // What is not written is done again.
+        tokio::time::timeout(LEAVE, target.write_positions()).await.ok();
+    }
+    target.fence().release().await;
 }
 
 fn grace_holds(grace: Option<tokio::time::Instant>) -> bool {
@@ -243,7 +304,7 @@ struct LinkEnd {
 }
 
 impl LinkRun {
-    async fn run(mut self, journal: Journal, plan: Plan) -> LinkEnd {
+    async fn run(mut self, journal: Journal, plan: resume::Plan) -> LinkEnd {
         let result = self.execute(&journal, plan).await;
         if let Some(intake) = self.intake.take() {
             intake.stop().await;
@@ -276,7 +337,11 @@ impl LinkRun {
         end
     }
 
-    async fn execute(&mut self, journal: &Journal, plan: Plan) -> Result<Closed, Error> {
+    async fn execute(&mut self, journal: &Journal, plan: resume::Plan) -> Result<Closed, Error> {
+        let resumed = match &plan {
+            resume::Plan::Stream { from, .. } => Some(from.clone()),
+            _ => None,
+        };
         let intake = self.intake.insert(Intake::start(
             self.stream.clone(),
             self.options.intake(),
@@ -292,11 +357,15 @@ impl LinkRun {
         let Some(started) = started else { return ended(&mut self.intake).await };
         let (position, db) = match started {
             Started::Snapshot { position, skip, snapshot, reader, .. } => {
+                if let Some(had) = resumed {
+                    return Err(Error::HistoryLost { had: Box::new(had), now: Box::new(position) });
+                }
                 self.reader = Some(reader);
                 if !self.apply_snapshot(snapshot, skip).await? {
                     return ended(&mut self.intake).await;
                 }
                 let db = self.encoder.as_ref().map_or(0, |encoder| encoder.counts().stream_db);
+                self.target.begin_stream(self.number, position.offset, db).await?;
                 (position, db)
             }
             Started::Stream { position, reader } => {
@@ -410,35 +479,57 @@ async fn remove_temporaries(target: &Target, temporaries: &[Temporary], ends: &m
 
 /// Removes the migration's own keys when they are of no more use.
 async fn remove_checkpoints(target: &Target, ends: &mut Ends) {
+    // Whoever writes them from time to time is done with it.
+    target.close_positions().await;
+    target.fence().end().await;
     let owners: Vec<(String, Vec<u16>)> = {
         let core = target.core();
         let slots = |node: usize| (0..SLOTS).filter(|&slot| core.owner(slot) == Some(node)).collect();
         core.owners().into_iter().map(|node| (core.node_address(node).to_owned(), slots(node))).collect()
     };
+    let id = target.checkpoints().id();
     let mut aside = Aside::new(target);
+    let mut all = true;
     for (address, slots) in owners {
-        let slots = if target.map().is_single() { vec![0] } else { slots };
+        let keys: Vec<(u16, String)> = match target.has_one_lane() {
+            true => Vec::new(),
+            false => slots.iter().map(|&slot| (slot, slot_key(slot))).collect(),
+        };
         let removed = async {
             let options = target.map().connect_options(&address).with_db(0);
             let mut connection = Connection::connect(&options).await.map_err(Error::Target)?;
             let mut pipeline = keyferry_client::Pipeline::new();
-            for &slot in &slots {
-                pipeline.push(["DEL", &checkpoint::key(slot)]);
+            for (_, key) in &keys {
+                pipeline.push(["DEL", key]);
             }
             let replies = connection.pipeline(&pipeline).await.map_err(Error::Target)?;
             // Slots that have gone elsewhere, or are on their way.
-            for (&slot, _) in slots.iter().zip(&replies).filter(|(_, reply)| reply.error_reply().is_some()) {
-                let command = Command::new(["DEL", &checkpoint::key(slot)]);
+            let refused = keys.iter().zip(&replies).filter(|(_, reply)| reply.error_reply().is_some());
+            for ((slot, key), _) in refused {
+                let command = Command::new(["DEL", key]);
                 let cause = Cause { command: &command, db: 0, offset: None };
-                aside.ask(slot, 0, std::slice::from_ref(&command), cause).await?;
+                aside.ask(*slot, 0, std::slice::from_ref(&command), cause).await?;
             }
             Ok::<(), Error>(())
         };
         if let Err(error) = removed.await {
+            all = false;
             ends.notes.push(format!(
-                "the migration's own keys ({}…) could not all be removed from {address} ({}): delete them",
-                checkpoint::PREFIX,
+                "the migration's own keys (keyferry:*) could not all be removed from {address} ({}): delete them",
                 error.to_line()
+            ));
+        }
+    }
+    if all {
+        // At last, as no connection is let through without it.
+        let keys = Command::new(["DEL", &id.state_key(), &id.owner_key()]);
+        let cause = Cause { command: &keys, db: 0, offset: None };
+        if let Err(error) = aside.ask(id.slot(), 0, std::slice::from_ref(&keys), cause).await {
+            ends.notes.push(format!(
+                "what the target keeps of the migration could not be removed ({}): delete {} and {}",
+                error.to_line(),
+                id.state_key(),
+                id.owner_key()
             ));
         }
     }

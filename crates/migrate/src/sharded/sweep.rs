@@ -140,7 +140,7 @@ impl Target {
             let ticket = core.link(0).map_or(0, |account| account.open());
             let gate = core.add_gate(slots, 0, ticket, 0);
             if let Some(account) = core.link(0) {
-                account.seal(ticket, Done::Stream { commands: 0, end: 0 });
+                account.seal(ticket, Done::Stream { commands: 0, end: 0, db: None });
             }
             gate
         };
@@ -159,8 +159,12 @@ impl Aside<'_> {
         db: u32,
         commands: &[Command],
     ) -> Result<Vec<Frame>, Missed> {
-        let replies = self.all_at(address, db, commands).await.map_err(|error| Missed::Lost(Some(error)))?;
+        let mut replies =
+            self.all_at(address, db, commands).await.map_err(|error| Missed::Lost(Some(error)))?;
         Missed::check(address, &replies)?;
+        // Those to the selections of the database, before and after them.
+        replies.truncate(1 + commands.len());
+        replies.drain(..replies.len().min(1));
         Ok(replies)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyferry_migrate::{Error, Finished, Outcome, Phase, RefusedAt};
+use keyferry_migrate::{Delivery, Error, Finished, Outcome, Phase, RefusedAt};
 use keyferry_testkit::{Certs, Proxy, Script, Server, data};
 
 use crate::support::{Running, any, run, temporary_keys};
@@ -38,6 +38,11 @@ fn scripted_source(snapshot: &[u8]) -> Script {
         .send("+OK\r\n")
         .expect_name("PSYNC")
         .send(after)
+}
+
+/// As the script expects it: without a question more than is needed.
+fn directly(options: &mut keyferry_migrate::Options) {
+    options.delivery = Delivery::AtLeastOnce;
 }
 
 /// A real snapshot of a real server.
@@ -101,7 +106,7 @@ async fn a_missing_database_is_said() {
     let target = Server::builder(keyferry_testkit::any().unwrap()).databases(2).start().unwrap();
     data::small(&mut source.client().unwrap(), 1, 3).unwrap();
     let (_, text) = failed(run(&source.url(), &target.url(), |_| {}).await);
-    assert!(text.contains("SELECT 2") && text.contains("databases"), "{text}");
+    assert!(text.contains("database 2") && text.contains("has 2 database(s)"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -195,7 +200,7 @@ async fn a_damaged_snapshot_is_an_error_with_its_offset() {
     for (snapshot, what) in [(flipped, "a flipped bit"), (cut, "a cut file")] {
         let target = any();
         let peer = scripted_source(&snapshot).await_close().start().unwrap();
-        let (error, text) = failed(run(&peer.url(), &target.url(), |_| {}).await);
+        let (error, text) = failed(run(&peer.url(), &target.url(), directly).await);
         assert!(matches!(error, Error::Snapshot(_)), "{what}: {error}");
         assert!(text.chars().any(|c| c.is_ascii_digit()), "{what}: {text}");
         assert_eq!(temporary_keys(&target), 0);
@@ -211,7 +216,11 @@ async fn a_half_built_key_is_taken_away_when_the_snapshot_breaks() {
     }
     let target = any();
     let peer = scripted_source(&snapshot).await_close().start().unwrap();
-    let finished = run(&peer.url(), &target.url(), |o| o.value_limit = 4096).await;
+    let finished = run(&peer.url(), &target.url(), |o| {
+        directly(o);
+        o.value_limit = 4096;
+    })
+    .await;
     assert!(finished.report.notes.is_empty(), "{:?}", finished.report.notes);
     assert!(matches!(failed(finished).0, Error::Snapshot(_)));
     assert_eq!(temporary_keys(&target), 0);
@@ -278,8 +287,13 @@ async fn a_target_that_lies_in_its_replies_is_refused() {
             .await_close()
             .start()
             .unwrap();
-        let (error, text) =
-            failed(run(&source.url(), &peer.url(), |o| o.target_silence = Duration::from_secs(3)).await);
+        let (error, text) = failed(
+            run(&source.url(), &peer.url(), |o| {
+                directly(o);
+                o.target_silence = Duration::from_secs(3);
+            })
+            .await,
+        );
         assert!(
             matches!(error, Error::TargetProtocol { .. } | Error::TargetSilent { .. } | Error::Target(_)),
             "{lie:?}: {error}"

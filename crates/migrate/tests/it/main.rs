@@ -12,4 +12,5 @@ mod expiry;
 mod faults;
 mod journal;
 mod live;
+mod resume;
 mod support;

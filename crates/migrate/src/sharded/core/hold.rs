@@ -174,8 +174,10 @@ impl Core {
                 account.release(item.cost());
             }
             let lane = self.lane_of(slot);
-            self.lanes[lane].waiting.push_back(Entry::Item(item));
-            self.touch(lane);
+            if let Some(item) = self.replayed(lane, item) {
+                self.lanes[lane].waiting.push_back(Entry::Item(item));
+                self.touch(lane);
+            }
         }
         Ok(())
     }
@@ -196,6 +198,8 @@ fn is_deletion(item: &Item) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use bytes::BytesMut;
     use keyferry_resp::encode_command;
 
@@ -203,6 +207,7 @@ mod tests {
     use crate::{
         progress::Meter,
         sharded::{
+            checkpoint::tests::some,
             core::Rules,
             item::{Class, Mark},
         },
@@ -218,8 +223,11 @@ mod tests {
             at,
             class: Class::Exact,
             db: 0,
+            db_after: 0,
+            source_db: None,
             bytes: bytes.freeze(),
             commands: 1,
+            resets: false,
             ticket,
             replay: false,
         }
@@ -233,9 +241,13 @@ mod tests {
 
     #[test]
     fn a_slot_waits_for_the_shard_that_gives_it_up() {
-        let rules =
-            Rules { single: false, retry_window: Duration::from_secs(1), alone_after: Duration::ZERO };
-        let mut core = Core::new(rules, vec![Meter::default(), Meter::default()]);
+        let rules = Rules {
+            single: false,
+            exact: true,
+            retry_window: Duration::from_secs(1),
+            alone_after: Duration::ZERO,
+        };
+        let mut core = Core::new(rules, Arc::new(some(false)), vec![Meter::default(), Meter::default()]);
         core.set_shards(vec![Some(slots(&[1, 2])), Some(slots(&[3]))]);
         // The new owner speaks first.
         let restored = item(&mut core, 1, 10, &["RESTORE", "k", "0", "x"]);
@@ -258,9 +270,13 @@ mod tests {
 
     #[test]
     fn what_a_node_holds_beside_its_slots_is_dropped_in_the_end() {
-        let rules =
-            Rules { single: false, retry_window: Duration::from_secs(1), alone_after: Duration::ZERO };
-        let mut core = Core::new(rules, vec![Meter::default(), Meter::default()]);
+        let rules = Rules {
+            single: false,
+            exact: true,
+            retry_window: Duration::from_secs(1),
+            alone_after: Duration::ZERO,
+        };
+        let mut core = Core::new(rules, Arc::new(some(false)), vec![Meter::default(), Meter::default()]);
         core.set_shards(vec![Some(slots(&[1])), Some(slots(&[3]))]);
         for slot in [1, 2] {
             let stray = item(&mut core, 1, 10, &["SET", "k", "v"]);
@@ -279,8 +295,13 @@ mod tests {
 
     #[test]
     fn what_was_not_taken_over_is_dropped_and_counted() {
-        let rules = Rules { single: true, retry_window: Duration::from_secs(1), alone_after: Duration::ZERO };
-        let mut core = Core::new(rules, vec![Meter::default(), Meter::default()]);
+        let rules = Rules {
+            single: true,
+            exact: true,
+            retry_window: Duration::from_secs(1),
+            alone_after: Duration::ZERO,
+        };
+        let mut core = Core::new(rules, Arc::new(some(false)), vec![Meter::default(), Meter::default()]);
         core.set_shards(vec![Some(slots(&[1])), Some(slots(&[3]))]);
         let restored = item(&mut core, 1, 10, &["RESTORE", "k", "0", "x"]);
         core.add(1, restored);

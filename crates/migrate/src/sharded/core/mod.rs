@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::BytesMut;
 use keyferry_resp::{Command, ErrorReply};
 use keyferry_routing::SlotSet;
 use tokio::sync::Notify;
@@ -31,18 +32,20 @@ pub(crate) use self::{
     reply::{Redirection, redirection},
 };
 use super::{
-    checkpoint::RunId,
-    item::Item,
+    checkpoint::{Checkpoints, Reached},
+    item::{Class, Item, Mark},
     lane::{Entry, Executed, Lane},
     links::LinkAccount,
 };
-use crate::{error::Error, progress::Meter};
+use crate::{error::Error, fence::Lease, progress::Meter};
 
 /// How a target is spoken to.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     /// One lane for everything, as one server holds all slots and refuses no command for its keys.
     pub(crate) single: bool,
+    /// What must not be repeated goes with a checkpoint.
+    pub(crate) exact: bool,
     /// How long something that passes by itself may last.
     pub(crate) retry_window: Duration,
     /// How long a node that had replicas has to be without them, before nothing is to be waited for.
@@ -53,7 +56,9 @@ pub(crate) struct Rules {
 #[derive(Debug)]
 pub(crate) struct Core {
     rules: Rules,
-    run: RunId,
+    checkpoints: Arc<Checkpoints>,
+    /// Without it nothing may be sent.
+    lease: Option<Arc<Lease>>,
     lanes: Vec<Lane>,
     nodes: Vec<Node>,
     links: Vec<LinkAccount>,
@@ -127,11 +132,12 @@ pub(crate) struct GateHandle {
 }
 
 impl Core {
-    pub(crate) fn new(rules: Rules, links: Vec<Meter>) -> Self {
+    pub(crate) fn new(rules: Rules, checkpoints: Arc<Checkpoints>, links: Vec<Meter>) -> Self {
         let lanes = if rules.single { 1 } else { usize::from(keyferry_routing::SLOTS) };
         Core {
             rules,
-            run: RunId::new(),
+            checkpoints,
+            lease: None,
             lanes: (0..lanes).map(|_| Lane::default()).collect(),
             nodes: Vec::new(),
             links: links.into_iter().map(LinkAccount::new).collect(),
@@ -152,8 +158,49 @@ impl Core {
 
     // --- What the run asks and tells.
 
-    pub(crate) fn run_id(&self) -> &RunId {
-        &self.run
+    /// Nothing is sent any more when this has run out.
+    pub(crate) fn set_lease(&mut self, lease: Arc<Lease>) {
+        self.lease = Some(lease);
+    }
+
+    /// The lease had run out and is there again.
+    pub(crate) fn lease_renewed(&self) {
+        self.nodes.iter().for_each(|node| node.work.notify_one());
+    }
+
+    /// A link goes on after `position`, where a run before had come at least; `until` is the offset that its source had
+    /// reached when nobody could hand over more for that run.
+    pub(crate) fn resume(&mut self, link: u16, reached: (u64, Option<u64>), until: u64) {
+        if let Some(account) = self.link(link) {
+            account.reached = Some(reached);
+            account.replay_until = until;
+        }
+    }
+
+    /// True for what a run before may have done already.
+    pub(crate) fn may_be_done(&self, link: u16, mark: Mark) -> bool {
+        let until = self.links.get(usize::from(link)).map_or(0, |account| account.replay_until);
+        matches!(mark, Mark::Stream(at) if at <= until)
+    }
+
+    /// What of an item a run before has done: gives it back unless all of it is.
+    fn replayed(&mut self, lane_at: usize, mut item: Item) -> Option<Item> {
+        if !self.may_be_done(item.link, item.mark) {
+            return Some(item);
+        }
+        let lane = &mut self.lanes[lane_at];
+        if lane.floor.iter().any(|&(link, mark)| link == item.link && item.mark <= mark) {
+            self.counts.found_done += 1;
+            match self.lanes[lane_at].owner {
+                Some(at) => self.settle(lane_at, at, item),
+                None => self.done(&item),
+            }
+            return None;
+        }
+        // Had it been done, the checkpoint would say so.
+        item.replay = !(lane.read && item.class == Class::Exact && self.rules.exact);
+        lane.recover |= !lane.read;
+        Some(item)
     }
 
     /// The lane of a slot.
@@ -175,8 +222,10 @@ impl Core {
         if let Some(account) = self.link(link) {
             account.add(ticket, cost);
         }
-        if let Some(item) = self.hold_back(slot, item) {
-            let lane = self.lane_of(slot);
+        let lane = self.lane_of(slot);
+        if let Some(item) = self.hold_back(slot, item)
+            && let Some(item) = self.replayed(lane, item)
+        {
             self.lanes[lane].waiting.push_back(Entry::Item(item));
             self.touch(lane);
         }
@@ -188,8 +237,10 @@ impl Core {
         if let Some(account) = self.link(link) {
             account.add(ticket, cost);
         }
-        self.lanes[0].waiting.push_back(Entry::Item(item));
-        self.touch(0);
+        if let Some(item) = self.replayed(0, item) {
+            self.lanes[0].waiting.push_back(Entry::Item(item));
+            self.touch(0);
+        }
     }
 
     /// Adds a gate to the lanes of `slots`. Nothing behind it goes out before [`Core::open_gate`]. `cost` is what waits for
@@ -233,6 +284,7 @@ impl Core {
             account.add(ticket, cost);
         }
         let lane_at = self.lane_of(slot);
+        let Some(item) = self.replayed(lane_at, item) else { return };
         let waiting = &mut self.lanes[lane_at].waiting;
         let gate = waiting.iter().position(|entry| matches!(entry, Entry::Gate(other) if *other == id));
         waiting.insert(gate.map_or(0, |at| at + 1), Entry::Item(item));
@@ -462,6 +514,12 @@ impl Core {
     /// Since when the node has owed a reply.
     pub(crate) fn owed_since(&self, node: usize) -> Option<Instant> {
         self.nodes[node].owed_since
+    }
+
+    /// Appends what the checkpoint of a slot is to say.
+    fn note(&self, out: &mut BytesMut, slot: u16, reached: Reached) {
+        let history = self.links.get(usize::from(reached.link)).and_then(LinkAccount::history);
+        self.checkpoints.append_write(out, slot, reached, history);
     }
 
     fn done(&mut self, item: &Item) {

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fmt::Write as _,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,7 @@ use super::{Core, Expect, Rules};
 use crate::{
     progress::Meter,
     sharded::{
-        checkpoint,
+        checkpoint::tests::some,
         item::{Class, Item, Mark},
         links::Done,
         map::Survey,
@@ -26,6 +27,12 @@ use crate::{
 };
 
 const SLOTS: u16 = 4;
+
+fn meter() -> Meter {
+    let meter = Meter::default();
+    meter.set_history("3ad1e7ef023c242514c0b05e48e4ee884551c793".parse().unwrap());
+    meter
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Value {
@@ -171,8 +178,13 @@ impl World {
         let mut rng = Rng::new(seed);
         let single = rng.chance(1, 3);
         let shards = if single { 1 } else { 3 };
-        let rules = Rules { single, retry_window: Duration::from_secs(3600), alone_after: Duration::ZERO };
-        let mut core = Core::new(rules, vec![Meter::default(), Meter::default()]);
+        let rules = Rules {
+            single,
+            exact: true,
+            retry_window: Duration::from_secs(3600),
+            alone_after: Duration::ZERO,
+        };
+        let mut core = Core::new(rules, Arc::new(some(single)), vec![meter(), meter()]);
         core.lanes.truncate(usize::from(SLOTS));
         let shard = |n: usize| Shard {
             data: State::new(),
@@ -658,8 +670,22 @@ impl World {
         let ticket = self.core.link(link).unwrap().open();
         let commands = commands.len() as u32;
         let bytes = bytes.freeze();
-        self.core.add(slot, Item { link, mark, at, class, db, bytes, commands, ticket, replay: false });
-        self.core.link(link).unwrap().seal(ticket, Done::Stream { commands: 1, end: at });
+        let item = Item {
+            link,
+            mark,
+            at,
+            class,
+            db,
+            db_after: db,
+            source_db: Some(u64::from(db)),
+            bytes,
+            commands,
+            resets: false,
+            ticket,
+            replay: false,
+        };
+        self.core.add(slot, item);
+        self.core.link(link).unwrap().seal(ticket, Done::Stream { commands: 1, end: at, db: None });
     }
 
     fn rng_pick<'p, T>(&mut self, of: &'p [T]) -> &'p T {
@@ -667,7 +693,7 @@ impl World {
     }
 
     fn in_slots(&self, state: &State, slots: &BTreeSet<u16>) -> State {
-        let wanted = |key: &str| slots.contains(&slot_of(key)) && !key.starts_with(checkpoint::PREFIX);
+        let wanted = |key: &str| slots.contains(&slot_of(key)) && !key.starts_with("keyferry:");
         state.iter().filter(|((_, key), _)| wanted(key)).map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 
@@ -690,7 +716,7 @@ impl World {
         };
         let ticket = self.core.link(0).unwrap().open();
         let handle = self.core.add_gate(slots.iter().copied(), 0, ticket, 0);
-        self.core.link(0).unwrap().seal(ticket, Done::Stream { commands: 0, end: 0 });
+        self.core.link(0).unwrap().seal(ticket, Done::Stream { commands: 0, end: 0, db: None });
         let expected = self.in_slots(&self.expected, &slots);
         self.note(format!("gate {} before {slots:?}", handle.id));
         self.gates.push(Gate { id: handle.id, slots, expected });

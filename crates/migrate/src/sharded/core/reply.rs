@@ -138,7 +138,7 @@ impl Core {
             (What::Free { lane, item, .. }, Some(refused)) => {
                 let shown = item.clone();
                 self.lanes[lane].put_back_free(item, Executed::No);
-                self.refused(lane, at, &refused.text, Some(&shown));
+                self.refused(lane, at, &refused.text, Some((&shown, refused.reply)));
             }
             (What::Batch { lane, layout }, error) => self.batch_landed(lane, at, layout, error),
             // Replies with content do not come here.
@@ -152,8 +152,14 @@ impl Core {
             let executed = refused.element.is_some();
             let lane = &self.lanes[lane_at];
             let culprit = place.and_then(|(item, _)| lane.sent.get(item));
-            let repeated = culprit.is_some_and(|item| item.replay && item.class == Class::Blind);
-            if repeated && refused.text.kind() == ErrorCode::WrongType && (executed || !layout.wrapped) {
+            let exact = self.rules.exact;
+            let repeated = culprit.is_some_and(|item| item.replay && (item.class == Class::Blind || !exact));
+            let explained = match refused.text.kind() {
+                ErrorCode::WrongType => true,
+                // Where what must not be repeated is, all kinds of things are there or gone already.
+                _ => !exact && refused.text.retry() == Retry::Never,
+            };
+            if repeated && explained && (executed || !layout.wrapped) {
                 // What came later is there already.
                 self.counts.replay_errors += 1;
             } else if executed {
@@ -164,9 +170,10 @@ impl Core {
                 );
                 return self.fail(error);
             } else {
-                let shown = culprit.cloned();
+                let shown = culprit.cloned().zip(place.map(|(_, command)| command));
                 self.lanes[lane_at].put_back_sent();
-                return self.refused(lane_at, at, &refused.text, shown.as_ref());
+                let shown = shown.as_ref().map(|(item, command)| (item, *command));
+                return self.refused(lane_at, at, &refused.text, shown);
             }
         }
         self.succeeded(lane_at);
@@ -191,7 +198,7 @@ impl Core {
     }
 
     /// An item has been executed by a node.
-    fn settle(&mut self, lane_at: usize, at: usize, item: Item) {
+    pub(super) fn settle(&mut self, lane_at: usize, at: usize, item: Item) {
         let node = &mut self.nodes[at];
         let lane = &mut self.lanes[lane_at];
         if !node.may_have_replicas() {
@@ -245,7 +252,7 @@ impl Core {
         if let Some(error) = error {
             return self.refused(lane_at, at, &error, None);
         }
-        let Some(marks) = self.run.read(frame) else {
+        let Some(marks) = self.checkpoints.read(frame) else {
             let what = format!("the checkpoint at {} is no hash", self.nodes[at].address);
             return self.fail(Error::Internal(what));
         };
@@ -254,6 +261,8 @@ impl Core {
             self.lanes[lane_at].recover = false;
             self.succeeded(lane_at);
             let dropped = self.lanes[lane_at].drop_executed(&marks);
+            self.lanes[lane_at].read = true;
+            self.lanes[lane_at].floor = marks;
             self.counts.found_done += dropped.len() as u64;
             // Executed, but by a connection whose end nobody has seen confirmed.
             for item in dropped {
@@ -266,13 +275,13 @@ impl Core {
     }
 
     /// A lane's work was refused and has been put back. Decides what comes next.
-    fn refused(&mut self, lane_at: usize, at: usize, error: &ErrorReply, item: Option<&Item>) {
+    fn refused(&mut self, lane_at: usize, at: usize, error: &ErrorReply, item: Option<(&Item, u32)>) {
         self.counts.note_retry(error);
         let lane = &mut self.lanes[lane_at];
         let since = *lane.trouble.get_or_insert_with(Instant::now);
         lane.refused += 1;
         let passes = match error.retry() {
-            Retry::Redirect => self.redirected(lane_at, at, error, item),
+            Retry::Redirect => self.redirected(lane_at, at, error, item.map(|(item, _)| item)),
             Retry::BackOff | Retry::ResendTransaction => {
                 if matches!(error.kind(), ErrorCode::ClusterDown | ErrorCode::MasterDown) {
                     self.topology.notify_one();
@@ -289,7 +298,7 @@ impl Core {
         };
         if !passes || since.elapsed() >= self.rules.retry_window {
             let address = self.nodes[at].address.clone();
-            return self.fail(batch::refusal(address, item.map(|item| (item, 0)), error));
+            return self.fail(batch::refusal(address, item, error));
         }
         let lane = &mut self.lanes[lane_at];
         if error.retry() != Retry::Redirect || lane.refused > HOPS {

@@ -9,7 +9,7 @@ use super::{Core, node::What};
 use crate::sharded::{
     batch,
     item::Class,
-    lane::{Entry, Lane},
+    lane::{BatchLimits, Entry, Lane},
 };
 
 /// Bytes that a node has answered and no replica confirmed, from which on it is asked for that.
@@ -21,6 +21,10 @@ impl Core {
     /// Takes the next bytes for a node.
     pub(crate) fn fill(&mut self, at: usize, out: &mut BytesMut) {
         if !self.nodes[at].up || self.has_failed() {
+            return;
+        }
+        if self.lease.as_ref().is_some_and(|lease| !lease.is_held()) {
+            // Somebody may have taken over.
             return;
         }
         while self.nodes[at].has_room() {
@@ -96,7 +100,7 @@ impl Core {
             lane.ask = None;
             node.select(0, out);
             let before = out.len();
-            let look = self.run.look(slot);
+            let look = self.checkpoints.look(slot);
             for command in &look {
                 if asked {
                     encode_command(out, ["ASKING"]);
@@ -131,16 +135,17 @@ impl Core {
                 Some(Entry::Item(_)) if lane.is_quiet() => {
                     let asked = lane.asks().is_some();
                     lane.ask = None;
-                    lane.take_batch();
-                    let layout = batch::Layout::of(&lane.sent);
+                    lane.take_batch(if self.rules.single { BatchLimits::ONE } else { BatchLimits::MANY });
+                    let layout = batch::Layout::of(&lane.sent, self.rules.exact);
                     node.select(layout.db, out);
                     if asked {
                         node.asking(out);
                     }
                     let before = out.len();
-                    layout.append(&lane.sent, &self.run, slot, out);
+                    let sent = &self.lanes[lane_at].sent;
+                    layout.append(sent, &self.checkpoints, out, |out, reached| self.note(out, slot, reached));
                     let (replies, bytes) = (layout.replies, out.len() - before);
-                    node.take_off(What::Batch { lane: lane_at, layout }, replies, bytes);
+                    self.nodes[at].take_off(What::Batch { lane: lane_at, layout }, replies, bytes);
                     return;
                 }
                 _ => return,

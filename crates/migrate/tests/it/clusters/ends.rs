@@ -6,19 +6,19 @@ use keyferry_testkit::{Client, Cluster, ClusterBuilder, Sentinels, Server, Serve
 use crate::support::start;
 
 /// One side of a migration.
-pub(super) enum End {
+pub(crate) enum End {
     Server(Box<Server>),
     Cluster(Cluster),
     Sentinels(Sentinels),
 }
 
 impl End {
-    pub(super) fn server(binary: &ServerBinary) -> Self {
+    pub(crate) fn server(binary: &ServerBinary) -> Self {
         End::Server(Box::new(start(binary)))
     }
 
     /// Three primaries, with `replicas` each; where they have some, one has to be there for each write.
-    pub(super) fn cluster(binary: &ServerBinary, replicas: usize) -> Self {
+    pub(crate) fn cluster(binary: &ServerBinary, replicas: usize) -> Self {
         let mut builder = Cluster::builder(binary).primaries(3).replicas(replicas);
         if replicas > 0 {
             builder = builder.config("min-replicas-to-write", "1");
@@ -26,16 +26,16 @@ impl End {
         End::built(builder)
     }
 
-    pub(super) fn built(builder: ClusterBuilder) -> Self {
+    pub(crate) fn built(builder: ClusterBuilder) -> Self {
         End::Cluster(builder.start().unwrap())
     }
 
-    pub(super) fn sentinels(binary: &ServerBinary) -> Self {
+    pub(crate) fn sentinels(binary: &ServerBinary) -> Self {
         End::Sentinels(Sentinels::builder(binary).start().unwrap())
     }
 
     /// The cluster that it has to be.
-    pub(super) fn nodes(&mut self) -> &mut Cluster {
+    pub(crate) fn nodes(&mut self) -> &mut Cluster {
         match self {
             End::Cluster(cluster) => cluster,
             _ => panic!("this is no cluster"),
@@ -43,7 +43,7 @@ impl End {
     }
 
     /// The sentinels that it has to be, and what they watch.
-    pub(super) fn watched(&mut self) -> &mut Sentinels {
+    pub(crate) fn watched(&mut self) -> &mut Sentinels {
         match self {
             End::Sentinels(sentinels) => sentinels,
             _ => panic!("these are no sentinels"),
@@ -51,7 +51,7 @@ impl End {
     }
 
     /// The server that it is, or that sentinels name.
-    pub(super) fn primary(&self) -> &Server {
+    pub(crate) fn primary(&self) -> &Server {
         match self {
             End::Server(server) => server,
             End::Cluster(_) => panic!("a cluster has several"),
@@ -60,11 +60,11 @@ impl End {
     }
 
     /// Whether it is one server all the time.
-    pub(super) fn stays(&self) -> bool {
+    pub(crate) fn stays(&self) -> bool {
         matches!(self, End::Server(_))
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         match self {
             End::Server(server) => server.url(),
             End::Cluster(cluster) => cluster.url(),
@@ -72,7 +72,7 @@ impl End {
         }
     }
 
-    pub(super) fn side(&self) -> Side<'static> {
+    pub(crate) fn side(&self) -> Side<'static> {
         match self {
             End::Cluster(cluster) => Side::cluster(cluster).unwrap(),
             one => Side::server(one.primary()).unwrap(),
@@ -80,7 +80,7 @@ impl End {
     }
 
     /// A connection to one of its primaries.
-    pub(super) fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         match self {
             End::Cluster(cluster) => cluster.node(cluster.primaries().unwrap()[0]).client().unwrap(),
             one => one.primary().client().unwrap(),
@@ -88,7 +88,7 @@ impl End {
     }
 
     /// Puts a value of every shape into each of these databases.
-    pub(super) fn fill(&self, databases: u32) {
+    pub(crate) fn fill(&self, databases: u32) {
         match self {
             End::Cluster(cluster) => data::small_cluster(&mut cluster.client().unwrap(), 11, databases),
             one => data::small(&mut one.client(), 11, databases),
@@ -96,7 +96,7 @@ impl End {
         .unwrap();
     }
 
-    pub(super) fn write(&self, options: WriterOptions) -> Writer {
+    pub(crate) fn write(&self, options: WriterOptions) -> Writer {
         match self {
             End::Server(server) => Writer::start(server, options),
             End::Cluster(cluster) => Writer::start_cluster(cluster, options),
@@ -105,7 +105,7 @@ impl End {
         .unwrap()
     }
 
-    pub(super) fn settle(&self) {
+    pub(crate) fn settle(&self) {
         match self {
             End::Cluster(cluster) => data::settle_cluster(cluster),
             one => data::settle(&mut one.client()),

@@ -7,7 +7,7 @@
 
 mod databases;
 mod effects;
-mod ends;
+pub(crate) mod ends;
 mod sources;
 mod targets;
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use keyferry_testkit::{
-    Proxy, Rng, Server, compare,
+    Direction, Proxy, Rng, Server, compare,
     data::{self, Writer, WriterOptions},
 };
 
@@ -88,4 +88,80 @@ fn a_program_that_is_killed_in_the_full_phase_is_gone_on_with() {
     assert!(status.success(), "{status}");
     let result = compare(&mut source.client().unwrap(), &mut target.client().unwrap()).unwrap();
     assert!(result.is_equal() && result.keys_a > 40_000, "{result}");
+}
+
+/// Bytes of the command stream in the journal.
+fn stream_bytes(journal: &Path) -> u64 {
+    let files = std::fs::read_dir(journal.join("appendonlydir")).into_iter().flatten().flatten();
+    let stream = files.filter(|file| file.file_name().to_string_lossy().ends_with(".incr.aof"));
+    stream.filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum()
+}
+
+/// Killed while the target is behind by more than the source remembers: the journal has it, and the source sends no second
+/// snapshot.
+#[test]
+fn a_program_that_is_killed_while_the_target_is_behind_is_gone_on_with() {
+    const BEHIND: u64 = 8 << 20;
+    let start = || {
+        let binary = keyferry_testkit::any().unwrap();
+        // No more than servers remember by default.
+        Server::builder(binary).config("repl-backlog-size", "1mb").diskless_sync(true, 0).start().unwrap()
+    };
+    let (source, target) = (start(), start());
+    let mut client = source.client().unwrap();
+    data::small(&mut client, 3, 2).unwrap();
+    let to_target = Proxy::start(target.addr()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal");
+    let (from, to, at) =
+        (source.url(), format!("redis://{}", to_target.addr()), journal.display().to_string());
+    let args =
+        ["--source", &from, "--target", &to, "--journal", &at, "--until", "caught-up", "--linger", "3600"];
+    let value = "v".repeat(2000);
+    let mut total = 0;
+    for round in 0..3 {
+        let mut running = migrate(&args);
+        let mut at_target = target.client().unwrap();
+        client.call(&["SET", "round", &round.to_string()]).unwrap();
+        // Otherwise it would end as soon as it has caught up.
+        let come = at_target.wait_until(Duration::from_secs(60), |at_target| {
+            client.call(&["INCR", "busy"])?;
+            Ok(at_target.bytes(&["GET", "round"])?.as_deref() == Some(round.to_string().as_bytes()))
+        });
+        assert!(come.unwrap(), "round {round}");
+        to_target.stall(Direction::FromTarget, true);
+        to_target.stall(Direction::ToTarget, true);
+        let begun = Instant::now();
+        while stream_bytes(&journal) < BEHIND {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{} bytes", stream_bytes(&journal));
+            assert!(running.0.try_wait().unwrap().is_none(), "it ended in round {round}");
+            for _ in 0..100 {
+                client.queue(&["RPUSH", "list", &format!("{total}:{value}")]).unwrap();
+                client.queue(&["INCR", "counter"]).unwrap();
+                total += 1;
+            }
+            client.flush().unwrap();
+            client.replies(200).unwrap();
+        }
+        // What is on its way to the program is remembered by nobody.
+        let mut last = 0;
+        while stream_bytes(&journal) != last {
+            last = stream_bytes(&journal);
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        // SIGKILL.
+        drop(running);
+        to_target.cut();
+        to_target.stall(Direction::FromTarget, false);
+        to_target.stall(Direction::ToTarget, false);
+    }
+    let mut running = migrate(&args);
+    let status = running.0.wait().unwrap();
+    assert!(status.success(), "{status}");
+    assert_eq!(full_syncs(&source), "1");
+    let mut at_target = target.client().unwrap();
+    assert_eq!(at_target.int(&["LLEN", "list"]).unwrap(), total);
+    let result = compare(&mut client, &mut at_target).unwrap();
+    assert!(result.is_equal() && result.keys_a > 100, "{result}");
+    assert_eq!(stream_bytes(&journal), 0);
 }

@@ -50,6 +50,7 @@ mod pipeline;
 mod prepare;
 mod progress;
 mod report;
+mod restart;
 mod resume;
 mod run;
 mod sharded;

@@ -15,6 +15,7 @@ use crate::{
     prepare,
     progress::{Meter, Phase, Progress},
     report::{self, Ends, Outcome, Report},
+    restart::Attempt,
     run::{Connected, run},
     sharded::{self, TargetMap},
 };
@@ -129,17 +130,27 @@ impl Migration {
         Fence::close(id, Arc::new(TargetMap::new(target)), why).await
     }
 
-    async fn execute(&self, ends: &mut Ends) -> Result<Outcome, Error> {
-        let id = self.id()?;
-        let prepared = tokio::select! {
-            prepared = self.prepare(id, ends) => prepared?,
-            () = self.stop.cancelled() => return Ok(Outcome::Stopped { everything_applied: false }),
+    /// One attempt at all of it.
+    pub(crate) async fn attempt(&self, ends: &mut Ends) -> Attempt {
+        let mut repeatable = false;
+        let result = async {
+            let id = self.id()?;
+            let prepared = tokio::select! {
+                prepared = self.prepare(id, ends) => prepared?,
+                () = self.stop.cancelled() => return Ok(Outcome::Stopped { everything_applied: false }),
+            };
+            let root = self.journal().await?;
+            match prepared {
+                // What it copied in part would stay, also what the source deletes meanwhile.
+                Prepared::Direct(connected) => run(self, *connected, root, ends).await,
+                Prepared::Sharded(sides) => {
+                    repeatable = true;
+                    sharded::run(self, *sides, root, ends).await
+                }
+            }
         };
-        let root = self.journal().await?;
-        match prepared {
-            Prepared::Direct(connected) => run(self, *connected, root, ends).await,
-            Prepared::Sharded(sides) => sharded::run(self, *sides, root, ends).await,
-        }
+        let result = result.await;
+        Attempt { result, repeatable }
     }
 
     /// Takes the journal's directory.
@@ -232,6 +243,7 @@ fn finish(
         expiry: ends.expiry,
         id,
         resumed: ends.resumed,
+        restarts: ends.restarts,
     };
     Finished { report, result }
 }

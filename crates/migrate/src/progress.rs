@@ -351,10 +351,8 @@ impl Meter {
 
     /// The target holds everything up to here for good.
     pub(crate) fn set_kept_offset(&self, offset: u64) {
-        let kept = self.kept_offset.load(Ordering::Relaxed);
-        if kept == UNKNOWN || kept < offset {
-            self.kept_offset.store(offset, Ordering::Relaxed);
-        }
+        let more = |before| (before == UNKNOWN || before < offset).then_some(offset);
+        self.kept_offset.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok();
     }
 
     /// Bytes of its stream that the source remembers; 0 while it has not said.
@@ -384,6 +382,36 @@ impl Meter {
 
     pub(crate) fn set_history(&self, id: ReplicationId) {
         *self.history.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+    }
+
+    /// Everything begins anew, but for what has been counted over all.
+    pub(crate) fn restart(&self) {
+        self.phase.store(Phase::Connecting as u8, Ordering::Relaxed);
+        let mut began = [None; 6];
+        began[0] = Some(Duration::ZERO);
+        *self.began.lock().unwrap_or_else(PoisonError::into_inner) = began;
+        *self.history.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.snapshot_complete.store(false, Ordering::Relaxed);
+        self.held_up.store(false, Ordering::Relaxed);
+        for unknown in [&self.source_offset, &self.kept_offset] {
+            unknown.store(UNKNOWN, Ordering::Relaxed);
+        }
+        for count in [
+            &self.snapshot_received,
+            &self.snapshot_total,
+            &self.snapshot_applied,
+            &self.keys_announced,
+            &self.keys_applied,
+            &self.large_keys,
+            &self.received_offset,
+            &self.applied_offset,
+            &self.journal_backlog,
+            &self.journal_bytes,
+            &self.in_flight,
+        ] {
+            count.store(0, Ordering::Relaxed);
+        }
     }
 
     /// True while the link to the source is lost.

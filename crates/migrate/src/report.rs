@@ -61,6 +61,8 @@ pub struct Report {
     pub positions: Vec<LinkPosition>,
     /// The journal's directory, where it still holds something.
     pub journal: Option<String>,
+    /// How often everything was begun anew, as the source could not go on with what had been begun.
+    pub restarts: u64,
     /// Things that a person should know.
     pub notes: Vec<String>,
     /// The name under which the target keeps how far it is.
@@ -164,12 +166,20 @@ pub(crate) struct Ends {
     pub(crate) counts: SnapshotCounts,
     pub(crate) journal: Option<String>,
     pub(crate) notes: Vec<String>,
+    pub(crate) restarts: u64,
     pub(crate) routing: RoutingCounts,
     pub(crate) expiry: ExpiryCounts,
     pub(crate) resumed: bool,
 }
 
 impl Ends {
+    /// Adds a note, once.
+    pub(crate) fn note(&mut self, note: &str) {
+        if !self.notes.iter().any(|before| before == note) {
+            self.notes.push(note.to_owned());
+        }
+    }
+
     /// Takes over what became of held deadlines.
     pub(crate) fn note_expiry(&mut self, hold: &Hold) {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);

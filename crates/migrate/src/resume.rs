@@ -9,6 +9,8 @@ use crate::journal::Kept;
 pub(crate) enum Applied {
     /// It knows nothing of it.
     Nothing,
+    /// Something of a snapshot is there, and nobody knows how much, or of which.
+    Begun,
     /// The snapshot that stands for `position` is there in part: entries that end at or before this byte of it.
     #[cfg_attr(not(test), expect(dead_code, reason = "told by targets that keep it"))]
     Snapshot { position: Position, bytes: u64 },
@@ -32,8 +34,9 @@ impl Plan {
     /// What follows from both.
     pub(crate) fn of(kept: &Kept, applied: &Applied) -> Self {
         match applied {
-            Applied::Nothing => Self::from_snapshot(kept, None, 0),
-            Applied::Snapshot { position, bytes } => Self::from_snapshot(kept, Some(position), *bytes),
+            Applied::Nothing => Self::from_snapshot(kept, None, 0, false),
+            Applied::Begun => Self::from_snapshot(kept, None, 0, true),
+            Applied::Snapshot { position, bytes } => Self::from_snapshot(kept, Some(position), *bytes, true),
             Applied::Stream(from) => {
                 let mut plan = Plan::Stream { from: from.clone(), psync: from.clone() };
                 if let (Some(run), Plan::Stream { psync, .. }) = (&kept.run, &mut plan) {
@@ -49,8 +52,7 @@ impl Plan {
 
     /// With the snapshot in the journal, if it is there and everything that came after it: the one of which the target
     /// has the beginning, if it has any.
-    fn from_snapshot(kept: &Kept, wanted: Option<&Position>, skip: u64) -> Self {
-        let again = wanted.is_some();
+    fn from_snapshot(kept: &Kept, wanted: Option<&Position>, skip: u64, again: bool) -> Self {
         let Some(base) = &kept.base else { return Plan::Full { again } };
         let is = |position: &Position| position.id == base.id && position.offset == base.offset;
         if !wanted.is_none_or(is) {
@@ -107,6 +109,8 @@ mod tests {
             (kept(Some(100), Some((100, 500))), begun(101), Plan::Full { again: true }),
             (kept(None, None), begun(100), Plan::Full { again: true }),
             (kept(None, None), Applied::Nothing, Plan::Full { again: false }),
+            (kept(None, None), Applied::Begun, Plan::Full { again: true }),
+            (kept(Some(100), Some((100, 500))), Applied::Begun, go_on(0, 500)),
         ] {
             assert_eq!(Plan::of(&kept, &applied), plan, "{kept:?} {applied:?}");
         }

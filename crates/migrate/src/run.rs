@@ -17,6 +17,7 @@ use crate::{
     progress::Phase,
     report::{Ends, Outcome},
     resume::{Applied, Plan},
+    sharded::AGAIN,
     snapshot::{SnapshotEncoder, Temporary},
     snapshot_spool::SnapshotReader,
     snapshot_thread::SnapshotThread,
@@ -138,11 +139,7 @@ impl Run<'_> {
             Started::Snapshot { position, skip, again, snapshot, reader } => {
                 self.reader = Some(reader);
                 if again {
-                    ends.notes.push(
-                        "the source sent everything once more: the target may hold keys that the source has deleted \
-                         since it sent it before"
-                            .to_owned(),
-                    );
+                    ends.note(AGAIN);
                 }
                 let complete = tokio::select! {
                     complete = self.apply_snapshot(snapshot, skip) => complete?,

@@ -125,9 +125,9 @@ impl LinkAccount {
         self.meter.history()
     }
 
-    /// The target keeps that everything up to here is done.
-    pub(crate) fn keeps(&self, offset: u64) {
-        self.meter.set_kept_offset(offset);
+    /// The target's state says that its stream is there up to here.
+    pub(crate) fn keep(&self, end: u64) {
+        self.meter.set_kept_offset(end);
     }
 
     /// How far the source had written when it was asked last.

@@ -57,7 +57,7 @@ pub(crate) use self::{
     core::Counts,
     databases::Databases,
     map::TargetMap,
-    run::{LinkSource, Sides, run},
+    run::{AGAIN, LinkSource, Sides, run},
 };
 use crate::{
     error::Error,

@@ -1,6 +1,5 @@
 //! Where each link begins: anew, or where a run before has come to.
 
-use keyferry_replication::Position;
 use keyferry_routing::SlotSet;
 
 use super::{
@@ -8,15 +7,15 @@ use super::{
     run::LinkSource,
     state::{FORMAT, LinkState, Stage, State, field},
 };
-use crate::{error::Error, identity::MigrationId, prepare::Identity};
+use crate::{error::Error, identity::MigrationId, prepare::Identity, resume::Applied};
 
 /// What is to be done with what the target keeps of a migration.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// For each link: how the target knows it …
     pub(crate) names: Vec<LinkName>,
-    /// … and from where its stream goes on; none where a snapshot comes first.
-    pub(crate) resume: Vec<Option<Position>>,
+    /// … and what it says of it.
+    pub(crate) applied: Vec<Applied>,
     /// What is written into the state.
     pub(crate) fields: Vec<(String, String)>,
     /// Fields that have no meaning any more.
@@ -83,7 +82,7 @@ impl Plan {
             let name = before.map_or_else(|| number.to_string(), |before| before.name.to_owned());
             if let Some(Known { state: LinkState { epoch, stage: Stage::Stream(position) }, .. }) = before {
                 plan.names.push(LinkName { name, epoch: *epoch });
-                plan.resume.push(Some(position.clone()));
+                plan.applied.push(Applied::Stream(position.clone()));
                 continue;
             }
             let epoch = last + 1;
@@ -93,7 +92,8 @@ impl Plan {
                 plan.fields.push((field::slots(&name), slots.to_string()));
             }
             plan.names.push(LinkName { name, epoch });
-            plan.resume.push(None);
+            // Also where the shards are others now: of what they bring, something may be there.
+            plan.applied.push(if known.is_empty() { Applied::Nothing } else { Applied::Begun });
         }
         let names = || plan.names.iter().map(|link| link.name.as_str());
         let unused = known.iter().filter(|link| !names().any(|name| name == link.name));
@@ -101,9 +101,14 @@ impl Plan {
         Ok(plan)
     }
 
+    /// True when a run before has begun to write.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.applied.iter().any(|of| *of != Applied::Nothing)
+    }
+
     /// True when something goes on where it was.
     pub(crate) fn is_resumed(&self) -> bool {
-        self.resume.iter().any(Option::is_some)
+        self.applied.iter().any(|of| matches!(of, Applied::Stream(_)))
     }
 }
 
@@ -147,7 +152,7 @@ fn match_links(known: &[Known<'_>], links: &[LinkSource]) -> Option<Vec<usize>> 
 #[cfg(test)]
 mod tests {
     use keyferry_client::ConnectOptions;
-    use keyferry_replication::{Locator, ReplicationId};
+    use keyferry_replication::{Locator, Position, ReplicationId};
     use keyferry_resp::Frame;
 
     use super::*;
@@ -188,7 +193,11 @@ mod tests {
     }
 
     fn offsets(plan: &Plan) -> Vec<Option<u64>> {
-        plan.resume.iter().map(|position| position.as_ref().map(|position| position.offset)).collect()
+        let offset = |of: &Applied| match of {
+            Applied::Stream(position) => Some(position.offset),
+            _ => None,
+        };
+        plan.applied.iter().map(offset).collect()
     }
 
     #[test]
@@ -235,7 +244,7 @@ mod tests {
         let other = [link(IDS[0], None, slots[0]), link(IDS[2], None, slots[1])];
         for links in [&moved[..], &more, &other] {
             let plan = plan(&left, links).unwrap();
-            assert!(plan.resume.iter().all(Option::is_none) && plan.notes.len() == 1);
+            assert!(!plan.is_resumed() && plan.notes.len() == 1);
             assert!(plan.names.iter().all(|link| link.epoch == 3));
         }
         let one = plan(&left, &[link(IDS[0], None, None)]).unwrap();

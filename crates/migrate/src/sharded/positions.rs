@@ -112,7 +112,7 @@ impl Target {
         Aside::new(self).ask(slot, 0, std::slice::from_ref(&command), cause).await?;
         links.written.insert(link, (end, text));
         if let Some(account) = self.core().link(link) {
-            account.keeps(end);
+            account.keep(end);
         }
         Ok(())
     }

@@ -19,11 +19,13 @@ use super::{
     hand_over::follow,
     plan::Plan,
     release::Release,
+    state::{LinkState, Stage, field},
 };
 use crate::{
     catch_up::{CatchUp, Watched},
     error::Error,
     fence::{Fence, Token},
+    hold::Hold,
     identity::MigrationId,
     intake::{Intake, Started},
     journal::{Journal, JournalRoot, blocking},
@@ -84,13 +86,16 @@ pub(crate) async fn run(
     root: JournalRoot,
     ends: &mut Ends,
 ) -> Result<Outcome, Error> {
-    let Sides { mut links, ownership, settings, abilities, id, token } = sides;
+    let Sides { mut links, ownership, mut settings, abilities, id, token } = sides;
     let Migration { options, meter, stop, .. } = migration;
     meter.enter(Phase::Preparing);
     let several = links.len() > 1;
     // Whoever was here before is kept from writing before anything of what it left is read.
     let (fence, state) =
-        Fence::claim(id.clone(), token, Arc::clone(&settings.map), root.token(), options.reconnect_window).await?;
+        Fence::claim(id.clone(), token, Arc::clone(&settings.map), root.token(), options.reconnect_window)
+            .await?;
+    let (at, shown) = (root.clone(), fence.token().to_owned());
+    blocking(move || at.set_token(&shown)).await?;
     let plan = match Plan::of(&state, &links, (&migration.source.to_string(), &settings.map.name()), &id) {
         Ok(plan) => plan,
         Err(error) => {
@@ -98,16 +103,19 @@ pub(crate) async fn run(
             return Err(error);
         }
     };
-    root.set_token(fence.token())?;
     ends.resumed = plan.is_resumed();
     ends.notes.extend(plan.notes.iter().cloned());
     fence.write(&plan.fields, &plan.outdated).await?;
+    if plan.is_begun() {
+        // Deadlines that a run before has held may be anywhere.
+        settings.hold = Arc::new(Hold::new(options.expiry, abilities.deadline_forms(), true));
+    }
     let one_lane = settings.has_one_lane();
     let checkpoints = Checkpoints::new(id, one_lane, plan.names.clone())
         .keeping(Constant { fields: plan.constant.clone(), token: fence.token().to_owned() });
     let target = Target::new(settings, fence, checkpoints);
-    for ((number, link), resume) in (0..).zip(&mut links).zip(&plan.resume) {
-        let Some(position) = resume else { continue };
+    for ((number, link), applied) in (0..).zip(&mut links).zip(&plan.applied) {
+        let Applied::Stream(position) = applied else { continue };
         let until = match &mut link.control {
             // There is no more than the position itself says.
             _ if one_lane && target.is_exact() => 0,
@@ -118,6 +126,9 @@ pub(crate) async fn run(
             None => u64::MAX,
         };
         link.meter.set_history(position.id);
+        if !(one_lane && target.is_exact()) {
+            link.meter.set_kept_offset(position.offset);
+        }
         target.core().resume(number, (position.offset, position.db), until);
     }
     let mut driver = tokio::spawn(Arc::clone(&target).drive());
@@ -133,13 +144,18 @@ pub(crate) async fn run(
     let end = stop.child_token();
     let mut tasks = JoinSet::new();
     let mut watched = Vec::new();
-    for (number, (link, position)) in links.into_iter().zip(plan.resume).enumerate() {
+    let names = plan.names.clone();
+    let each = links.into_iter().zip(plan.names).zip(plan.applied);
+    for (number, ((link, name), applied)) in each.enumerate() {
         let number = u16::try_from(number).map_err(|_| Error::Internal("more links than slots".into()))?;
-        let name = plan.names.get(usize::from(number)).map(|link| link.name.clone());
-        let (at, label) = (root.clone(), name.filter(|_| several));
+        let (at, label) = (root.clone(), several.then_some(name.name));
         let (journal, kept) = blocking(move || at.link(label.as_deref())).await?;
         ends.notes.extend(kept.notes.iter().cloned());
-        let start = resume::Plan::of(&kept, &position.map_or(Applied::Nothing, Applied::Stream));
+        let start = resume::Plan::of(&kept, &applied);
+        let resume = match applied {
+            Applied::Stream(position) => Some(position),
+            _ => None,
+        };
         watched.push(Watched::new(link.meter.clone(), link.control, link.primary.clone()));
         let run = LinkRun {
             number,
@@ -157,6 +173,8 @@ pub(crate) async fn run(
             ),
             intake: None,
             reader: None,
+            resume,
+            again: false,
         };
         tasks.spawn(run.run(journal, start));
     }
@@ -211,7 +229,18 @@ pub(crate) async fn run(
     let mut first = None;
     let mut everything_applied =
         finished.iter().all(|link| matches!(link.result, Ok(Closed::Stopped))) && grace_holds(grace);
+    let mut over = Vec::new();
     for link in finished {
+        if let (Err(Error::HistoryLost { .. }), Some(name)) =
+            (&link.result, names.get(usize::from(link.number)))
+        {
+            // Another attempt is not to ask for what comes next.
+            let state = LinkState { epoch: name.epoch, stage: Stage::Snapshot(0) };
+            over.push((field::link(&name.name), state.to_string()));
+        }
+        if link.again {
+            ends.note(AGAIN);
+        }
         ends.counts.add(&link.counts);
         if let Err(error) = link.result {
             first.get_or_insert(error);
@@ -246,7 +275,7 @@ pub(crate) async fn run(
         // Done: nobody will go on with it.
         remove_checkpoints(&target, ends).await;
     } else {
-        leave(&target, failed.as_ref()).await;
+        leave(&target, failed.as_ref(), &over).await;
     }
     driver.abort();
     if let Some(error) = failed {
@@ -259,14 +288,23 @@ pub(crate) async fn run(
     })
 }
 
-/// Leaves the target so that another run can go on.
-async fn leave(target: &Target, failed: Option<&Error>) {
+/// What a person should know when a snapshot comes over another one.
+pub(crate) const AGAIN: &str = "the source sent everything once more: the target may hold keys that the source has deleted \
+                                since it sent it before";
+
+/// Leaves the target so that another run can go on; `over` is what is to stand there of links whose stream is over.
+async fn leave(target: &Target, failed: Option<&Error>, over: &[(String, String)]) {
     if matches!(failed, Some(Error::Fenced { .. } | Error::FencedForGood { .. } | Error::StateGone { .. })) {
         return;
     }
     if !(target.has_one_lane() && target.is_exact()) {
         // What is not written is done again.
         tokio::time::timeout(LEAVE, target.write_positions()).await.ok();
+    }
+    if !over.is_empty() {
+        target.close_positions().await;
+        // Where this is not possible, the next one finds out by itself.
+        target.fence().write(over, &[]).await.ok();
     }
     target.fence().release().await;
 }
@@ -290,10 +328,16 @@ struct LinkRun {
     encoder: Option<SnapshotEncoder>,
     intake: Option<Intake>,
     reader: Option<SpoolReader>,
+    /// It goes on from here in the stream.
+    resume: Option<Position>,
+    again: bool,
 }
 
 /// How a link ended.
 struct LinkEnd {
+    number: u16,
+    /// A snapshot has come over another one.
+    again: bool,
     result: Result<Closed, Error>,
     counts: SnapshotCounts,
     /// Everything received has been applied.
@@ -314,6 +358,8 @@ impl LinkRun {
             && self.meter.is_past_snapshot()
             && self.meter.applied_offset.load(Ordering::Relaxed) >= received;
         let mut end = LinkEnd {
+            number: self.number,
+            again: self.again,
             result,
             counts: SnapshotCounts::default(),
             applied,
@@ -338,10 +384,6 @@ impl LinkRun {
     }
 
     async fn execute(&mut self, journal: &Journal, plan: resume::Plan) -> Result<Closed, Error> {
-        let resumed = match &plan {
-            resume::Plan::Stream { from, .. } => Some(from.clone()),
-            _ => None,
-        };
         let intake = self.intake.insert(Intake::start(
             self.stream.clone(),
             self.options.intake(),
@@ -356,8 +398,9 @@ impl LinkRun {
         };
         let Some(started) = started else { return ended(&mut self.intake).await };
         let (position, db) = match started {
-            Started::Snapshot { position, skip, snapshot, reader, .. } => {
-                if let Some(had) = resumed {
+            Started::Snapshot { position, skip, again, snapshot, reader } => {
+                self.again = again;
+                if let Some(had) = self.resume.take() {
                     return Err(Error::HistoryLost { had: Box::new(had), now: Box::new(position) });
                 }
                 self.reader = Some(reader);

@@ -136,7 +136,7 @@ async fn a_full_journal_holds_up_the_source() {
     to_target.stall(Direction::ToTarget, false);
     to_target.stall(Direction::FromTarget, false);
     running.until_applied(offset_of(&mut client)).await;
-    assert!(!running.progress.figures().held_up);
+    running.until("the source being read", |p| !p.figures().held_up).await;
     running.stopper.stop();
     running.end().await.result.unwrap();
     assert_equal(&source, &target, "after the journal was full");
@@ -200,4 +200,78 @@ async fn a_full_disk_holds_up_the_source() {
     running.stopper.stop();
     running.end().await.result.unwrap();
     assert_equal(&source, &target, "after the disk was full");
+}
+
+/// The link breaks inside of the snapshot: the source is asked for another one, and the run goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_lost_on_its_way_is_asked_for_again() {
+    let source = Server::builder(keyferry_testkit::any().unwrap())
+        .diskless_sync(true, 0)
+        .config("rdb-key-save-delay", "30")
+        .start()
+        .unwrap();
+    let target = start(keyferry_testkit::any().unwrap());
+    data::tiny_keys(&mut source.client().unwrap(), 1, 30_000).unwrap();
+    let from_source = Proxy::start(source.addr()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for journal in [None, Some(dir.path().join("journal"))] {
+        target.client().unwrap().call(&["FLUSHALL"]).unwrap();
+        let before: u64 = full_syncs(&source);
+        let mut running = Running::start(&format!("redis://{}", from_source.addr()), &target.url(), |o| {
+            o.journal = journal.clone();
+        });
+        running.until("a part of it", |p| p.figures().snapshot_received > 50_000).await;
+        from_source.cut();
+        running.until_phase(Phase::Following).await;
+        let mut client = source.client().unwrap();
+        client.call(&["INCR", "after"]).unwrap();
+        running.until_applied(offset_of(&mut client)).await;
+        running.stopper.stop();
+        let finished = running.end().await;
+        finished.result.unwrap();
+        assert_eq!(finished.report.restarts, 1, "{:?}", finished.report.notes);
+        assert_eq!(full_syncs(&source), before + 2);
+        assert_eq!(finished.report.figures.keys_applied, finished.report.snapshot.total_keys());
+        let (mut a, mut b) = (source.client().unwrap(), target.client().unwrap());
+        let own = keyferry_testkit::CompareOptions::default().ignore("keyferry:");
+        let result = keyferry_testkit::compare_with(&mut a, &mut b, &own).unwrap();
+        assert!(result.is_equal() && result.keys_a > 30_000, "{result}");
+    }
+}
+
+/// The source has lost the history that is followed: everything is copied anew, and the run goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_that_is_lost_is_begun_anew() {
+    let (source, target) = (start(keyferry_testkit::any().unwrap()), start(keyferry_testkit::any().unwrap()));
+    let from_source = Proxy::start(source.addr()).unwrap();
+    data::small(&mut source.client().unwrap(), 2, 2).unwrap();
+    let mut running = Running::start(&format!("redis://{}", from_source.addr()), &target.url(), |_| {});
+    running.until_phase(Phase::Following).await;
+    let mut client = source.client().unwrap();
+    for round in 1..3 {
+        client.call(&["RPUSH", "list", "a", "b"]).unwrap();
+        client.call(&["INCR", "n"]).unwrap();
+        client.call(&["DEBUG", "CHANGE-REPL-ID"]).unwrap();
+        from_source.cut();
+        client.call(&["INCR", "n"]).unwrap();
+        running
+            .until("the same", |_| {
+                let n = target.client().unwrap().text(&["GET", "n"]).unwrap_or_default();
+                n == (2 * round).to_string()
+            })
+            .await;
+        running.until_phase(Phase::Following).await;
+    }
+    running.until_applied(offset_of(&mut client)).await;
+    running.stopper.stop();
+    let finished = running.end().await;
+    finished.result.unwrap();
+    assert_eq!(finished.report.restarts, 2, "{:?}", finished.report.notes);
+    let own = keyferry_testkit::CompareOptions::default().ignore("keyferry:");
+    let result = keyferry_testkit::compare_with(&mut client, &mut target.client().unwrap(), &own).unwrap();
+    assert!(result.is_equal() && result.keys_a > 100, "{result}");
+}
+
+fn full_syncs(server: &Server) -> u64 {
+    server.client().unwrap().info("stats", "sync_full").unwrap().unwrap().parse().unwrap()
 }

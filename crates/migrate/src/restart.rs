@@ -1,0 +1,105 @@
+//! Beginning anew, in the same run, where the source can no longer give what was begun: its snapshot was lost on the way,
+//! or it no longer has the writes that come next. Where the target stands tells the next attempt what to ask for.
+
+use std::time::{Duration, Instant};
+
+use keyferry_client::Backoff;
+
+use crate::{
+    error::Error,
+    migration::Migration,
+    report::{Ends, Outcome},
+    snapshot_counts::SnapshotCounts,
+};
+
+/// How often in a row a snapshot may be lost on its way: each costs the source another one.
+const MOST: u32 = 10;
+
+/// Of how many attempts the report tells why.
+const NAMED: u64 = 20;
+
+/// How one attempt ended.
+pub(crate) struct Attempt {
+    pub(crate) result: Result<Outcome, Error>,
+    /// What it left behind can be built upon.
+    pub(crate) repeatable: bool,
+}
+
+/// Attempts that failed in a row.
+struct Failures {
+    since: Instant,
+    count: u32,
+    backoff: Backoff,
+}
+
+impl Migration {
+    /// Runs to the end, with another attempt where the source has to send its snapshot once more, as long as that may go on.
+    pub(crate) async fn execute(&self, ends: &mut Ends) -> Result<Outcome, Error> {
+        let mut failures: Option<Failures> = None;
+        loop {
+            let Attempt { result, repeatable } = self.attempt(ends).await;
+            let again = |error: &Error| match &failures {
+                None => repeatable && error.is_passing(),
+                // What is not there is away for the same reason, as likely as not.
+                Some(_) => error.is_passing() || error.is_away(),
+            };
+            let error = match result {
+                Err(error) if again(&error) && !self.stop.is_cancelled() => error,
+                result => return result,
+            };
+            let failed = failures.get_or_insert_with(|| Failures {
+                since: Instant::now(),
+                count: 0,
+                backoff: Backoff::default(),
+            });
+            if self.meter.figures().snapshot_received > 0 {
+                failed.since = Instant::now();
+            }
+            failed.count += 1;
+            if failed.since.elapsed() >= self.options.reconnect_window || failed.count > MOST {
+                return Err(error);
+            }
+            let delay = failed.backoff.next_delay();
+            self.begin_anew(&error, delay, ends);
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.stop.cancelled() => return Ok(Outcome::Stopped { everything_applied: false }),
+            }
+            self.meter.note_trouble(None);
+        }
+    }
+
+    fn begin_anew(&self, error: &Error, delay: Duration, ends: &mut Ends) {
+        let line = error.to_line();
+        ends.restarts += 1;
+        if ends.restarts <= NAMED {
+            ends.notes.push(format!("begun anew: {line}"));
+        }
+        ends.counts = SnapshotCounts::default();
+        // Nobody asked for it, and nobody goes on with it.
+        if let Some(journal) = ends.journal.take()
+            && self.options.journal.is_none()
+        {
+            std::fs::remove_dir_all(journal).ok();
+        }
+        self.meter.restart();
+        self.meter.note_trouble(Some(format!("{line}; trying again in {:.1} s", delay.as_secs_f64())));
+    }
+}
+
+impl Error {
+    /// True when a side cannot be reached at the moment.
+    fn is_away(&self) -> bool {
+        matches!(self, Error::SourceConnection(error) | Error::Target(error) if error.is_retryable())
+    }
+
+    /// True when another attempt may succeed: the link to the source was lost where it cannot be gone on with.
+    fn is_passing(&self) -> bool {
+        match self {
+            Error::Source(error) => error.is_retryable(),
+            // The target has been told that the link's stream is over.
+            Error::HistoryLost { .. } => true,
+            _ => false,
+        }
+    }
+}

@@ -4,14 +4,22 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use keyferry_rdb::{EntryHead, RdbWriter, TargetFormat, Value, ValueType};
 
 /// The program, built beside this test.
 fn diff(args: &[&str]) -> Output {
+    program("diff").args(args).output().unwrap()
+}
+
+fn program(name: &str) -> Command {
     let test = std::env::current_exe().unwrap();
-    let program: PathBuf = test.parent().and_then(Path::parent).unwrap().join("examples/diff");
-    Command::new(program).args(args).stdin(Stdio::null()).output().unwrap()
+    let path: PathBuf = test.parent().and_then(Path::parent).unwrap().join("examples").join(name);
+    let mut command = Command::new(path);
+    command.stdin(Stdio::null());
+    command
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -122,4 +130,71 @@ fn servers_are_compared_and_repaired() {
     let done = diff(&[&[&a_url[..], &b_url], &quick[..], &repair].concat());
     assert_eq!(done.status.code(), Some(0), "{done:?}");
     assert!(text(&done.stdout).contains("EQUAL: all 2 keys"), "{done:?}");
+}
+
+/// Killed when dropped, so that a failed test leaves nothing behind.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn nothing_differs_while_a_migration_runs_but_what_does() {
+    let (Ok(a), Ok(b)) = (keyferry_testkit::Server::any(), keyferry_testkit::Server::any()) else {
+        return println!("note: no server is there");
+    };
+    let mut source = a.client().unwrap();
+    source.call(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]).unwrap();
+    let all: Vec<_> = (0..20_000).map(|n| ["SET".to_owned(), format!("key:{n}"), n.to_string()]).collect();
+    source.pipe(&all).unwrap();
+    let (a_url, b_url) = (a.url(), b.url());
+    let mut migrate = program("migrate");
+    migrate.args(["--source", &a_url, "--target", &b_url, "--until", "forever"]);
+    migrate.stdout(Stdio::null()).stderr(Stdio::null());
+    let _migration = Running(migrate.spawn().unwrap());
+    source.call(&["SET", "arrived", "1"]).unwrap();
+    let arrived = b
+        .client()
+        .unwrap()
+        .wait_until(Duration::from_secs(60), |client| Ok(client.int(&["EXISTS", "arrived"])? == 1))
+        .unwrap();
+    assert!(arrived, "the migration does not run");
+    b.client().unwrap().call(&["SET", "planted", "1"]).unwrap();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // About 20,000 writes a second, of which every one counts.
+        let writer = scope.spawn(|| {
+            let mut rounds = 0u64;
+            while !ended.load(Ordering::Relaxed) {
+                let commands: Vec<_> = (0..200)
+                    .map(|n| {
+                        [
+                            "APPEND".to_owned(),
+                            format!("key:{}", (rounds * 7919 + n * 104_729) % 20_000),
+                            "x".to_owned(),
+                        ]
+                    })
+                    .collect();
+                source.pipe(&commands).unwrap();
+                rounds += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            rounds * 200
+        });
+        let found = diff(&[&a_url, &b_url, "--live", "--barrier", "--jsonl", "-"]);
+        ended.store(true, Ordering::Relaxed);
+        let writes = writer.join().unwrap();
+        let lines: Vec<serde_json::Value> =
+            text(&found.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(found.status.code(), Some(1), "after {writes} writes: {found:?}");
+        assert_eq!(
+            (lines.len(), &lines[0]["key"]),
+            (2, &"planted".into()),
+            "after {writes} writes: {found:?}"
+        );
+    });
 }

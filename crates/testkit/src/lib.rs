@@ -8,7 +8,7 @@
 //! - [`Cluster`]: several of them as one cluster, with replicas, moving slots and failovers.
 //! - [`Sentinels`]: a primary with replicas, and sentinels that watch them.
 //! - [`Client`]: a small blocking client, and [`ClusterClient`], which finds the right node.
-//! - [`Proxy`]: a network that cuts, stalls, delays and fragments. [`Script`] and [`Peer`]: a server that misbehaves step by
+//! - [`Proxy`]: a network that cuts, stalls, delays and fragments. [`Rewriter`]: a server with wrong replies. [`Script`] and [`Peer`]: a server that misbehaves step by
 //!   step.
 //! - [`Certs`]: certificates for TLS tests.
 //! - [`data`]: seeded data sets, and [`data::Writer`], which keeps writing in the background.
@@ -43,6 +43,7 @@ mod error;
 mod peer;
 pub mod process;
 mod proxy;
+mod rewriter;
 mod rng;
 mod sentinel;
 mod server;
@@ -61,6 +62,7 @@ pub use compare::{
 pub use error::{Error, Result};
 pub use peer::{Peer, Script};
 pub use proxy::{Direction, Mark, Proxy};
+pub use rewriter::Rewriter;
 pub use rng::Rng;
 pub use sentinel::{Follower, Sentinels, SentinelsBuilder};
 pub use server::{Builder, Server, unused_port};

@@ -3,8 +3,8 @@
 //! - `quickstart`: a live migration between two servers, from nothing.
 //! - `test`: everything that has to hold before a change is accepted.
 //! - `servers`: puts the servers that tests run against into the target directory.
-//! - `matrix`: migrations between every two servers of the same version, or between clusters of them, or conversions between
-//!   every two at all.
+//! - `matrix`: migrations between every two servers of the same version, or between clusters of them, conversions between
+//!   every two at all, or the cases of keyferry-compat on each.
 //! - `chaos`: migrations whose program, servers and network are killed, cut and starved, and must lose nothing all the same.
 //! - `soak`: one migration for long, whose memory, journal and lag must stay bounded.
 //! - `bench`: the figures of `docs/performance.md`.
@@ -62,14 +62,17 @@ enum Command {
         /// Migrate live from and to clusters and sentinels while slots move, primaries die and the source is written to
         #[arg(long, group = "what")]
         clusters: bool,
+        /// Run the cases of keyferry-compat on each, alone and as a cluster
+        #[arg(long, group = "what")]
+        compat: bool,
         /// With --clusters: only scenarios whose name holds this
         #[arg(long, value_name = "TEXT", requires = "clusters")]
         only: Option<String>,
         /// With --clusters: so many times
         #[arg(long, default_value_t = 1, requires = "clusters")]
         times: u32,
-        /// Not with --offline: only these servers [default: all that are found; with --clusters: redis-7.0, redis-8.0, valkey-9]
-        #[arg(conflicts_with = "offline")]
+        /// Not with --offline and --compat: only these servers [default: all that are found; with --clusters: redis-7.0, redis-8.0, valkey-9]
+        #[arg(conflicts_with_all = ["offline", "compat"])]
         names: Vec<String>,
         /// With --migrate: how many seconds the source is written to
         #[arg(long, default_value_t = 3)]
@@ -109,6 +112,7 @@ fn run(command: Command) -> Outcome {
         Command::Servers { list: true, .. } => servers::list(),
         Command::Servers { names, .. } => servers::fetch(&names),
         Command::Matrix { offline: true, .. } => matrix::offline(),
+        Command::Matrix { compat: true, .. } => matrix::compat(),
         Command::Matrix { clusters: true, names, only, times, .. } => {
             clusters::matrix(&names, only.as_deref().unwrap_or_default(), times)
         }

@@ -60,6 +60,17 @@ pub(crate) fn offline() -> Outcome {
     succeed(&mut command)
 }
 
+/// Runs the cases of keyferry-compat on every server, alone and as a cluster.
+pub(crate) fn compat() -> Outcome {
+    bootstrap::ensure_server()?;
+    // The tests do it with one server; this is the long form of the same.
+    let arguments = ["test", "--package", "keyferry-compat", "--test", "it", "--quiet", "servers::our_cases"];
+    let shown = ["--", "--nocapture", "--test-threads", "1"];
+    let mut command = cargo(arguments.into_iter().chain(shown));
+    command.env("KEYFERRY_COMPAT", "full");
+    succeed(&mut command)
+}
+
 fn pair(binary: &ServerBinary, tool: &Path, writing: Duration) -> Outcome<String> {
     let (source, target) = (Server::builder(binary).start()?, Server::builder(binary).start()?);
     let mut a = source.client()?;

@@ -119,6 +119,7 @@ struct Gate {
     ticket: u64,
     cost: usize,
     lanes: Vec<usize>,
+    /// Of its lanes, so many have not been seen to have reached it; the others stand behind them.
     missing: usize,
     reached: Arc<Notify>,
 }

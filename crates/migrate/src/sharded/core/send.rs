@@ -171,10 +171,12 @@ impl Core {
             return;
         }
         let Some(gate) = self.gates.get_mut(&id) else { return };
-        // Once for each lane: the lane's entry stays until the gate is opened.
-        gate.missing = gate.lanes.iter().filter(|&&lane| !self.lanes[lane].is_at_gate(id)).count();
-        if gate.missing == 0 {
-            gate.reached.notify_one();
+        // Who is there stays until the gate is opened, so each has to be looked for once only.
+        while gate.missing > 0 && self.lanes[gate.lanes[gate.missing - 1]].is_at_gate(id) {
+            gate.missing -= 1;
+            if gate.missing == 0 {
+                gate.reached.notify_one();
+            }
         }
     }
 }

@@ -1,21 +1,21 @@
 //! The options that choose keys, shared by all programs that read files.
 
 use clap::Args;
-use keyferry_files::Selection;
+use keyferry_files::{KeyName, Selection};
 use keyferry_rdb::Kind;
-use keyferry_routing::{KeyPattern, SlotSet};
+use keyferry_routing::SlotSet;
 
 /// Which keys to take. Repeated options add up; different ones must all hold.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Which keys")]
 pub struct SelectionArgs {
-    /// Only keys that match this pattern: *, ?, [a-z], \x as in KEYS (repeatable)
-    #[arg(long, value_name = "GLOB")]
-    pub keys: Vec<KeyPattern>,
+    /// Only keys of such names: a pattern with *, ?, [a-z], \x as in KEYS, or prefix:…, suffix:…, regex:… (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub keys: Vec<KeyName>,
 
-    /// No key that matches this pattern (repeatable)
-    #[arg(long, value_name = "GLOB")]
-    pub exclude: Vec<KeyPattern>,
+    /// No keys of such names (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub exclude: Vec<KeyName>,
 
     /// Only this database (repeatable, or a list: 0,3)
     #[arg(long, value_name = "N", value_delimiter = ',')]
@@ -46,7 +46,8 @@ impl SelectionArgs {
     }
 }
 
-fn kind(name: &str) -> Result<Kind, String> {
+/// A type by its name.
+pub(crate) fn kind(name: &str) -> Result<Kind, String> {
     Kind::from_name(name).ok_or_else(|| {
         let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
         format!("types are {}", names.join(", "))

@@ -10,8 +10,10 @@
 
 pub mod convert;
 mod error;
+mod facts;
 mod input;
 pub mod json;
+mod key_name;
 pub mod memory;
 mod output;
 pub mod report;
@@ -23,9 +25,11 @@ mod values;
 
 pub use convert::{DatabaseMap, DatabaseMove};
 pub use error::Error;
+pub use facts::{Facts, ValueFacts, ValueRule};
 pub use input::{Cut, Ended, Found, Input, InputKind, InputOptions, Place, Progress};
+pub use key_name::{KeyName, KeyNameError};
 pub use output::{Output, OutputKind};
-pub use select::{Filter, LeftOut, LeftOutCounts, Selection};
+pub use select::{Chosen, Filter, LeftOut, LeftOutCounts, Selection};
 pub use sizes::ElementSizes;
 pub use values::{ValueReader, ValueSink};
 

@@ -1,9 +1,12 @@
-//! Choosing keys by name, database, type and slot.
+//! Choosing keys by name, database, type and slot, and by what their values are like.
 
 use std::fmt;
 
 use keyferry_rdb::{EntryHead, Event, Kind};
-use keyferry_routing::{KeyPattern, SlotSet, slot};
+use keyferry_routing::{SlotSet, slot};
+
+use crate::facts::{Facts, ValueRule};
+use crate::key_name::KeyName;
 
 /// Which keys are wanted. What is left empty chooses everything.
 ///
@@ -13,24 +16,39 @@ use keyferry_routing::{KeyPattern, SlotSet, slot};
 /// use keyferry_routing::KeyPattern;
 ///
 /// let mut selection = Selection::default();
-/// selection.keys.push(KeyPattern::new(b"user:*"));
-/// selection.exclude.push(KeyPattern::new(b"*:tmp"));
+/// selection.keys.push(KeyPattern::new(b"user:*").into());
+/// selection.exclude.push("suffix::tmp".parse()?);
 /// assert!(selection.admits(&EntryHead::new(0, b"user:1", ValueType::Hash)));
 /// assert!(!selection.admits(&EntryHead::new(0, b"user:1:tmp", ValueType::Hash)));
+/// # Ok::<(), keyferry_files::KeyNameError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Selection {
     /// A key has to match one of these.
-    pub keys: Vec<KeyPattern>,
+    pub keys: Vec<KeyName>,
     /// A key must match none of these.
-    pub exclude: Vec<KeyPattern>,
+    pub exclude: Vec<KeyName>,
     /// A key has to be in one of these databases.
     pub databases: Vec<u64>,
     /// A value has to be of one of these kinds.
     pub kinds: Vec<Kind>,
     /// A key has to be in one of these slots.
     pub slots: Option<SlotSet>,
+    /// What its value has to be like, beside its kind. [`Filter`] and [`Selection::chosen`] look at it, [`Selection::admits`] and
+    /// [`Selection::left_out`] do not.
+    pub value: ValueRule,
+}
+
+/// Whether a key is chosen, as far as can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    /// It is.
+    Yes,
+    /// It is not, whatever else may be learned of it: the first of the rules that it breaks.
+    No(LeftOut),
+    /// That depends on what is not known.
+    Unknown,
 }
 
 /// Why a key was left out: the first of the rules that it breaks.
@@ -47,6 +65,8 @@ pub enum LeftOut {
     Excluded,
     /// [`Selection::slots`].
     Slot,
+    /// [`Selection::value`].
+    Value,
 }
 
 /// How many keys were left out, by reason.
@@ -63,6 +83,8 @@ pub struct LeftOutCounts {
     pub excluded: u64,
     /// Keys of other slots.
     pub slot: u64,
+    /// Keys whose values are of another size, or expire or were used at other times.
+    pub value: u64,
 }
 
 impl Selection {
@@ -71,29 +93,57 @@ impl Selection {
         *self == Self::default()
     }
 
-    /// Whether a key is wanted.
+    /// Whether a key is wanted. Of its value nothing but the kind is looked at.
     pub fn admits(&self, head: &EntryHead<'_>) -> bool {
         self.left_out(head).is_none()
     }
 
-    /// Why a key is not wanted; `None` when it is.
+    /// Why a key is not wanted; `None` when it is. Of its value nothing but the kind is looked at.
     pub fn left_out(&self, head: &EntryHead<'_>) -> Option<LeftOut> {
-        if !self.databases.is_empty() && !self.databases.contains(&head.db) {
-            return Some(LeftOut::Database);
+        match self.chosen(&Facts { kind: Some(head.ty.kind()), ..Facts::of_name(head.db, head.key) }) {
+            Chosen::No(why) => Some(why),
+            Chosen::Yes | Chosen::Unknown => None,
         }
-        if !self.kinds.is_empty() && !self.kinds.contains(&head.ty.kind()) {
-            return Some(LeftOut::Kind);
+    }
+
+    /// Whether a key is wanted, as far as can be told from what is known of it.
+    pub fn chosen(&self, facts: &Facts<'_>) -> Chosen {
+        if !self.databases.is_empty() && !self.databases.contains(&facts.db) {
+            return Chosen::No(LeftOut::Database);
         }
-        if !self.keys.is_empty() && !self.keys.iter().any(|pattern| pattern.matches(head.key)) {
-            return Some(LeftOut::NoMatch);
+        let mut unknown = false;
+        if !self.kinds.is_empty() {
+            match &facts.kind {
+                Some(kind) if !self.kinds.contains(kind) => return Chosen::No(LeftOut::Kind),
+                Some(_) => {}
+                None => unknown = true,
+            }
         }
-        if self.exclude.iter().any(|pattern| pattern.matches(head.key)) {
-            return Some(LeftOut::Excluded);
+        match facts.key {
+            Some(key) => {
+                if !self.keys.is_empty() && !self.keys.iter().any(|name| name.matches(key)) {
+                    return Chosen::No(LeftOut::NoMatch);
+                }
+                if self.exclude.iter().any(|name| name.matches(key)) {
+                    return Chosen::No(LeftOut::Excluded);
+                }
+                if self.slots.as_ref().is_some_and(|slots| !slots.contains(slot(key))) {
+                    return Chosen::No(LeftOut::Slot);
+                }
+            }
+            None => unknown |= self.looks_at_names(),
         }
-        if self.slots.as_ref().is_some_and(|slots| !slots.contains(slot(head.key))) {
-            return Some(LeftOut::Slot);
+        match &facts.value {
+            Some(value) if !self.value.admits(value) => return Chosen::No(LeftOut::Value),
+            Some(_) => {}
+            None => unknown |= !self.value.is_empty(),
         }
-        None
+        if unknown { Chosen::Unknown } else { Chosen::Yes }
+    }
+
+    /// Whether the name of a key matters.
+    pub fn looks_at_names(&self) -> bool {
+        !self.keys.is_empty() || !self.exclude.is_empty() || self.slots.is_some()
     }
 }
 
@@ -104,6 +154,8 @@ pub struct Filter {
     everything: bool,
     /// Inside a large value that is not wanted.
     skipping: bool,
+    /// When the snapshot was taken, as it says; Unix milliseconds.
+    now: i64,
     counts: LeftOutCounts,
 }
 
@@ -121,14 +173,19 @@ impl Filter {
             return true;
         }
         match event {
-            Event::Entry(entry) => self.check(&entry.head),
+            Event::Entry(entry) => self.check(&entry.head, entry.value.bytes().len() as u64),
             Event::ValueStart(head) => {
-                let admitted = self.check(head);
+                let admitted = self.check(head, u64::MAX);
                 self.skipping = !admitted;
                 admitted
             }
             Event::ValuePart(_) => !self.skipping,
             Event::ValueEnd => !std::mem::take(&mut self.skipping),
+            Event::Aux { name: b"ctime", value } => {
+                let seconds: Option<i64> = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+                self.now = seconds.unwrap_or(0).saturating_mul(1000);
+                true
+            }
             _ => true,
         }
     }
@@ -143,10 +200,14 @@ impl Filter {
         self.counts
     }
 
-    fn check(&mut self, head: &EntryHead<'_>) -> bool {
-        let Some(reason) = self.selection.left_out(head) else { return true };
-        self.counts.add(reason);
-        false
+    fn check(&mut self, head: &EntryHead<'_>, size: u64) -> bool {
+        match self.selection.chosen(&Facts::of_entry(head, size, self.now)) {
+            Chosen::No(reason) => {
+                self.counts.add(reason);
+                false
+            }
+            Chosen::Yes | Chosen::Unknown => true,
+        }
     }
 }
 
@@ -159,16 +220,18 @@ impl LeftOutCounts {
             LeftOut::NoMatch => &mut self.no_match,
             LeftOut::Excluded => &mut self.excluded,
             LeftOut::Slot => &mut self.slot,
+            LeftOut::Value => &mut self.value,
         } += 1;
     }
 
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.database + self.kind + self.no_match + self.excluded + self.slot
+        self.database + self.kind + self.no_match + self.excluded + self.slot + self.value
     }
 }
 
-/// `5 by name, 2 excluded, 7 in other databases, 1 of other types, 3 in other slots`, those that are not zero; `none`.
+/// `5 by name, 2 excluded, 7 in other databases, 1 of other types, 3 in other slots, 1 with other values`,
+/// those that are not zero; `none`.
 impl fmt::Display for LeftOutCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut before = "";
@@ -178,6 +241,7 @@ impl fmt::Display for LeftOutCounts {
             (self.database, "in other databases"),
             (self.kind, "of other types"),
             (self.slot, "in other slots"),
+            (self.value, "with other values"),
         ] {
             if count > 0 {
                 write!(f, "{before}{count} {what}")?;
@@ -191,17 +255,19 @@ impl fmt::Display for LeftOutCounts {
 #[cfg(test)]
 mod tests {
     use keyferry_rdb::{Parser, ValueType};
+    use keyferry_routing::KeyPattern;
 
     use super::*;
 
     #[test]
     fn each_rule_leaves_out_and_is_counted() {
         let mut filter = Filter::new(Selection {
-            keys: vec![KeyPattern::new(b"a*"), KeyPattern::new(b"\xFF*")],
-            exclude: vec![KeyPattern::new(b"*x")],
+            keys: vec![KeyPattern::new(b"a*").into(), KeyName::Prefix(b"\xFF".to_vec())],
+            exclude: vec!["suffix:x".parse().unwrap()],
             databases: vec![0, 2],
             kinds: vec![Kind::String, Kind::Set],
             slots: "0-16382".parse().ok(),
+            value: ValueRule::default(),
         });
         let last_slot = format!("a{{{}}}", keyferry_routing::tag_for_slot(16383)).into_bytes();
         assert_eq!(slot(&last_slot), 16383);
@@ -223,7 +289,7 @@ mod tests {
         assert_eq!(seen, [true, true, false, false, false, false, false]);
         assert_eq!(
             filter.counts(),
-            LeftOutCounts { database: 1, kind: 1, no_match: 1, excluded: 1, slot: 1 }
+            LeftOutCounts { database: 1, kind: 1, no_match: 1, excluded: 1, slot: 1, value: 0 }
         );
         assert_eq!(filter.counts().total(), 5);
         assert_eq!(LeftOutCounts::default().to_string(), "none");

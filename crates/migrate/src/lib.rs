@@ -37,6 +37,7 @@ mod catch_up;
 mod error;
 mod expiry;
 mod fence;
+pub mod filter;
 mod hold;
 mod identity;
 mod intake;

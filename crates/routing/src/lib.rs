@@ -8,6 +8,7 @@
 //! |---|---|
 //! | the slot of a key, a name in the same slot | [`slot`], [`hash_tag`], [`sibling_key`], [`tag_for_slot`] |
 //! | the keys of a command and what it does to them | [`CommandTable::keys`] |
+//! | what a command is about, and the ACL categories that it is in | [`CommandSpec::group`], [`CommandSpec::is_in_category`] |
 //! | to know what is a write, and which writes may be sent again | [`CommandTable::is_write`], [`CommandTable::replay`] |
 //! | to carry a command out in a cluster | [`CommandTable::route`], [`CommandTable::plan_transaction`], [`with_keys_replaced`] |
 //! | the nodes of a cluster, and who serves a slot | [`Topology`], [`Redirect`] |
@@ -34,6 +35,7 @@ mod args;
 mod crc16;
 mod error;
 mod glob;
+mod group;
 mod keys;
 mod meaning;
 mod replay;
@@ -49,6 +51,7 @@ mod transaction;
 pub use args::Arguments;
 pub use error::KeysError;
 pub use glob::KeyPattern;
+pub use group::Group;
 pub use keys::Key;
 pub use replay::Replay;
 pub use route::{Compute, Refusal, Route, with_keys_replaced};

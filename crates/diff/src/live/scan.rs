@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keyferry_client::{Connection, Error as ClientError, Frame};
-use keyferry_files::LeftOutCounts;
+use keyferry_files::{KeyName, LeftOutCounts};
 use keyferry_rdb::{EntryHead, ValueType};
 use keyferry_resp::{ErrorReply, Retry};
 use keyferry_routing::{KeyPattern, SlotSet, slot};
@@ -53,7 +53,7 @@ impl Chooser {
     /// The pattern that all keys match, if there is just one: the server can apply it.
     fn pattern(&self) -> Option<&KeyPattern> {
         match &self.selection.keys[..] {
-            [pattern] => Some(pattern),
+            [KeyName::Glob(pattern)] => Some(pattern),
             _ => None,
         }
     }

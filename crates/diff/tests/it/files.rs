@@ -132,8 +132,8 @@ fn what_is_chosen_is_compared() {
         (names.collect::<Vec<_>>().join(", "), report)
     };
     let (names, report) = chosen(&|selection| {
-        selection.keys.push(KeyPattern::new(b"user:*"));
-        selection.exclude.push(KeyPattern::new(b"*:tmp"));
+        selection.keys.push(KeyPattern::new(b"user:*").into());
+        selection.exclude.push(KeyPattern::new(b"*:tmp").into());
     });
     assert_eq!((names.as_str(), report.source.left_out.total()), ("0 user:1, 0 user:2, 3 user:1", 3));
     assert_eq!(chosen(&|selection| selection.databases.push(3)).0, "3 user:1");
@@ -141,7 +141,7 @@ fn what_is_chosen_is_compared() {
     let slot = keyferry_routing::slot(b"other");
     assert_eq!(chosen(&|selection| selection.slots = slot.to_string().parse().ok()).0, "0 other");
     // Nothing that was asked for is there: that is no proof of anything.
-    let (names, report) = chosen(&|selection| selection.keys.push(KeyPattern::new(b"usr:*")));
+    let (names, report) = chosen(&|selection| selection.keys.push(KeyPattern::new(b"usr:*").into()));
     assert_eq!((names.as_str(), report.verdict()), ("", Verdict::NothingCompared));
     let empty = write(&dir.path().join("empty"), format(), []);
     let (report, _) = diff_sides(Side::file(&empty), Side::file(&empty), |_| {}).unwrap();

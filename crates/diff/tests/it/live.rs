@@ -314,7 +314,8 @@ fn samples_and_selections() {
         20_001 + report.differences.of(DifferenceKind::LackSource)
     );
 
-    let pattern = |text: &str| keyferry_routing::KeyPattern::new(text.as_bytes());
+    let pattern =
+        |text: &str| keyferry_files::KeyName::from(keyferry_routing::KeyPattern::new(text.as_bytes()));
     let chosen = |change: &dyn Fn(&mut LiveDiff)| {
         let (report, differences) = live(&a, &b, |diff| change(diff)).unwrap();
         let names: Vec<_> = told(&differences).into_iter().map(|(_, key, _)| key).collect();

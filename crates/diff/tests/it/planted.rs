@@ -294,7 +294,10 @@ fn compare(source: &ServerBinary, target: &ServerBinary) {
         diff.live_mut().rounds = 1;
         // That takes round trips for each key.
         for equal in ["key:*", "hash:[0-9]*", "list:[0-9]*", "zset:[0-9]*", "set:[0-9]*"] {
-            diff.options_mut().selection.exclude.push(keyferry_routing::KeyPattern::new(equal.as_bytes()));
+            diff.options_mut()
+                .selection
+                .exclude
+                .push(keyferry_routing::KeyPattern::new(equal.as_bytes()).into());
         }
     })
     .unwrap();
@@ -346,7 +349,7 @@ fn functions(a: &Server, b: &Server) {
     }
     assert!(load(a, "other", 1) && load(b, "other", 2) && load(a, "gone", 1) && load(b, "new", 1));
     let only = |options: &mut keyferry_diff::DiffOptions| {
-        options.selection.keys.push(keyferry_routing::KeyPattern::new(b"set:same-on-both"));
+        options.selection.keys.push(keyferry_routing::KeyPattern::new(b"set:same-on-both").into());
     };
     let (report, found) = diff(&a.url(), &b.url(), only).unwrap();
     let expected = [("gone", "lack_target"), ("new", "lack_source"), ("other", "value")];

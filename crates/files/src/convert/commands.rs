@@ -46,6 +46,11 @@ impl CommandFilter {
         if !self.selection.kinds.is_empty() {
             return Err("commands do not tell the type of a key, so they cannot be chosen by type".to_owned());
         }
+        if !self.selection.value.is_empty() {
+            return Err(
+                "commands do not tell what a value is like, so they cannot be chosen by that".to_owned()
+            );
+        }
         let args: Vec<&[u8]> = command.args().collect();
         CommandTable::builtin().keys(args.as_slice(), &mut self.keys).map_err(|error| error.to_string())?;
         let head = |key| EntryHead::new(command.db, key, ValueType::String);

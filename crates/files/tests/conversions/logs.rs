@@ -146,7 +146,7 @@ fn commands_are_chosen_and_moved() {
     let commands = || vec![Output::writer("commands", out.clone(), OutputKind::Commands)];
     let mut options = ConvertOptions::default();
     options.databases.add("1=4".parse().unwrap());
-    options.selection.keys.push(KeyPattern::new(b"*er*"));
+    options.selection.keys.push(KeyPattern::new(b"*er*").into());
     let done = convert(vec![open(&log, 4096)], commands(), options);
     done.result.unwrap();
     // The list "in order" has an "er", too; transactions stay whole.
@@ -160,7 +160,7 @@ fn commands_are_chosen_and_moved() {
     assert_eq!(client.int(&["EXISTS", "string:empty"]).unwrap(), 0);
 
     let mut options = ConvertOptions::default();
-    options.selection.exclude.push(KeyPattern::new(b"counter"));
+    options.selection.exclude.push(KeyPattern::new(b"counter").into());
     let done = convert(vec![open(&log, 4096)], commands(), options);
     done.result.unwrap();
     assert_eq!(done.report.commands_left_out, 2);
@@ -186,7 +186,7 @@ fn commands_that_cannot_be_told_are_refused() {
     };
     let refused = |text: &str, set: &dyn Fn(&mut ConvertOptions)| failure(run(text, set)).1.to_string();
     let moved = |options: &mut ConvertOptions| options.databases.add("1=0".parse().unwrap());
-    let chosen = |options: &mut ConvertOptions| options.selection.keys.push(KeyPattern::new(b"a*"));
+    let chosen = |options: &mut ConvertOptions| options.selection.keys.push(KeyPattern::new(b"a*").into());
     for (text, set, want) in [
         ("SWAPDB 0 1", &moved as &dyn Fn(&mut ConvertOptions), "names databases"),
         ("MOVE a 1", &moved, "names databases"),

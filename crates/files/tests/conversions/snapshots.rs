@@ -216,7 +216,7 @@ fn selections_leave_out() {
     let file = save(&source);
     let dir = tempfile::tempdir().unwrap();
     let mut some = options();
-    some.selection.keys.push(keyferry_routing::KeyPattern::new(b"hash:*"));
+    some.selection.keys.push(keyferry_routing::KeyPattern::new(b"hash:*").into());
     some.selection.databases.push(1);
     let report = converted(&file, snapshot_at(dir.path()), some);
     assert_eq!(report.keys_written + report.left_out, report.keys_read);

@@ -11,6 +11,7 @@ use names::{Names, TOP};
 pub use spec::{Access, Begin, CommandFlags, Find, KeySpec};
 
 use crate::args::{Arguments, at};
+use crate::group::Group;
 use crate::meaning::{KeyRule, Meaning, RouteRule};
 
 /// The commands of Redis up to 8.8 and Valkey up to 9.1. Where the two differ in flags, it has those of both; where they differ
@@ -25,6 +26,7 @@ pub struct CommandSpec {
     valkey_since: Option<Box<str>>,
     arity: i32,
     flags: CommandFlags,
+    pub(crate) group: Group,
     keys: Box<[KeySpec]>,
     /// The argument that is the one key, for commands whose keys are just that and which always do the same to it.
     pub(crate) only_key: Option<u16>,
@@ -51,6 +53,7 @@ impl CommandSpec {
             valkey_since: None,
             arity,
             flags,
+            group: Group::of(&name.to_ascii_lowercase()),
             keys: keys.into(),
             only_key,
             home_key: None,

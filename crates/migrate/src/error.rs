@@ -99,9 +99,8 @@ pub enum Error {
 
     /// The source lost the history that the target was built from, so the stream cannot be continued.
     #[error(
-        "the source no longer holds the writes after {had} (it now offers a full sync of {now}); the target is \
-         behind by an unknown amount: migrate again into an emptied target, and raise repl-backlog-size at the \
-         source to survive longer interruptions"
+        "the source no longer holds the writes after {had} (it now offers a full sync of {now}): everything has to be copied \
+         anew; raise repl-backlog-size at the source to survive longer interruptions"
     )]
     HistoryLost {
         /// Where the migration stood.

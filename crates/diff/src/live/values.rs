@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use keyferry_rdb::dump::Payload;
 use keyferry_rdb::elements::Element;
-use keyferry_rdb::{Error as FormatError, Kind, Limits};
+use keyferry_rdb::{Dialect, Error as FormatError, Kind, Limits};
 
 use super::finding::Fields;
 use crate::difference::DifferenceKind;
@@ -47,7 +47,7 @@ impl Values {
     /// In what ways two payloads differ. Hash fields that expire until then count as gone.
     pub(crate) fn compare(&mut self, source: &[u8], target: &[u8], expired_until: i64) -> Compared {
         let body = |payload: &[u8]| payload.len().saturating_sub(FOOTER);
-        if source[..body(source)] == target[..body(target)] {
+        if source[..body(source)] == target[..body(target)] && dialect(source) == dialect(target) {
             return Compared::default();
         }
         self.digester.set_expired_until(expired_until);
@@ -139,6 +139,12 @@ impl Values {
         });
         read.ok().map(|()| parts)
     }
+}
+
+/// Whose types the first byte of a payload means: some numbers stand for one thing at Redis and for another at Valkey.
+fn dialect(payload: &[u8]) -> Option<Dialect> {
+    let version = payload.last_chunk::<FOOTER>()?.first_chunk::<2>()?;
+    Some(Dialect::of_dump_version(u16::from_le_bytes(*version)))
 }
 
 /// The elements of a value.

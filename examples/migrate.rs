@@ -5,8 +5,8 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Parser, ValueEnum};
 use keyferry_client::Endpoint;
 use keyferry_migrate::{
-    CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Migration, Outcome, Report, RoutingCounts, Stopper,
-    Until,
+    CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Migration, Mirror, Outcome, Report, RoutingCounts,
+    Stopper, Until,
 };
 
 /// Move everything from one Redis-compatible server to another while both stay in service.
@@ -93,6 +93,19 @@ struct Args {
     /// What a restart may cost
     #[arg(long, value_enum, default_value_t = Deliver::ExactlyOnce)]
     delivery: Deliver,
+    /// What is removed from the target when the source had to be read from its beginning again
+    #[arg(long, value_enum, default_value_t = Removal::Owned)]
+    mirror: Removal,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Removal {
+    /// Nothing: what the source deleted meanwhile stays
+    Off,
+    /// What the source no longer has, but for keys that were there before
+    Owned,
+    /// Everything that the source does not have
+    All,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -222,6 +235,11 @@ async fn run(args: Args) -> ExitCode {
         Deadlines::UntilEnd => Expiry::HeldUntilEnd,
         Deadlines::AsItComes => Expiry::AsItComes,
     };
+    options.mirror = match args.mirror {
+        Removal::Off => Mirror::Off,
+        Removal::Owned => Mirror::Owned,
+        Removal::All => Mirror::All,
+    };
     options.until = match args.until {
         When::CaughtUp => {
             Until::CaughtUp { quiet: Duration::from_secs(1), linger: Duration::from_secs(args.linger) }
@@ -279,6 +297,14 @@ fn print_summary(report: &Report) {
     );
     println!("stream   {} commands, {} reconnects", figures.commands_applied, figures.reconnects);
     print_routing(&report.routing);
+    let mirror = &report.mirror;
+    if mirror.resyncs > 0 {
+        println!(
+            "mirror   {} full syncs that were not the first; {} keys removed that the source no longer had, {} kept that were \
+             there before",
+            mirror.resyncs, mirror.removed, mirror.kept
+        );
+    }
     let expiry = &report.expiry;
     let held = expiry.held_in_snapshot + expiry.held_in_stream;
     if held > 0 {

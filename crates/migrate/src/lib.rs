@@ -43,6 +43,7 @@ mod identity;
 mod intake;
 mod journal;
 mod kept;
+mod key_set;
 mod migration;
 mod mover;
 mod options;
@@ -65,8 +66,10 @@ mod target;
 
 pub use error::{Error, Refusal, RefusedAt};
 pub use migration::{Finished, Migration, Stopper};
-pub use options::{CrossSlotPolicy, Delivery, Expiry, Fsync, Options, Until};
+pub use options::{CrossSlotPolicy, Delivery, Expiry, Fsync, Mirror, Options, Until};
 pub use progress::{Figures, LinkFigures, Phase, Progress};
-pub use report::{CrossSlot, Endpoint, ExpiryCounts, LinkPosition, Outcome, Report, RoutingCounts};
+pub use report::{
+    CrossSlot, Endpoint, ExpiryCounts, LinkPosition, MirrorCounts, Outcome, Report, RoutingCounts,
+};
 pub use snapshot_counts::SnapshotCounts;
 pub use source::{Collisions, DatabasePair};

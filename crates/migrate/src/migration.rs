@@ -244,6 +244,7 @@ fn finish(
         id,
         resumed: ends.resumed,
         restarts: ends.restarts,
+        mirror: ends.mirror,
     };
     Finished { report, result }
 }

@@ -73,6 +73,8 @@ pub struct Options {
     pub id: Option<String>,
     /// What a restart may cost. Default: [`Delivery::ExactlyOnce`].
     pub delivery: Delivery,
+    /// What is removed from the target after a full sync that was not the first. Default: [`Mirror::Owned`].
+    pub mirror: Mirror,
 }
 
 /// What a restart, of the program or of the target, may cost.
@@ -84,6 +86,21 @@ pub enum Delivery {
     ExactlyOnce,
     /// Writes may be repeated: counters may be too high then, and lists too long.
     AtLeastOnce,
+}
+
+/// What is removed from the target when the source had to be read from its beginning again, as its backlog no longer held what
+/// was missing: it may have deleted keys meanwhile, of which nothing tells any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mirror {
+    /// Nothing: what the source deleted meanwhile stays.
+    Off,
+    /// What the new snapshot does not have, but for keys that were there before this migration first began. They are known
+    /// from the journal directory; where that was lost, or none was named and the program was started again, nothing is removed.
+    #[default]
+    Owned,
+    /// Everything that the new snapshot does not have.
+    All,
 }
 
 /// When the deadlines of keys, and of fields of hashes, are put at the target as they are.
@@ -151,6 +168,7 @@ impl Default for Options {
             expiry: Expiry::HeldUntilCaughtUp,
             id: None,
             delivery: Delivery::ExactlyOnce,
+            mirror: Mirror::Owned,
         }
     }
 }

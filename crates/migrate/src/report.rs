@@ -49,6 +49,8 @@ pub struct Report {
     pub routing: RoutingCounts,
     /// What became of deadlines that were held until the target had caught up.
     pub expiry: ExpiryCounts,
+    /// What was removed from the target after full syncs that were not the first.
+    pub mirror: MirrorCounts,
     /// What the snapshot held, and what of it could not be carried.
     pub snapshot: SnapshotCounts,
     /// The figures at the end.
@@ -102,6 +104,20 @@ pub struct RoutingCounts {
     /// Keys and commands of slots that the shard which holds them does not own, as some servers leave them behind: no client
     /// of the source can reach them, and they were not carried over.
     pub strays: u64,
+}
+
+/// What became of keys that a new snapshot of the source no longer had.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct MirrorCounts {
+    /// How often a full sync that was not the first had been applied.
+    pub resyncs: u64,
+    /// Keys that were removed.
+    pub removed: u64,
+    /// Names of a few of them.
+    pub samples: Vec<String>,
+    /// Keys that stayed, since they were there before the migration first began.
+    pub kept: u64,
 }
 
 /// Deadlines that were put later at first, and then as they are.
@@ -170,6 +186,7 @@ pub(crate) struct Ends {
     pub(crate) routing: RoutingCounts,
     pub(crate) expiry: ExpiryCounts,
     pub(crate) resumed: bool,
+    pub(crate) mirror: MirrorCounts,
 }
 
 impl Ends {
@@ -205,6 +222,20 @@ impl Ends {
 
     /// Takes over what a target of several nodes counted.
     pub(crate) fn note_target(&mut self, counts: &Counts) {
+        self.mirror = MirrorCounts {
+            resyncs: counts.mirrored,
+            removed: counts.mirror_removed,
+            samples: counts.mirror_samples.clone(),
+            kept: counts.mirror_kept,
+        };
+        if counts.mirror_unknown > 0 {
+            self.notes.push(
+                "the source was read from its beginning again, and nobody knows any more which keys were at the target \
+                 before: keys that the source deleted meanwhile are still there (a named journal, or --mirror all, avoids \
+                 that)"
+                    .to_owned(),
+            );
+        }
         self.routing = RoutingCounts {
             cross_slot: counts
                 .cross_slot

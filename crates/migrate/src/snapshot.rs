@@ -16,6 +16,7 @@ use keyferry_resp::encode::{write_array_header, write_bulk, write_bulk_header, w
 use crate::{
     error::Error,
     hold::Hold,
+    key_set::KeyCollector,
     output::{Output, PieceKind},
     sharded::Databases,
     snapshot_counts::{NAMED_LOSSES, SnapshotCounts},
@@ -64,6 +65,8 @@ struct State {
     divide: bool,
     /// Deadlines are held; with where databases go.
     hold: Option<(Arc<Hold>, Databases)>,
+    /// The keys are noted; with where databases go.
+    record: Option<(KeyCollector, Databases)>,
 }
 
 /// A value that comes in parts.
@@ -121,6 +124,7 @@ impl SnapshotEncoder {
             skipped: 0,
             divide: false,
             hold: None,
+            record: None,
         };
         SnapshotEncoder { parser: Parser::with_limits(limits), state, skip: 0, whole: 0 }
     }
@@ -143,6 +147,16 @@ impl SnapshotEncoder {
         self
     }
 
+    /// Notes all keys from now on.
+    pub(crate) fn record(&mut self, keys: KeyCollector, databases: &Databases) {
+        self.state.record = Some((keys, databases.clone()));
+    }
+
+    /// The keys that were noted.
+    pub(crate) fn take_record(&mut self) -> Option<KeyCollector> {
+        self.state.record.take().map(|(keys, _)| keys)
+    }
+
     /// Room to read the snapshot's next bytes into; say how many by [`SnapshotEncoder::filled`].
     pub(crate) fn space(&mut self, min: usize) -> &mut [u8] {
         self.parser.space(min)
@@ -158,6 +172,9 @@ impl SnapshotEncoder {
             let Some((event, place)) = self.parser.next_event_at()? else {
                 return Ok(if self.parser.is_finished() { Pumped::Finished } else { Pumped::Hungry });
             };
+            if self.state.record.is_some() {
+                self.state.record(&event)?;
+            }
             // The place of a value is where it begins, and no value lies on both sides.
             if place >= self.skip || !self.state.pass_over(&event) {
                 self.state.event(event, out)?;
@@ -293,6 +310,22 @@ impl State {
                 format!("a record of the snapshot ({other:?})"),
                 "this program does not know it",
             )),
+        }
+    }
+
+    fn record(&mut self, event: &Event<'_>) -> Result<(), Error> {
+        let (head, empty) = match event {
+            Event::Entry(entry) => (&entry.head, entry.value.is_empty_container()),
+            Event::ValueStart(head) => (head, false),
+            _ => return Ok(()),
+        };
+        match &mut self.record {
+            Some((keys, databases)) if !empty => match databases.to(head.db) {
+                Ok(db) => keys.add(db, head.key),
+                // It ends the run elsewhere.
+                Err(_) => Ok(()),
+            },
+            _ => Ok(()),
         }
     }
 

@@ -21,6 +21,7 @@ mod item;
 mod lane;
 mod links;
 mod map;
+mod mirror;
 mod msetex;
 mod node;
 mod plan;

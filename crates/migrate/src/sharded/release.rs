@@ -43,6 +43,9 @@ const QUIET: Duration = Duration::from_secs(1);
 /// Keys behind one gate, at most.
 const RUN: usize = 1000;
 
+/// Slots that are waited for at once, where all are: what comes for others goes on.
+const AT_ONCE: u16 = 256;
+
 /// Fields of a hash looked at in one go.
 const FIELDS: &str = "500";
 
@@ -145,6 +148,7 @@ impl Release {
             let noted = hold.take_notes();
             // What was held before has been handed over then, and gates come behind it; what comes later is noted.
             hold.barrier().await;
+            target.served().await?;
             let owners = Owners::of(target);
             let done = match &noted {
                 Noted::Keys(keys) => self.noted(keys, which).await,
@@ -198,8 +202,10 @@ impl Release {
         let (target, hold) = (&*self.target, self.target.hold());
         hold.counts.searches.fetch_add(1, Ordering::Relaxed);
         // What is under way now would be passed by.
-        let gate = target.quiet(0..SLOTS).await.map_err(Missed::Failed)?;
-        target.core().open_gate(gate);
+        for slots in (0..SLOTS).step_by(usize::from(AT_ONCE)) {
+            let gate = target.quiet(slots..(slots + AT_ONCE).min(SLOTS)).await.map_err(Missed::Failed)?;
+            target.core().open_gate(gate);
+        }
         if !self.held_back().is_empty() {
             hold.doubt_notes();
         }

@@ -17,6 +17,7 @@ use super::{
     aside::{Aside, Cause},
     checkpoint::{Checkpoints, Constant, slot_key},
     hand_over::follow,
+    mirror::{Due, First, Foreign, NONE, Rest},
     plan::Plan,
     release::Release,
     state::{LinkState, Stage, field},
@@ -29,8 +30,9 @@ use crate::{
     identity::MigrationId,
     intake::{Intake, Started},
     journal::{Journal, JournalRoot, blocking},
+    key_set::KeyCollector,
     migration::Migration,
-    options::Options,
+    options::{Mirror, Options},
     pipeline::Load,
     prepare::Identity,
     progress::{Meter, Phase},
@@ -106,6 +108,11 @@ pub(crate) async fn run(
     ends.resumed = plan.is_resumed();
     ends.notes.extend(plan.notes.iter().cloned());
     fence.write(&plan.fields, &plan.outdated).await?;
+    let first = match (plan.is_begun(), state.get(field::FOREIGN)) {
+        (false, _) => First::Now,
+        (true, Some(NONE)) => First::WithNothing,
+        (true, _) => First::Before,
+    };
     if plan.is_begun() {
         // Deadlines that a run before has held may be anywhere.
         settings.hold = Arc::new(Hold::new(options.expiry, abilities.deadline_forms(), true));
@@ -144,6 +151,7 @@ pub(crate) async fn run(
     let end = stop.child_token();
     let mut tasks = JoinSet::new();
     let mut watched = Vec::new();
+    let mut begun = Vec::new();
     let names = plan.names.clone();
     let each = links.into_iter().zip(plan.names).zip(plan.applied);
     for (number, ((link, name), applied)) in each.enumerate() {
@@ -175,7 +183,29 @@ pub(crate) async fn run(
             reader: None,
             resume,
             again: false,
+            root: root.clone(),
+            foreign: Foreign::Unknown,
         };
+        begun.push((run, journal, start));
+    }
+    // Before anything is written.
+    if options.mirror == Mirror::Owned {
+        let foreign = tokio::select! {
+            foreign = Foreign::of(&target, root.path(), first) => foreign,
+            () = stop.cancelled() => Ok(Foreign::Unknown),
+        };
+        match foreign {
+            Ok(foreign) => begun.iter_mut().for_each(|(run, ..)| run.foreign = foreign.clone()),
+            Err(error) => {
+                let error = target.core().take_failure().unwrap_or(error);
+                leave(&target, Some(&error), &[]).await;
+                driver.abort();
+                release.abort();
+                return Err(error);
+            }
+        }
+    }
+    for (run, journal, start) in begun {
         tasks.spawn(run.run(journal, start));
     }
 
@@ -238,7 +268,7 @@ pub(crate) async fn run(
             let state = LinkState { epoch: name.epoch, stage: Stage::Snapshot(0) };
             over.push((field::link(&name.name), state.to_string()));
         }
-        if link.again {
+        if link.again && options.mirror == Mirror::Off {
             ends.note(AGAIN);
         }
         ends.counts.add(&link.counts);
@@ -253,6 +283,7 @@ pub(crate) async fn run(
             ends.journal = Some(root.path().display().to_string());
         }
     }
+    let directory = root.path().to_owned();
     if ends.journal.is_some() {
         root.leave();
     }
@@ -274,6 +305,7 @@ pub(crate) async fn run(
     if failed.is_none() && everything_applied && caught_up && !source_was_writing {
         // Done: nobody will go on with it.
         remove_checkpoints(&target, ends).await;
+        Foreign::forget(&directory)?;
     } else {
         leave(&target, failed.as_ref(), &over).await;
     }
@@ -331,6 +363,9 @@ struct LinkRun {
     /// It goes on from here in the stream.
     resume: Option<Position>,
     again: bool,
+    root: JournalRoot,
+    /// What was at the target before, where that matters.
+    foreign: Foreign,
 }
 
 /// How a link ended.
@@ -404,8 +439,21 @@ impl LinkRun {
                     return Err(Error::HistoryLost { had: Box::new(had), now: Box::new(position) });
                 }
                 self.reader = Some(reader);
+                let due = Due::of(self.root.path(), self.number);
+                let mirrors = self.options.mirror != Mirror::Off && (again || due.is_set());
+                if mirrors {
+                    due.set()?;
+                    let keys = KeyCollector::new(self.root.path());
+                    if let Some(encoder) = &mut self.encoder {
+                        encoder.record(keys, self.target.databases());
+                    }
+                }
                 if !self.apply_snapshot(snapshot, skip).await? {
                     return ended(&mut self.intake).await;
+                }
+                if mirrors {
+                    self.remove_rest().await?;
+                    due.clear()?;
                 }
                 let db = self.encoder.as_ref().map_or(0, |encoder| encoder.counts().stream_db);
                 self.target.begin_stream(self.number, position.offset, db).await?;
@@ -444,6 +492,16 @@ impl LinkRun {
                 }
             }
         }
+    }
+
+    /// Removes from the target what the snapshot that has been applied does not have.
+    async fn remove_rest(&mut self) -> Result<(), Error> {
+        let keys = self.encoder.as_mut().and_then(SnapshotEncoder::take_record);
+        let Some(keys) = keys else { return Err(Error::Internal("no record of keys".into())) };
+        let keys = Arc::new(blocking(move || keys.finish()).await?);
+        let slots = self.target.core().owned_by(self.number).cloned();
+        let (policy, foreign) = (self.options.mirror, self.foreign.clone());
+        Rest { policy, keys, foreign, slots }.remove(&self.target).await
     }
 
     /// Applies the snapshot as it comes, and waits until it is done. False when it will never be complete, or when the run

@@ -21,6 +21,8 @@ pub(crate) mod field {
     pub(crate) const OWNER: &str = "owner";
     /// Nobody may take it over any more; the text says why.
     pub(crate) const FENCE: &str = "fence";
+    /// What was at the target before the migration began: `none`, or not told here.
+    pub(crate) const FOREIGN: &str = "foreign";
 
     pub(crate) fn link(name: &str) -> String {
         format!("link:{name}")

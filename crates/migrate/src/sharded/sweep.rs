@@ -132,6 +132,26 @@ pub(super) fn scanned(reply: Option<&Frame>) -> Option<(Bytes, Vec<Bytes>)> {
 }
 
 impl Target {
+    /// Waits until every slot is served by somebody who is known.
+    pub(super) async fn served(&self) -> Result<(), Error> {
+        let since = Instant::now();
+        loop {
+            let gap = {
+                let core = self.core();
+                (0..SLOTS).find(|&slot| core.owner(slot).is_none())
+            };
+            let Some(slot) = gap else { return Ok(()) };
+            if since.elapsed() >= self.retry_window() {
+                return Err(Error::SlotWithoutOwner { slot });
+            }
+            self.core().topology.notify_one();
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+                error = self.failed() => return Err(error),
+            }
+        }
+    }
+
     /// Waits until everything that has been handed over for these slots is done, and holds what comes behind it until
     /// [`Core::open_gate`](super::core::Core::open_gate) is called with the number that this gives.
     pub(super) async fn quiet(&self, slots: impl IntoIterator<Item = u16>) -> Result<u64, Error> {

@@ -12,5 +12,6 @@ mod expiry;
 mod faults;
 mod journal;
 mod live;
+mod mirror;
 mod resume;
 mod support;

@@ -109,6 +109,15 @@ pub(crate) struct Counts {
     pub(crate) strays: u64,
     /// Slots that changed hands at the source.
     pub(crate) slots_moved: u64,
+    /// Full syncs that were not the first, after which the target was compared with the source's keys.
+    pub(crate) mirrored: u64,
+    /// Keys that were removed then.
+    pub(crate) mirror_removed: u64,
+    pub(crate) mirror_samples: Vec<String>,
+    /// Keys that were kept since they had been there before.
+    pub(crate) mirror_kept: u64,
+    /// How often nothing was removed, since nobody knew what had been there before.
+    pub(crate) mirror_unknown: u64,
     /// Transactions of the source that could not be one at the target.
     pub(crate) transactions_divided: u64,
 }

@@ -142,7 +142,10 @@ impl Migration {
             let root = self.journal().await?;
             match prepared {
                 // What it copied in part would stay, also what the source deletes meanwhile.
-                Prepared::Direct(connected) => run(self, *connected, root, ends).await,
+                Prepared::Direct(connected) => {
+                    ends.begun = true;
+                    run(self, *connected, root, ends).await
+                }
                 Prepared::Sharded(sides) => {
                     repeatable = true;
                     sharded::run(self, *sides, root, ends).await

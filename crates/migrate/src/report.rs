@@ -183,6 +183,8 @@ pub(crate) struct Ends {
     pub(crate) journal: Option<String>,
     pub(crate) notes: Vec<String>,
     pub(crate) restarts: u64,
+    /// Something has been asked for, or written, in this attempt.
+    pub(crate) begun: bool,
     pub(crate) routing: RoutingCounts,
     pub(crate) expiry: ExpiryCounts,
     pub(crate) resumed: bool,

@@ -12,6 +12,10 @@ use crate::{
     snapshot_counts::SnapshotCounts,
 };
 
+/// How long a side may be away at the very start, where nothing has been begun: long enough for a restart of it, and short
+/// enough for whoever mistyped an address.
+const START_WINDOW: Duration = Duration::from_secs(10);
+
 /// How often in a row a snapshot may be lost on its way: each costs the source another one.
 const MOST: u32 = 10;
 
@@ -36,12 +40,15 @@ impl Migration {
     /// Runs to the end, with another attempt where the source has to send its snapshot once more, as long as that may go on.
     pub(crate) async fn execute(&self, ends: &mut Ends) -> Result<Outcome, Error> {
         let mut failures: Option<Failures> = None;
+        let longest = self.options.reconnect_window;
+        let mut window = if self.goes_on() { longest } else { START_WINDOW.min(longest) };
         loop {
+            ends.begun = false;
             let Attempt { result, repeatable } = self.attempt(ends).await;
-            let again = |error: &Error| match &failures {
-                None => repeatable && error.is_passing(),
-                // What is not there is away for the same reason, as likely as not.
-                Some(_) => error.is_passing() || error.is_away(),
+            let again = |error: &Error| match (ends.begun, &failures) {
+                (true, None) => repeatable && error.is_passing(),
+                // Nothing is under way, or what is not there is away for the same reason, as likely as not.
+                _ => error.is_passing() || error.is_away(),
             };
             let error = match result {
                 Err(error) if again(&error) && !self.stop.is_cancelled() => error,
@@ -55,8 +62,11 @@ impl Migration {
             if self.meter.figures().snapshot_received > 0 {
                 failed.since = Instant::now();
             }
-            failed.count += 1;
-            if failed.since.elapsed() >= self.options.reconnect_window || failed.count > MOST {
+            if ends.begun {
+                failed.count += 1;
+                window = longest;
+            }
+            if failed.since.elapsed() >= window || failed.count > MOST {
                 return Err(error);
             }
             let delay = failed.backoff.next_delay();
@@ -69,11 +79,19 @@ impl Migration {
         }
     }
 
+    /// True when a run before has left something in the journal's directory.
+    fn goes_on(&self) -> bool {
+        let entries = self.options.journal.as_ref().and_then(|directory| std::fs::read_dir(directory).ok());
+        entries.is_some_and(|mut entries| entries.next().is_some())
+    }
+
     fn begin_anew(&self, error: &Error, delay: Duration, ends: &mut Ends) {
         let line = error.to_line();
-        ends.restarts += 1;
-        if ends.restarts <= NAMED {
-            ends.notes.push(format!("begun anew: {line}"));
+        if ends.begun {
+            ends.restarts += 1;
+            if ends.restarts <= NAMED {
+                ends.notes.push(format!("begun anew: {line}"));
+            }
         }
         ends.counts = SnapshotCounts::default();
         // Nobody asked for it, and nobody goes on with it.

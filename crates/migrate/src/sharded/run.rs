@@ -138,6 +138,9 @@ pub(crate) async fn run(
         }
         target.core().resume(number, (position.offset, position.db), until);
     }
+    ends.begun = true;
+    // Of attempts before.
+    meter.note_trouble(None);
     let mut driver = tokio::spawn(Arc::clone(&target).drive());
     let mut followers = JoinSet::new();
     if let Some((shards, ownership)) = ownership {

@@ -1,11 +1,11 @@
 //! What goes wrong is said, and nothing half-done passes for done.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use keyferry_migrate::{Delivery, Error, Finished, Outcome, Phase, RefusedAt};
+use keyferry_migrate::{Delivery, Error, Finished, Outcome, Phase, RefusedAt, Until};
 use keyferry_testkit::{Certs, Proxy, Script, Server, data};
 
-use crate::support::{Running, any, run, temporary_keys};
+use crate::support::{Running, any, assert_equal, run, temporary_keys};
 
 const ID: &str = "3ad1e7ef023c242514c0b05e48e4ee884551c793";
 
@@ -132,7 +132,8 @@ async fn unreachable_and_forbidden_ends_say_which_side_and_never_the_password() 
     let wrong = format!("redis://:s3cret@{}", locked.addr());
     for (bad, what) in [(&nobody, "nobody listens"), (&wrong, "wrong password")] {
         for (source, target, side) in [(bad, &open.url(), "source"), (&open.url(), bad, "target")] {
-            let (error, text) = failed(run(source, target, |_| {}).await);
+            let window = Duration::from_millis(300);
+            let (error, text) = failed(run(source, target, |o| o.reconnect_window = window).await);
             assert!(text.starts_with(side), "{what}: {text}");
             assert!(!format!("{text} {error:?}").contains("s3cret"), "{what}: {error:?}");
         }
@@ -187,7 +188,8 @@ async fn a_target_that_dies_is_a_failure() {
     let source = any();
     let mut target = any();
     data::tiny_keys(&mut source.client().unwrap(), 1, 1000).unwrap();
-    let mut running = Running::start(&source.url(), &target.url(), |_| {});
+    let window = Duration::from_secs(2);
+    let mut running = Running::start(&source.url(), &target.url(), |o| o.reconnect_window = window);
     running.until_phase(Phase::Following).await;
     target.kill9();
     // Noticed although nothing is being sent.
@@ -372,4 +374,32 @@ async fn a_source_that_hangs_is_noticed() {
     source.pause().unwrap();
     running.until("trouble", |p| p.figures().trouble.is_some()).await;
     source.resume().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_side_that_is_away_at_the_start_is_waited_for() {
+    let (source, target) = (any(), any());
+    data::small(&mut source.client().unwrap(), 9, 2).unwrap();
+    let (to_source, to_target) = (Proxy::start(source.addr()).unwrap(), Proxy::start(target.addr()).unwrap());
+    to_target.refuse(true);
+    let (from, to) = (format!("redis://{}", to_source.addr()), format!("redis://{}", to_target.addr()));
+    let mut running = Running::start(&from, &to, |o| o.until = Until::caught_up());
+    running.until("trouble", |p| p.figures().trouble.is_some_and(|t| t.contains("trying again"))).await;
+    to_source.refuse(true);
+    to_target.refuse(false);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    to_source.refuse(false);
+    let Finished { report, result, .. } = running.end().await;
+    result.unwrap();
+    assert_eq!(report.outcome, Outcome::CaughtUp { source_was_writing: false });
+    // Nothing had been begun.
+    assert_eq!(report.restarts, 0, "{:?}", report.notes);
+    assert_equal(&source, &target, "after waiting for both sides");
+
+    to_target.refuse(true);
+    let begun = Instant::now();
+    let finished = run(&from, &to, |o| o.reconnect_window = Duration::from_secs(1)).await;
+    let (error, text) = failed(finished);
+    assert!(matches!(error, Error::Target(_)), "{text}");
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
 }

@@ -84,6 +84,7 @@ impl Intake {
             begin: Some(begin),
             spool: None,
             position: None,
+            again: false,
             meter,
             disk_window: options.disk_window,
             disk: None,
@@ -153,6 +154,8 @@ struct Worker {
     spool: Option<Spool>,
     /// What the snapshot stands for.
     position: Option<Position>,
+    /// It comes over an earlier one.
+    again: bool,
     meter: Meter,
     disk_window: Duration,
     /// The journal's disk is full.
@@ -300,6 +303,7 @@ impl Worker {
         };
         // Also when it was asked to go on where the target stands.
         let again = !matches!(self.plan, Plan::Full { again: false });
+        self.again = again;
         let journal = self.journal.clone();
         let file = blocking(move || {
             journal.clear()?;
@@ -318,7 +322,7 @@ impl Worker {
     async fn resumed(&mut self, now: Position) -> Result<(), Error> {
         let Some(begin) = self.begin.take() else { return Ok(()) };
         let started = match self.plan.clone() {
-            Plan::Snapshot { position, skip, psync } => {
+            Plan::Snapshot { position, skip, psync, again } => {
                 let journal = self.journal.clone();
                 let Some(file) = blocking(move || journal.open_base()).await? else {
                     return Err(Error::Internal("the snapshot in the journal is no more".into()));
@@ -331,7 +335,7 @@ impl Worker {
                 self.meter.snapshot_complete.store(true, Ordering::Relaxed);
                 let reader = self.stream(&position, &Position { id: now.id, ..psync })?;
                 let snapshot = whole_snapshot(file);
-                Started::Snapshot { position, skip, again: false, snapshot, reader }
+                Started::Snapshot { position, skip, again, snapshot, reader }
             }
             Plan::Stream { from, psync } => {
                 if self.journal.end().is_some_and(|end| end != psync.offset) {
@@ -367,7 +371,8 @@ impl Worker {
             if self.journal.settings().named {
                 let (journal, file, position) =
                     (self.journal.clone(), snapshot.file().clone(), position.clone());
-                blocking(move || journal.complete_base(&file, &position)).await?;
+                let again = self.again;
+                blocking(move || journal.complete_base(&file, &position, again)).await?;
             }
             snapshot.complete().await
         };

@@ -24,8 +24,8 @@ pub(crate) enum Plan {
     /// With a full sync. `again`: the target holds something of an earlier one, and perhaps keys that are no more.
     Full { again: bool },
     /// With the snapshot in the journal, which stands for `position`, from this byte on; the source is asked for what comes
-    /// after `psync`.
-    Snapshot { position: Position, skip: u64, psync: Position },
+    /// after `psync`. `again`: it came over an earlier one.
+    Snapshot { position: Position, skip: u64, psync: Position, again: bool },
     /// With the stream after `from`, which is in the journal up to `psync`; what comes after that is asked for.
     Stream { from: Position, psync: Position },
 }
@@ -63,7 +63,7 @@ impl Plan {
             Some(run) if run.start.offset == base.offset && run.ids.contains(&base.id) => run.end.clone(),
             Some(_) => return Plan::Full { again },
         };
-        Plan::Snapshot { position: base.clone(), skip, psync }
+        Plan::Snapshot { position: base.clone(), skip, psync, again: kept.again }
     }
 
     /// Where the source is asked to go on, if it is.
@@ -90,13 +90,14 @@ mod tests {
     fn kept(base: Option<u64>, run: Option<(u64, u64)>) -> Kept {
         let ids = vec![A.parse().unwrap()];
         let run = run.map(|(start, end)| Run { start: at(A, start), end: at(A, end), ids });
-        Kept { base: base.map(|offset| at(A, offset)), run, notes: Vec::new() }
+        Kept { base: base.map(|offset| at(A, offset)), again: false, run, notes: Vec::new() }
     }
 
     #[test]
     fn a_snapshot_is_gone_on_with_when_it_is_there_with_all_that_followed() {
         let begun = |offset| Applied::Snapshot { position: at(A, offset), bytes: 77 };
-        let go_on = |skip, end| Plan::Snapshot { position: at(A, 100), skip, psync: at(A, end) };
+        let go_on =
+            |skip, end| Plan::Snapshot { position: at(A, 100), skip, psync: at(A, end), again: false };
         for (kept, applied, plan) in [
             (kept(Some(100), Some((100, 500))), begun(100), go_on(77, 500)),
             (kept(Some(100), None), begun(100), go_on(77, 100)),
@@ -114,6 +115,10 @@ mod tests {
         ] {
             assert_eq!(Plan::of(&kept, &applied), plan, "{kept:?} {applied:?}");
         }
+        let over = Kept { again: true, ..kept(Some(100), None) };
+        let psync = at(A, 100);
+        let plan = Plan::Snapshot { position: at(A, 100), skip: 0, psync, again: true };
+        assert_eq!(Plan::of(&over, &Applied::Begun), plan);
         let other = Applied::Snapshot { position: at(B, 100), bytes: 5 };
         assert_eq!(Plan::of(&kept(Some(100), None), &other), Plan::Full { again: true });
     }

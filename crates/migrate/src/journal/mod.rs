@@ -119,6 +119,8 @@ struct Base {
     bytes: u64,
     /// The target holds it.
     applied: bool,
+    /// It came over an earlier one.
+    again: bool,
 }
 
 #[derive(Debug)]
@@ -141,6 +143,8 @@ struct Segment {
 pub(crate) struct Kept {
     /// A whole snapshot that has not been applied as a whole: what it stands for.
     pub(crate) base: Option<Position>,
+    /// That snapshot came over an earlier one, of which the target may hold keys that are no more.
+    pub(crate) again: bool,
     /// The stream that is there without a gap.
     pub(crate) run: Option<Run>,
     /// What a person should know.
@@ -221,8 +225,13 @@ impl Journal {
         self.create(&format!("temp-{NAME}.base.rdb"))
     }
 
-    /// The snapshot, which stands for `position`, is in `file` as a whole.
-    pub(crate) fn complete_base(&self, file: &JournalFile, position: &Position) -> Result<(), Error> {
+    /// The snapshot, which stands for `position`, is in `file` as a whole. `again`: it came over an earlier one.
+    pub(crate) fn complete_base(
+        &self,
+        file: &JournalFile,
+        position: &Position,
+        again: bool,
+    ) -> Result<(), Error> {
         let seq = self.catalog().last_base + 1;
         let base = Base {
             name: format!("{NAME}.{seq}.base.rdb"),
@@ -230,6 +239,7 @@ impl Journal {
             position: position.clone(),
             bytes: file.len(),
             applied: false,
+            again,
         };
         file.trim()?;
         if self.settings().syncs() {
@@ -284,6 +294,7 @@ impl Journal {
             replication_id: base.position.id.to_string(),
             offset: base.position.offset,
             applied: base.applied,
+            again: base.again,
         };
         let link = sidecar::Link { format: sidecar::FORMAT, base: Some(base) };
         sidecar::write(&self.0.root.join(LINK), &link, self.settings().syncs())
@@ -551,6 +562,7 @@ impl Journal {
                     position,
                     bytes: base.bytes,
                     applied: base.applied,
+                    again: base.again,
                 })
             }
             _ => {
@@ -643,7 +655,8 @@ impl Journal {
             ),
         });
         let base = catalog.base.as_ref().filter(|base| !base.applied);
-        Kept { base: base.map(|base| base.position.clone()), run, notes }
+        let again = base.is_some_and(|base| base.again);
+        Kept { base: base.map(|base| base.position.clone()), again, run, notes }
     }
 }
 

@@ -43,6 +43,9 @@ pub(crate) struct Base {
     /// The target holds it, and the stream has begun: kept, but nothing to go on with.
     #[serde(default)]
     pub(crate) applied: bool,
+    /// It came over an earlier one, of which the target may hold keys that are no more.
+    #[serde(default)]
+    pub(crate) again: bool,
 }
 
 /// Reads a file; `None` where there is none.

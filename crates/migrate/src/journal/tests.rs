@@ -392,11 +392,11 @@ fn a_snapshot_is_named_when_it_is_whole_and_no_more_when_it_has_been_applied() {
         assert_eq!(kept, Kept::default());
         let mut file = journal.begin_base().unwrap();
         file.append(&[Bytes::from_static(b"all of a snapshot")]).unwrap();
-        journal.complete_base(&file, &position).unwrap();
+        journal.complete_base(&file, &position, keep).unwrap();
         let mut load = Load::new(1);
         write(&journal, &mut load, 2, 2);
         let (journal, kept) = Journal::open(dir.path(), settings()).unwrap();
-        assert_eq!(kept.base, Some(position.clone()));
+        assert_eq!((kept.base, kept.again), (Some(position.clone()), keep));
         assert_eq!(kept.run.unwrap().start.offset, 5000);
         assert_eq!(journal.open_base().unwrap().unwrap().len(), 17);
         journal.snapshot_applied().unwrap();
@@ -407,7 +407,7 @@ fn a_snapshot_is_named_when_it_is_whole_and_no_more_when_it_has_been_applied() {
         journal.clear().unwrap();
         let mut file = journal.begin_base().unwrap();
         file.append(&[Bytes::from_static(b"another")]).unwrap();
-        journal.complete_base(&file, &position).unwrap();
+        journal.complete_base(&file, &position, false).unwrap();
         let (journal, kept) = Journal::open(dir.path(), settings()).unwrap();
         assert_eq!((kept.base, kept.run), (Some(position), None));
         // One whose size is another is none.
@@ -473,7 +473,7 @@ fn loads_on(binary: &ServerBinary) {
     let mut load = Load::new(99);
     let mut file = journal.begin_base().unwrap();
     file.append(&[fs::read(source.dir().join("dump.rdb")).unwrap().into()]).unwrap();
-    journal.complete_base(&file, &load.position()).unwrap();
+    journal.complete_base(&file, &load.position(), false).unwrap();
     write(&journal, &mut load, 3, 20);
     let paths = segment_paths(dir.path());
     let last = fs::read(&paths[2]).unwrap();

@@ -6,7 +6,7 @@ use clap::{Parser, ValueEnum};
 use keyferry_client::Endpoint;
 use keyferry_migrate::{
     CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Migration, Mirror, Outcome, Report, RoutingCounts,
-    Stopper, Until,
+    Stopper, Until, metrics::MetricsServer, precheck::Plan,
 };
 
 /// Move everything from one Redis-compatible server to another while both stay in service.
@@ -49,7 +49,7 @@ struct Args {
     fsync: WriteThrough,
 
     /// Write a report here when it ends, also when it fails
-    #[arg(long, value_name = "FILE.json")]
+    #[arg(long, value_name = "FILE.json|FILE.md")]
     report: Option<PathBuf>,
 
     /// Values larger than this many bytes are built in parts
@@ -80,6 +80,15 @@ struct Args {
     #[arg(long, value_enum, default_value_t = CrossSlot::CarryOut)]
     cross_slot: CrossSlot,
 
+    /// Serve metrics for Prometheus and probes here: /metrics, /healthz, /readyz
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<std::net::SocketAddr>,
+
+    #[command(flatten)]
+    precheck: keyferry_examples::PrecheckArgs,
+
+    #[command(flatten)]
+    log: keyferry_examples::LogArgs,
     /// When keys at the target get their exact deadlines; before that they are put centuries later, and die when the source
     /// says so
     #[arg(long, value_enum, default_value_t = Deadlines::UntilCaughtUp)]
@@ -171,6 +180,7 @@ Examples:
   migrate --source redis://old:6379 --target 'rediss://mover@new:6380?password-env=NEW_PW' --until caught-up
   migrate --source redis://old:6379 --target redis://new:6379 --journal /var/tmp/journal --report move.json
   migrate --source redis://old:6379 --target redis+cluster://new1:6379,new2:6379 --db-map 1=0
+  migrate --source redis://old:6379 --target redis://new:6379 --precheck
   migrate --source redis+sentinel://s1,s2,s3/mymaster --target redis://new:6379 --until caught-up
 
 Passwords: in the URL, or by its options password-env=VARIABLE and password-file=FILE.
@@ -185,21 +195,30 @@ enum When {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let (words, plan) = match keyferry_examples::expand(std::env::args().collect()) {
+        Ok(expanded) => expanded,
+        Err(wrong) => {
+            eprintln!("migrate: {wrong}");
+            return ExitCode::from(2);
+        }
+    };
+    let args = Args::parse_from(words);
+    args.log.start();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return fail(&format!("cannot start: {e}")),
     };
-    runtime.block_on(run(args))
+    runtime.block_on(run(args, plan))
 }
 
-async fn run(args: Args) -> ExitCode {
+async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
     let parse =
         |side: &str, url: &str| url.parse::<Endpoint>().map_err(|e| eprintln!("migrate: --{side}: {e}"));
     let (Ok(source), Ok(target)) = (parse("source", &args.source), parse("target", &args.target)) else {
         return ExitCode::from(2);
     };
     // Opened before anything is done: afterwards it would be too late to say that it cannot be written.
+    let report_path = args.report.clone().unwrap_or_default();
     let report_file = match args.report.as_ref().map(std::fs::File::create).transpose() {
         Ok(file) => file,
         Err(e) => return fail(&format!("report {}: {e}", args.report.unwrap_or_default().display())),
@@ -246,12 +265,38 @@ async fn run(args: Args) -> ExitCode {
         }
         When::Forever => Until::Forever,
     };
+    options.look_first = !args.precheck.no_precheck;
+    options.ignore = args.precheck.ignore.iter().copied().collect();
+    if args.precheck.precheck {
+        let (report, code) = keyferry_examples::precheck(&migration, &args.precheck).await;
+        return match report_file.map_or(Ok(()), |file| serde_json::to_writer_pretty(file, &report)) {
+            Ok(()) => code,
+            Err(e) => fail(&format!("the report could not be written: {e}")),
+        };
+    }
+    if let Some(plan) = plan {
+        let changes = plan.changes(&migration).await;
+        if !changes.is_empty() {
+            return fail(&format!(
+                "the plan does not hold any more; nothing was written: {}",
+                changes.join("; ")
+            ));
+        }
+    }
+    if let Some(address) = args.metrics {
+        match MetricsServer::bind(address, &migration).await {
+            // It ends with the runtime.
+            Ok(server) => drop(tokio::spawn(server.serve())),
+            Err(e) => return fail(&format!("metrics: {address}: {e}")),
+        }
+    }
     let view = tokio::spawn(keyferry_examples::show_progress(migration.progress()));
     tokio::spawn(stop_on_signal(migration.stopper()));
     let Finished { report, result, .. } = migration.run().await;
     view.abort();
     print_summary(&report);
-    let written = report_file.map_or(Ok(()), |file| serde_json::to_writer_pretty(file, &report));
+    let written =
+        report_file.map_or(Ok(()), |file| keyferry_examples::write_report(&report, &report_path, file));
     if let Err(e) = written {
         eprintln!("migrate: the report could not be written: {e}");
     }
@@ -334,6 +379,7 @@ fn print_summary(report: &Report) {
     if let Some(journal) = &report.journal {
         println!("journal  {journal} holds what was not applied; the same command goes on with it");
     }
+    report.precheck.iter().for_each(keyferry_examples::print_warnings);
     for note in &report.notes {
         println!("note     {note}");
     }

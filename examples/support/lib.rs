@@ -2,11 +2,19 @@
 
 mod diff_bar;
 mod file_progress;
+mod log;
+mod plan;
+mod precheck;
+mod report_file;
 mod selection;
 mod ticker;
 
 pub use diff_bar::DiffBar;
 pub use file_progress::FileProgress;
+pub use log::LogArgs;
+pub use plan::{expand, planned};
+pub use precheck::{PrecheckArgs, precheck, print_warnings};
+pub use report_file::write_report;
 pub use selection::SelectionArgs;
 
 use std::{

@@ -365,6 +365,16 @@ pub enum Error {
         given: String,
     },
 
+    /// The look at both sides before the run found what would end badly; see [`precheck`](crate::precheck).
+    #[error(
+        "precheck: {}; nothing was written; what is named first can be ignored (--ignore ITEM)",
+        failures.join("; ")
+    )]
+    Precheck {
+        /// One line an item, its name first.
+        failures: Vec<String>,
+    },
+
     /// A part of the program ended without a result; this is a defect of the program.
     #[error("internal: {0}")]
     Internal(String),
@@ -385,6 +395,30 @@ impl Error {
     pub(crate) fn is_disk_full(&self) -> bool {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
         matches!(self, Error::Journal { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
+    /// A short stable word for counting: whose matter it is.
+    #[must_use]
+    pub fn class(&self) -> &'static str {
+        match self {
+            Error::Source(_) | Error::SourceConnection(_) => "source",
+            Error::Target(_) | Error::TargetProtocol { .. } | Error::TargetSilent { .. } => "target",
+            Error::Refused(_) => "refused",
+            Error::Snapshot(_) => "snapshot",
+            Error::Unsupported { .. } | Error::NoRoute { .. } | Error::Collisions(_) => "unsupported",
+            Error::HistoryLost { .. } => "history_lost",
+            Error::Journal { .. }
+            | Error::JournalInUse { .. }
+            | Error::JournalLocked { .. }
+            | Error::JournalOfAnother { .. }
+            | Error::JournalFormat { .. }
+            | Error::JournalManifest { .. }
+            | Error::JournalDamaged { .. } => "journal",
+            Error::Precheck { .. } => "precheck",
+            Error::Internal(_) => "internal",
+            // The ends are not as they have to be.
+            _ => "ends",
+        }
     }
 
     /// The error and everything that caused it, in one line for a person.

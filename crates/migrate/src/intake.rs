@@ -278,6 +278,7 @@ impl Worker {
             }
             Event::Lost { error, .. } => {
                 self.meter.reconnects.fetch_add(1, Ordering::Relaxed);
+                self.meter.count_error("source_link");
                 self.meter.note_trouble(Some(Error::Source(error).to_line()));
             }
             Event::Resumed { position } => {

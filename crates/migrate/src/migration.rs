@@ -10,9 +10,9 @@ use crate::{
     fence::Fence,
     identity::MigrationId,
     journal::{Identity, JournalRoot, blocking},
-    mover,
+    log, mover,
     options::{Delivery, Options},
-    prepare,
+    precheck, prepare,
     progress::{Meter, Phase, Progress},
     report::{self, Ends, Outcome, Report},
     restart::Attempt,
@@ -102,7 +102,15 @@ impl Migration {
 
     async fn run_here(self) -> Finished {
         let mut ends = Ends::default();
-        let result = self.execute(&mut ends).await;
+        let looked = tokio::select! {
+            looked = precheck::before(&self, &mut ends) => looked,
+            // It ends at the first thing that it does.
+            () = self.stop.cancelled() => Ok(()),
+        };
+        let result = match looked {
+            Ok(()) => self.execute(&mut ends).await,
+            Err(error) => Err(error),
+        };
         finish(self.endpoints(), &self.meter, ends, result)
     }
 
@@ -225,10 +233,14 @@ fn finish(
     result: Result<Outcome, Error>,
 ) -> Finished {
     meter.enter(Phase::Ended);
+    log::ended(meter, &result);
     let figures = meter.figures();
     let (outcome, result) = match result {
         Ok(outcome) => (outcome, Ok(())),
-        Err(error) => (Outcome::Failed { error: error.to_line() }, Err(error)),
+        Err(error) => {
+            meter.count_error(error.class());
+            (Outcome::Failed { error: error.to_line() }, Err(error))
+        }
     };
     let position = meter.history().filter(|_| figures.applied_offset > 0);
     let report = Report {
@@ -248,6 +260,7 @@ fn finish(
         resumed: ends.resumed,
         restarts: ends.restarts,
         mirror: ends.mirror,
+        precheck: ends.precheck,
     };
     Finished { report, result }
 }

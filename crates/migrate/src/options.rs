@@ -1,10 +1,14 @@
 //! How a migration behaves, and when it is done.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use keyferry_replication::{AckPolicy, LinkOptions};
 
-use crate::{intake::IntakeOptions, journal::Settings};
+use crate::{intake::IntakeOptions, journal::Settings, precheck};
 
 /// When a migration is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +69,11 @@ pub struct Options {
     pub prefer_replicas: bool,
     /// What happens to commands whose keys are in several slots of a cluster. Default: they are carried out.
     pub cross_slot: CrossSlotPolicy,
+    /// Look at both sides before a run, which takes some connections and tenths of a second. Default: yes. Without it the
+    /// report has no [`precheck`](crate::Report::precheck).
+    pub look_first: bool,
+    /// Items whose failing does not keep a run from beginning; the report names them. Default: none.
+    pub ignore: BTreeSet<precheck::Item>,
     /// When the deadlines of keys and of fields are put as they are. Default: when the target has caught up. Not heeded where
     /// bytes are forwarded without being looked into.
     pub expiry: Expiry,
@@ -169,6 +178,8 @@ impl Default for Options {
             id: None,
             delivery: Delivery::ExactlyOnce,
             mirror: Mirror::Owned,
+            look_first: true,
+            ignore: BTreeSet::new(),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! What a migration has done so far, readable while it runs.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -34,7 +35,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    const ALL: [Phase; 6] = [
+    pub(crate) const ALL: [Phase; 6] = [
         Phase::Connecting,
         Phase::Preparing,
         Phase::Snapshot,
@@ -123,6 +124,12 @@ pub(crate) struct Counters {
     pub(crate) in_flight: AtomicU64,
     /// When a command last came, in milliseconds after the start.
     last_write: AtomicU64,
+    /// What its link leads to, where there are several.
+    name: OnceLock<String>,
+    /// How many errors there were of each class.
+    errors: Mutex<BTreeMap<String, u64>>,
+    /// How many items of the precheck have which verdict.
+    precheck: Mutex<Vec<(&'static str, usize)>>,
     /// The links to the source, where it has several: each counts for itself, and these counters hold what is common.
     links: Mutex<Vec<(String, Meter)>>,
 }
@@ -224,6 +231,9 @@ impl Default for Meter {
             bytes_sent: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
+            name: OnceLock::new(),
+            errors: Mutex::new(BTreeMap::new()),
+            precheck: Mutex::new(Vec::new()),
             links: Mutex::new(Vec::new()),
         }))
     }
@@ -241,7 +251,38 @@ impl Meter {
     /// Adds one of several links to the source, under a name for people. What it counts is part of these figures from then
     /// on; the offsets, the phase and the trouble of the source are the links' own then.
     pub(crate) fn add_link(&self, name: String, link: Meter) {
+        // Who was named before keeps that name.
+        link.name.get_or_init(|| name.clone());
         self.links.lock().unwrap_or_else(PoisonError::into_inner).push((name, link));
+    }
+
+    /// Counts an error that does not end the run, or does: the code of a reply, or whose it was.
+    pub(crate) fn count_error(&self, class: &str) {
+        /// Classes that are told apart, and how long their names may be: they may be a server's words.
+        const MOST: usize = 64;
+        const LONGEST: usize = 40;
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = !errors.contains_key(class);
+        let class = if is_new && (errors.len() >= MOST || class.len() > LONGEST) { "other" } else { class };
+        *errors.entry(class.to_owned()).or_default() += 1;
+    }
+
+    /// How many errors there were of each class, those of the links among them.
+    pub(crate) fn errors(&self) -> Vec<(String, u64)> {
+        let of = |meter: &Meter| meter.errors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut errors = of(self);
+        for (class, count) in self.links().iter().flat_map(|(_, link)| of(link)) {
+            *errors.entry(class).or_default() += count;
+        }
+        errors.into_iter().collect()
+    }
+
+    pub(crate) fn set_precheck(&self, counts: Vec<(&'static str, usize)>) {
+        *self.precheck.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+    }
+
+    pub(crate) fn precheck(&self) -> Vec<(&'static str, usize)> {
+        self.precheck.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn figures(&self) -> Figures {
@@ -421,7 +462,16 @@ impl Meter {
 
     /// The link to the source was lost, or made anew.
     pub(crate) fn note_trouble(&self, trouble: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        let mut current = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if *current == trouble {
+            return;
+        }
+        let (link, offset) = (self.name.get(), self.applied_offset.load(Ordering::Relaxed));
+        match &trouble {
+            Some(reason) => tracing::warn!(link, offset, reason, "being tried again"),
+            None => tracing::info!(link, offset, "going on"),
+        }
+        *current = trouble;
     }
 
     /// A command has come from the source.
@@ -436,7 +486,10 @@ impl Meter {
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Relaxed);
+        if self.phase.swap(phase as u8, Ordering::Relaxed) != phase as u8 {
+            let offset = self.applied_offset.load(Ordering::Relaxed);
+            tracing::info!(link = self.name.get(), phase = phase.name(), offset, "phase");
+        }
         let mut began = self.began.lock().unwrap_or_else(PoisonError::into_inner);
         began[phase as usize].get_or_insert_with(|| self.started.elapsed());
     }

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{hold::Hold, progress::Figures, sharded::Counts, snapshot_counts::SnapshotCounts};
+use crate::{hold::Hold, precheck, progress::Figures, sharded::Counts, snapshot_counts::SnapshotCounts};
 
 /// How a migration ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -71,6 +71,8 @@ pub struct Report {
     pub id: String,
     /// True when it went on where a run before had come to.
     pub resumed: bool,
+    /// What was found before it began, and what of it was ignored; none where nobody looked.
+    pub precheck: Option<precheck::Report>,
 }
 
 /// What happened on the way to a target of several nodes.
@@ -189,6 +191,7 @@ pub(crate) struct Ends {
     pub(crate) expiry: ExpiryCounts,
     pub(crate) resumed: bool,
     pub(crate) mirror: MirrorCounts,
+    pub(crate) precheck: Option<precheck::Report>,
 }
 
 impl Ends {

@@ -602,6 +602,7 @@ impl State {
                     self.counts.empty_containers_dropped += 1;
                 }
                 _ => {
+                    crate::log::lost(key, &loss);
                     *self.counts.losses.entry(loss.name()).or_default() += 1;
                     if self.counts.named_losses.len() < NAMED_LOSSES {
                         let line = format!("key \"{}\": {loss}", key.escape_ascii());

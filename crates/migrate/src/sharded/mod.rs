@@ -146,6 +146,7 @@ impl Target {
         let mut core = Core::new(rules, Arc::clone(&checkpoints), meters);
         core.set_shards(shards);
         core.set_lease(Arc::clone(&fence.lease));
+        core.counts.live = settings.meter.clone();
         Arc::new(Target {
             core: Mutex::new(core),
             map: settings.map,
@@ -271,6 +272,7 @@ impl Target {
     /// Something that passes, shown to whoever watches.
     pub(crate) fn note_trouble(&self, error: &keyferry_client::Error) {
         self.in_trouble.store(true, Ordering::Relaxed);
+        self.meter.count_error("target_connection");
         self.meter.note_trouble(Some(format!("target: {error}")));
     }
 

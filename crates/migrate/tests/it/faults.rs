@@ -43,6 +43,7 @@ fn scripted_source(snapshot: &[u8]) -> Script {
 /// As the script expects it: without a question more than is needed.
 fn directly(options: &mut keyferry_migrate::Options) {
     options.delivery = Delivery::AtLeastOnce;
+    options.look_first = false;
 }
 
 /// A real snapshot of a real server.
@@ -95,7 +96,7 @@ async fn a_full_target_stops_the_run() {
     let target =
         Server::builder(keyferry_testkit::any().unwrap()).config("maxmemory", "4mb").start().unwrap();
     data::tiny_keys(&mut source.client().unwrap(), 1, 100_000).unwrap();
-    let (error, text) = failed(run(&source.url(), &target.url(), |_| {}).await);
+    let (error, text) = failed(run(&source.url(), &target.url(), |o| o.look_first = false).await);
     assert!(matches!(&error, Error::Refused(r) if r.origin == RefusedAt::Snapshot), "{error}");
     assert!(text.contains("OOM") && text.contains(" k0") && text.contains("maxmemory"), "{text}");
 }

@@ -85,10 +85,12 @@ pub(crate) struct Core {
 }
 
 /// What happened on the way, for the report.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
     /// Commands that were sent to another node than expected first, by the error's code.
     pub(crate) retried: BTreeMap<String, u64>,
+    /// Where the same is seen while it runs.
+    pub(crate) live: Meter,
     /// Items sent again without knowing whether they had been executed.
     pub(crate) replayed: u64,
     /// Items found to have been executed after all.
@@ -543,6 +545,7 @@ impl Core {
 impl Counts {
     pub(crate) fn note_retry(&mut self, error: &ErrorReply) {
         *self.retried.entry(error.code().to_owned()).or_default() += 1;
+        self.live.count_error(error.code());
     }
 
     /// A command with keys in several slots has been carried out in this way.

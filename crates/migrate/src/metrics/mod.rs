@@ -1,0 +1,170 @@
+//! Figures for Prometheus, and probes for whoever keeps the program running.
+//!
+//! A [`MetricsServer`] answers `GET` on three paths:
+//!
+//! | path | answer |
+//! | --- | --- |
+//! | `/metrics` | the figures, in the text format of Prometheus; [`ALL`] names them |
+//! | `/healthz` | 200 while the program works, also while it tries something again: starting it anew would change nothing |
+//! | `/readyz` | 200 while the target is caught up with, and nothing is being tried again; else 503 with the phase or the trouble |
+//!
+//! The page holds no keys, no values and no passwords; of addresses those of the shards. There is no encryption and no
+//! password: bind it to loopback, or to a network that may see it.
+//!
+//! ```no_run
+//! use keyferry_migrate::{Migration, metrics::MetricsServer};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let migration = Migration::new("redis://old.example:6379".parse()?, "redis://new.example:6379".parse()?);
+//! let server = MetricsServer::bind("127.0.0.1:9121".parse()?, &migration).await?;
+//! let serving = tokio::spawn(server.serve());
+//! let finished = migration.run().await;
+//! serving.abort();
+//! # Ok(())
+//! # }
+//! ```
+
+mod lag;
+mod names;
+mod page;
+mod server;
+mod target;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use keyferry_client::Endpoint;
+use tokio::net::TcpListener;
+
+pub use self::names::{ALL, Kind, Metric};
+use self::{lag::LagClock, page::Content, server::Answer};
+use crate::{
+    migration::Migration,
+    progress::{Figures, Phase, Progress},
+};
+
+/// How often the offsets are looked at; the lag in seconds is right to this.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What makes the page, and what serves it.
+#[derive(Debug)]
+pub struct MetricsServer {
+    listener: TcpListener,
+    address: SocketAddr,
+    state: Arc<State>,
+    target: Endpoint,
+}
+
+#[derive(Debug)]
+struct State {
+    progress: Progress,
+    clocks: Mutex<Vec<LagClock>>,
+    targets: target::Shared,
+}
+
+impl MetricsServer {
+    /// Listens at this address; port 0 takes a free one. Nobody is answered before [`MetricsServer::serve`].
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub async fn bind(address: SocketAddr, migration: &Migration) -> io::Result<Self> {
+        let listener = server::bind(address).await?;
+        let state = State {
+            progress: migration.progress(),
+            clocks: Mutex::default(),
+            targets: target::Shared::default(),
+        };
+        let address = listener.local_addr()?;
+        Ok(MetricsServer { listener, address, state: Arc::new(state), target: migration.target.clone() })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until the future is dropped. It needs a tokio runtime; the primaries of the target are asked for `INFO` every
+    /// five seconds meanwhile.
+    pub async fn serve(self) {
+        let MetricsServer { listener, state, target, .. } = self;
+        let (looking, watching) = (Arc::clone(&state), Arc::clone(&state.targets));
+        let look = async move {
+            loop {
+                looking.look(Instant::now());
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = look => {}
+            () = target::watch(target, watching) => {}
+            () = server::serve(listener, move |path| state.answer(path)) => {}
+        }
+    }
+}
+
+impl State {
+    /// Looks at the offsets.
+    fn look(&self, now: Instant) {
+        let figures = self.progress.figures();
+        let links = links(&figures);
+        let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        clocks.resize(links.len(), LagClock::default());
+        for (clock, link) in clocks.iter_mut().zip(links).filter(|(_, link)| link.lag_bytes.is_some()) {
+            let source = link.source_offset.unwrap_or(0).max(link.received_offset);
+            clock.note(now, source, link.applied_offset);
+        }
+    }
+
+    fn answer(&self, path: &str) -> Answer {
+        match path {
+            "/metrics" => {
+                Answer { status: 200, kind: "text/plain; version=0.0.4; charset=utf-8", body: self.page() }
+            }
+            "/healthz" => Answer::text(200, "ok\n"),
+            "/readyz" => match not_ready(&self.progress.figures()) {
+                None => Answer::text(200, "caught up\n"),
+                Some(why) => Answer::text(503, format!("{why}\n")),
+            },
+            "/" => Answer::text(200, "/metrics /healthz /readyz\n"),
+            _ => Answer::text(404, "there are /metrics, /healthz and /readyz\n"),
+        }
+    }
+
+    fn page(&self) -> String {
+        let now = Instant::now();
+        self.look(now);
+        let figures = self.progress.figures();
+        let clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lag = |(link, clock): (&Figures, &LagClock)| link.lag_bytes.map(|_| clock.lag(now).as_secs_f64());
+        let lags = links(&figures).into_iter().zip(&clocks).map(lag).collect();
+        let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (errors, precheck) = (self.progress.0.errors(), self.progress.0.precheck());
+        page::page(&Content { figures, lags, errors, precheck, targets })
+    }
+}
+
+/// The figures of each link: those of all where there is but one.
+fn links(figures: &Figures) -> Vec<&Figures> {
+    if figures.links.is_empty() {
+        vec![figures]
+    } else {
+        figures.links.iter().map(|link| &link.figures).collect()
+    }
+}
+
+/// Why the target cannot be taken for a copy of the source.
+fn not_ready(figures: &Figures) -> Option<String> {
+    match (&figures.trouble, figures.phase) {
+        // What the trouble is may name what only its operator should see.
+        (Some(_), phase) => {
+            Some(format!("{}, and something is being tried again: see the log", phase.name()))
+        }
+        (None, Phase::Following) => None,
+        (None, phase) => Some(phase.name().to_owned()),
+    }
+}

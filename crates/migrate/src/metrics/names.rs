@@ -1,0 +1,112 @@
+//! The metrics there are. Names, labels and meanings stay as they are; new ones may be added.
+
+/// What may be done with a figure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// It only grows, until the program starts again.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+impl Kind {
+    /// The word of the text format.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        }
+    }
+}
+
+/// One metric: what it is called, and what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Counter or gauge.
+    pub kind: Kind,
+    /// Its label, if it has one: `link` is the shard of the source (`source` where there is but one), `node` the address of
+    /// a primary of the target.
+    pub label: Option<&'static str>,
+    /// What it says, and in which unit.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($id:ident = $kind:ident $name:literal $([$label:literal])?, $help:literal;)*) => {
+        $(
+            pub(super) const $id: Metric =
+                Metric { name: $name, kind: Kind::$kind, label: metrics!(@label $($label)?), help: $help };
+        )*
+
+        /// All of them, in the order in which they are on the page.
+        pub const ALL: &[Metric] = &[$($id,)*];
+    };
+    (@label) => { None };
+    (@label $label:literal) => { Some($label) };
+}
+
+metrics! {
+    INFO = Gauge "keyferry_info" ["version"], "1; the version of the program is a label.";
+    PHASE = Gauge "keyferry_phase" ["phase"], "1 for the present phase, 0 for the others.";
+    ELAPSED = Gauge "keyferry_elapsed_seconds", "Seconds since the migration was made.";
+    SNAPSHOT_BYTES = Gauge "keyferry_snapshot_bytes" ["link"], "Size of the snapshot in bytes, where the source told it.";
+    SNAPSHOT_RECEIVED = Counter "keyferry_snapshot_received_bytes_total" ["link"], "Bytes of the snapshot that came from the source.";
+    SNAPSHOT_APPLIED = Counter "keyferry_snapshot_applied_bytes_total" ["link"], "Bytes of the snapshot whose keys the target has confirmed.";
+    KEYS_APPLIED = Counter "keyferry_keys_applied_total" ["link"], "Keys of the snapshot that the target has confirmed.";
+    LARGE_KEYS = Counter "keyferry_large_keys_total" ["link"], "Keys of the snapshot that were built in parts.";
+    COMMANDS_APPLIED = Counter "keyferry_commands_applied_total" ["link"], "Commands of the stream that the target has confirmed.";
+    RECEIVED_OFFSET = Gauge "keyferry_received_offset" ["link"], "Replication offset of the last byte that came from the source.";
+    APPLIED_OFFSET = Gauge "keyferry_applied_offset" ["link"], "Replication offset up to which the target has confirmed everything.";
+    SOURCE_OFFSET = Gauge "keyferry_source_offset" ["link"], "Replication offset of the source itself when it was last asked.";
+    LAG_BYTES = Gauge "keyferry_lag_bytes" ["link"], "Bytes of the source's writes that the target does not have, from the end of the snapshot on.";
+    LAG_SECONDS = Gauge "keyferry_lag_seconds" ["link"], "For how long the source has had something that the target does not have, in seconds, from the end of the snapshot on; nothing is written to the source for it.";
+    JOURNAL_BACKLOG = Gauge "keyferry_journal_backlog_bytes" ["link"], "Bytes in the journal on disk that wait to be applied.";
+    RECONNECTS = Counter "keyferry_reconnects_total" ["link"], "How often the replication link was made anew.";
+    TROUBLE = Gauge "keyferry_trouble" ["link"], "1 while something is tried again: a lost link, a target that does not answer.";
+    SENT_BYTES = Counter "keyferry_sent_bytes_total", "Bytes sent to the target.";
+    ERRORS = Counter "keyferry_errors_total" ["class"], "Errors by class: the code of an error reply of the target that was sent again (MOVED, TRYAGAIN, OOM), source_link, target_connection, and the class of the error that ended the run.";
+    PRECHECK = Gauge "keyferry_precheck_items" ["verdict"], "Items of the look at both sides before the run, by verdict (pass, warn, fail, ignored).";
+    TARGET_UP = Gauge "keyferry_target_up" ["node"], "1 when the primary of the target answered when it was last asked.";
+    TARGET_EVICTED = Counter "keyferry_target_evicted_keys_total" ["node"], "Keys that the primary of the target has evicted since it started.";
+    TARGET_MEMORY = Gauge "keyferry_target_used_memory_bytes" ["node"], "Memory that the primary of the target uses.";
+    TARGET_LIMIT = Gauge "keyferry_target_max_memory_bytes" ["node"], "Limit of that memory; 0 for none.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rules of `promtool check metrics` that can be told from a list.
+    #[test]
+    fn names_follow_the_rules() {
+        let mut names = std::collections::BTreeSet::new();
+        for metric in ALL {
+            let Metric { name, kind, label, help } = *metric;
+            assert!(names.insert(name), "{name} is there twice");
+            assert!(
+                name.starts_with("keyferry_") && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{name}"
+            );
+            assert_eq!(
+                kind == Kind::Counter,
+                name.ends_with("_total"),
+                "{name}: counters, and only they, end in _total"
+            );
+            for unit in
+                ["milliseconds", "_ms", "kilobytes", "megabytes", "percent", "_count", "_sum", "_bucket"]
+            {
+                assert!(!name.contains(unit), "{name}: {unit} is no base unit or a reserved ending");
+            }
+            assert!(help.ends_with('.') && !help.contains('\n'), "{name}");
+            assert!(
+                label.is_none_or(|label| !matches!(label, "le" | "quantile" | "job" | "instance")),
+                "{name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Looking at both sides before a migration, and saying what would end badly.
+//!
+//! [`Migration::precheck`] takes the migration as it would run and gives a [`Report`]: each [`Item`] passes, is worth
+//! knowing, or fails, with the evidence and what can be done. Before every run the quick items are looked at by themselves; a
+//! failure that is not in [`Options::ignore`](crate::Options::ignore) ends the run before anything is written, unless the run goes
+//! on with an earlier one (its journal holds something, or the target knows how far it is): what passes is waited for there, and the report tells the failure.
+//!
+//! It reads only. The load at the source is that of a few `INFO`, `CONFIG GET` and `SCAN` of a hundred keys; with
+//! [`Depth::Full`] also `MEMORY USAGE` and `DUMP` of the smaller ones of ten thousand keys.
+
+mod estimate;
+mod item;
+mod items;
+mod plan;
+mod report;
+mod sample;
+mod survey;
+mod trial;
+
+use keyferry_client::Error as ClientError;
+use serde::Serialize;
+
+pub use self::{
+    estimate::Estimates,
+    item::{Item, UnknownItem},
+    plan::{Plan, PlannedEnd, PlannedNode},
+    report::{Finding, Report, Verdict},
+};
+use self::{
+    estimate::WriteRates,
+    report::Judge,
+    sample::Sample,
+    survey::{End, Surveyed},
+};
+use crate::{error::Error, log, migration::Migration, options::Options, report::Ends};
+
+/// How thoroughly is looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Depth {
+    /// Without the items that are [long](Item::is_long): some tenths of a second, as before every run.
+    Quick,
+    /// All items: seconds.
+    Full,
+}
+
+/// All that is known when the items are judged.
+#[derive(Debug)]
+struct Known<'m> {
+    options: &'m Options,
+    depth: Depth,
+    source: Surveyed,
+    target: Surveyed,
+    sample: Sample,
+    rates: WriteRates,
+}
+
+impl Migration {
+    /// Looks at both sides and writes nothing. The migration can be run afterwards.
+    ///
+    /// What cannot be asked is a finding, not an error: a server that is not reached fails [`Item::Reachable`], and what
+    /// could not be looked at because of it is in [`Report::left_out`].
+    pub async fn precheck(&self, depth: Depth) -> Report {
+        self.look(depth).await.0
+    }
+
+    /// What was found, and what it is built on where all servers were reached.
+    async fn look(&self, depth: Depth) -> (Report, Option<Known<'_>>) {
+        let (source, target) =
+            tokio::join!(Surveyed::new(End::Source, &self.source), Surveyed::new(End::Target, &self.target));
+        let mut findings = items::reach::check(&source, &target);
+        let ignore = &self.options.ignore;
+        let (Ok(source), Ok(target)) = (source, target) else {
+            return (Report::new(findings, depth, ignore, None), None);
+        };
+        match Known::new(&self.options, depth, source, target).await {
+            Ok(mut known) => {
+                if let Err(error) = items::check(&mut known, &mut findings).await {
+                    lost(&mut findings, &error);
+                }
+                let estimates = estimate::estimates(&known.source, &known.rates);
+                (Report::new(findings, depth, ignore, estimates), Some(known))
+            }
+            Err(error) => {
+                lost(&mut findings, &error);
+                (Report::new(findings, depth, ignore, None), None)
+            }
+        }
+    }
+}
+
+impl<'m> Known<'m> {
+    async fn new(
+        options: &'m Options,
+        depth: Depth,
+        mut source: Surveyed,
+        target: Surveyed,
+    ) -> Result<Self, ClientError> {
+        let sample = Sample::take(&mut source, depth).await?;
+        let rates = WriteRates::measure(&mut source, depth).await?;
+        Ok(Known { options, depth, source, target, sample, rates })
+    }
+}
+
+/// True when there is something of an earlier run to go on with.
+async fn has_begun(migration: &Migration, known: Option<Known<'_>>) -> bool {
+    let journal = migration.options.journal.as_deref();
+    if journal
+        .and_then(|directory| directory.read_dir().ok())
+        .is_some_and(|mut entries| entries.next().is_some())
+    {
+        return true;
+    }
+    // Or the target knows how far it is.
+    let (Some(mut known), Ok(id)) = (known, migration.id()) else { return false };
+    let node = known.target.node_of(id.slot()).and_then(|number| known.target.nodes.get_mut(number));
+    let Some(node) = node else { return false };
+    let reply = node.connection.call_frame(["EXISTS", &id.state_key()]).await;
+    reply.is_ok_and(|reply| reply.as_i64() == Some(1))
+}
+
+/// A server that went away while it was asked.
+fn lost(findings: &mut Vec<Finding>, error: &ClientError) {
+    findings.retain(|finding| finding.item != Item::Reachable);
+    let mut judge = Judge::new(Item::Reachable);
+    judge.fail(format!("lost while it was asked: {error}"), "try again, and see the log of that server");
+    findings.push(judge.done());
+}
+
+/// Looks at the quick items before a run; a failure ends it, unless it is ignored or the run itself refuses such.
+pub(crate) async fn before(migration: &Migration, ends: &mut Ends) -> Result<(), Error> {
+    if !migration.options.look_first {
+        return Ok(());
+    }
+    let (report, known) = migration.look(Depth::Quick).await;
+    let failures = report.failures().filter(|finding| !finding.item.is_refused_anyway());
+    let lines: Vec<String> = failures
+        .map(|finding| {
+            let (evidence, remedies) = (finding.evidence.join("; "), finding.remedies.join("; "));
+            format!("{}: {evidence} ({remedies})", finding.item)
+        })
+        .collect();
+    // Who goes on with what has begun waits for what passes: that is worth more than a clean beginning.
+    let goes_on = !lines.is_empty() && has_begun(migration, known).await;
+    if goes_on {
+        let note = format!(
+            "precheck failed, and the run began all the same, as it goes on with an earlier one: {}",
+            lines.join("; ")
+        );
+        ends.notes.push(note);
+    }
+    migration.meter.set_precheck(report.counts().to_vec());
+    log::precheck(&report);
+    ends.precheck = Some(report);
+    if lines.is_empty() || goes_on { Ok(()) } else { Err(Error::Precheck { failures: lines }) }
+}

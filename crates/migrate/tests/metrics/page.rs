@@ -1,0 +1,146 @@
+//! What the page says while a migration runs.
+
+use std::time::Duration;
+
+use keyferry_migrate::metrics::{ALL, Kind};
+use keyferry_testkit::{Cluster, Direction, Proxy, Server, data};
+use tokio::task::block_in_place;
+
+use crate::support::Watched;
+
+fn any() -> Server {
+    Server::builder(keyferry_testkit::any().unwrap()).diskless_sync(true, 0).start().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn figures_follow_what_happens_and_nothing_is_written_to_the_source() {
+    let (source, target) = (any(), any());
+    let mut client = source.client().unwrap();
+    block_in_place(|| data::tiny_keys(&mut client, 1, 5000)).unwrap();
+    let proxy = Proxy::start(target.addr()).unwrap();
+    let watched = Watched::start(&source.url(), &format!("redis://{}", proxy.addr()), |_| {}).await;
+    let following = |page: &crate::support::Page| page.get("keyferry_phase", Some("following")) == Some(1.0);
+    let page = watched.until("following", following).await;
+    assert_eq!(page.link("keyferry_keys_applied_total"), Some(5000.0));
+    assert!(page.link("keyferry_snapshot_applied_bytes_total") > Some(10_000.0));
+    assert_eq!(page.link("keyferry_lag_bytes"), Some(0.0));
+    assert_eq!(page.get("keyferry_precheck_items", Some("fail")), Some(0.0));
+    assert!(page.get("keyferry_sent_bytes_total", None) > Some(10_000.0));
+    assert_eq!(watched.get("/readyz").await, (200, "caught up\n".to_owned()));
+
+    // All are there but errors, of which there were none; each is described, and there is nothing else.
+    let page = watched
+        .until("the target's figures", |page| {
+            page.get("keyferry_target_up", Some(&proxy.addr().to_string())) == Some(1.0)
+        })
+        .await;
+    for metric in ALL.iter().filter(|metric| metric.name != "keyferry_errors_total") {
+        assert_eq!(
+            page.is_counter.get(metric.name),
+            Some(&(metric.kind == Kind::Counter)),
+            "{}",
+            metric.name
+        );
+        assert_eq!(page.help.get(metric.name).map(String::as_str), Some(metric.help));
+        assert_eq!(page.labels(metric.name).is_empty(), metric.label.is_none(), "{}", metric.name);
+    }
+    assert!(page.names().all(|name| ALL.iter().any(|metric| metric.name == name)));
+
+    // The target stops; the source goes on. Lag grows in bytes and in time, and goes when the target is back.
+    proxy.stall(Direction::FromTarget, true);
+    let writes = block_in_place(|| {
+        (0..100).try_for_each(|n| client.call(&["SET", &format!("late:{n}"), "value"]).map(drop))
+    });
+    writes.unwrap();
+    let page = watched.until("a lag", |page| page.link("keyferry_lag_seconds") > Some(1.0)).await;
+    assert!(page.link("keyferry_lag_bytes") > Some(1000.0), "{page:#?}");
+    let behind = page.link("keyferry_applied_offset");
+    assert!(page.link("keyferry_received_offset") > behind);
+    proxy.stall(Direction::FromTarget, false);
+    let level = |page: &crate::support::Page| page.link("keyferry_lag_bytes") == Some(0.0);
+    let page = watched.until("no lag", level).await;
+    assert_eq!(page.link("keyferry_lag_seconds"), Some(0.0));
+    assert!(page.link("keyferry_commands_applied_total") >= Some(100.0));
+
+    // The source saw no write by anybody but this test.
+    let calls = client.info("commandstats", "cmdstat_set").unwrap().unwrap();
+    let test_wrote = calls.starts_with("calls=5100,") || calls.starts_with("calls=100,");
+    assert!(test_wrote, "{calls}");
+    watched.stopper.stop();
+    watched.end().await.result.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_links_are_counted_and_make_it_unready() {
+    let (source, target) = (any(), any());
+    let proxy = Proxy::start(source.addr()).unwrap();
+    let watched = Watched::start(&format!("redis://{}", proxy.addr()), &target.url(), |o| {
+        o.reconnect_window = Duration::from_secs(60);
+    })
+    .await;
+    watched.until("following", |page| page.get("keyferry_phase", Some("following")) == Some(1.0)).await;
+    proxy.refuse(true);
+    proxy.cut();
+    watched.until("trouble", |page| page.link("keyferry_trouble") == Some(1.0)).await;
+    let (status, why) = watched.get("/readyz").await;
+    assert_eq!((status, why.as_str()), (503, "following, and something is being tried again: see the log\n"));
+    assert_eq!(watched.get("/healthz").await.0, 200);
+    proxy.refuse(false);
+    let page = watched
+        .until("the link", |page| {
+            page.link("keyferry_trouble") == Some(0.0) && page.link("keyferry_reconnects_total") > Some(0.0)
+        })
+        .await;
+    assert!(page.get("keyferry_errors_total", Some("source_link")) >= Some(1.0), "{page:#?}");
+    watched.stopper.stop();
+    watched.end().await.result.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_link_has_its_own_figures() {
+    let binary = keyferry_testkit::any().unwrap();
+    let source = Cluster::builder(binary).primaries(3).start().unwrap();
+    let target = any();
+    block_in_place(|| data::small_cluster(&mut source.client().unwrap(), 1, 1)).unwrap();
+    let watched = Watched::start(&source.url(), &target.url(), |_| {}).await;
+    let page =
+        watched.until("following", |page| page.get("keyferry_phase", Some("following")) == Some(1.0)).await;
+    let links = page.labels("keyferry_keys_applied_total");
+    let shards: Vec<String> = (0..3).map(|n| source.node(n).addr().to_string()).collect();
+    assert!(
+        links.len() == 3 && shards.iter().all(|shard| links.contains(&shard.as_str())),
+        "{links:?} {shards:?}"
+    );
+    for link in links {
+        assert!(page.get("keyferry_keys_applied_total", Some(link)) > Some(0.0));
+        assert!(page.get("keyferry_applied_offset", Some(link)).is_some());
+        assert_eq!(page.get("keyferry_lag_seconds", Some(link)), Some(0.0));
+    }
+    watched.stopper.stop();
+    watched.end().await.result.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_target_tells_of_keys_that_it_evicted() {
+    let source = any();
+    let target = Server::builder(keyferry_testkit::any().unwrap())
+        .config("maxmemory", "4mb")
+        .config("maxmemory-policy", "allkeys-random")
+        .start()
+        .unwrap();
+    // Before the run: it would lose its own keys as well.
+    let mut client = target.client().unwrap();
+    block_in_place(|| data::large_strings(&mut client, 1, 100, 100_000)).unwrap();
+    client.call(&["CONFIG", "SET", "maxmemory", "1073741824"]).unwrap();
+    let ignore = keyferry_migrate::precheck::Item::EvictionPolicy;
+    let watched = Watched::start(&source.url(), &target.url(), |o| o.ignore = [ignore].into()).await;
+    let node = target.addr().to_string();
+    watched.until("following", |page| page.get("keyferry_phase", Some("following")) == Some(1.0)).await;
+    let page = watched
+        .until("evictions", |page| page.get("keyferry_target_evicted_keys_total", Some(&node)) > Some(0.0))
+        .await;
+    assert_eq!(page.get("keyferry_target_max_memory_bytes", Some(&node)), Some(f64::from(1 << 30)));
+    assert_eq!(page.get("keyferry_precheck_items", Some("ignored")), Some(1.0));
+    watched.stopper.stop();
+    watched.end().await.result.unwrap();
+}

@@ -5,8 +5,8 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Parser, ValueEnum};
 use keyferry_client::Endpoint;
 use keyferry_migrate::{
-    CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Migration, Mirror, Outcome, Report, RoutingCounts,
-    Stopper, Until, metrics::MetricsServer, precheck::Plan,
+    CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Migration, Mirror, OnError, Outcome, Report,
+    RoutingCounts, Stopper, Until, metrics::MetricsServer, precheck::Plan,
 };
 
 /// Move everything from one Redis-compatible server to another while both stay in service.
@@ -105,6 +105,23 @@ struct Args {
     /// What is removed from the target when the source had to be read from its beginning again
     #[arg(long, value_enum, default_value_t = Removal::Owned)]
     mirror: Removal,
+
+    /// How long either side may be away, as in 90s, 30m, 12h
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "12h")]
+    retry_connect: Duration,
+
+    /// How long the target may refuse what it would take at another time: memory or disk full, too few replicas
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10m")]
+    retry_other: Duration,
+
+    /// What happens to a command that the target refuses for good (wrong type, unknown command): stop, or
+    /// dead-letter FILE, to which it is added, and counted, and left out
+    #[arg(long, num_args = 1..=2, value_names = ["stop|dead-letter", "FILE"])]
+    on_error: Vec<String>,
+
+    /// Go on behind the command at which the last run ended, as the target refused it: it is left out
+    #[arg(long)]
+    skip_refused: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -170,6 +187,20 @@ enum CrossSlot {
     Fail,
 }
 
+/// A time: `90s`, `30m`, `12h`, `2d`, or a number of seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let unit = text.chars().last().and_then(|last| match last {
+        's' => Some(1),
+        'm' => Some(60),
+        'h' => Some(3600),
+        'd' => Some(86_400),
+        _ => None,
+    });
+    let digits = if unit.is_some() { &text[..text.len() - 1] } else { text };
+    let seconds = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit.unwrap_or(1)));
+    seconds.map(Duration::from_secs).ok_or_else(|| "a time is wanted, as in 90s, 30m or 12h".to_owned())
+}
+
 fn db_pair(text: &str) -> Result<(u64, u64), String> {
     let pair = text.split_once('=').and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
     pair.ok_or_else(|| "two database numbers are wanted, as in 3=0".to_owned())
@@ -217,6 +248,14 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
     let (Ok(source), Ok(target)) = (parse("source", &args.source), parse("target", &args.target)) else {
         return ExitCode::from(2);
     };
+    let on_error = match &args.on_error.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] | ["stop"] => OnError::Stop,
+        ["dead-letter", file] => OnError::DeadLetter(file.into()),
+        _ => {
+            eprintln!("migrate: --on-error is followed by stop, or by dead-letter and the name of a file");
+            return ExitCode::from(2);
+        }
+    };
     // Opened before anything is done: afterwards it would be too late to say that it cannot be written.
     let report_path = args.report.clone().unwrap_or_default();
     let report_file = match args.report.as_ref().map(std::fs::File::create).transpose() {
@@ -241,6 +280,11 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
     options.db_map = args.db_map.into_iter().collect();
     options.prefer_replicas = args.prefer_replicas;
     options.id = args.id;
+    options.retry_connect = args.retry_connect;
+    options.reconnect_window = args.retry_connect;
+    options.retry_other = args.retry_other;
+    options.skip_refused = args.skip_refused;
+    options.on_error = on_error;
     options.delivery = match args.delivery {
         Deliver::ExactlyOnce => Delivery::ExactlyOnce,
         Deliver::AtLeastOnce => Delivery::AtLeastOnce,
@@ -427,6 +471,11 @@ fn print_routing(routing: &RoutingCounts) {
         if count > 0 {
             println!("target   {count} {what}");
         }
+    }
+    if !routing.dead_letters.is_empty() {
+        let codes: Vec<String> =
+            routing.dead_letters.iter().map(|(code, count)| format!("{count} {code}")).collect();
+        println!("refused  in the file of dead letters, and left out: {}", codes.join(", "));
     }
     if !routing.retried.is_empty() {
         let codes: Vec<String> =

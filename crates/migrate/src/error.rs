@@ -337,6 +337,56 @@ pub enum Error {
         key: String,
     },
 
+    /// The target has lost what it had confirmed.
+    #[error(
+        "target {address} has come back without what it had confirmed: it was at replication offset {had} and is at {has} \
+         again; start again, which goes on from there (appendfsync always keeps a target from forgetting)"
+    )]
+    TargetRolledBack {
+        /// The target's address.
+        address: String,
+        /// The offset up to which it had confirmed everything.
+        had: u64,
+        /// The offset up to which it has everything now.
+        has: u64,
+    },
+
+    /// The target was restarted while it was given a snapshot.
+    #[error(
+        "target {address} was restarted while the snapshot was applied, and may have lost keys that it had confirmed: start \
+         again"
+    )]
+    TargetRestarted {
+        /// The target's address.
+        address: String,
+    },
+
+    /// The file of commands that the target refused cannot be written.
+    #[error("dead letters {}: {doing}: {source}", path.display())]
+    DeadLetters {
+        /// The file.
+        path: PathBuf,
+        /// What was under way.
+        doing: &'static str,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// The run before ended at a command that the target refused, and what came right behind it is there.
+    #[error(
+        "the last run of migration {id} ended as target {target} refused a command: {refused}. What came behind it in the same \
+         transaction has been executed, so it cannot be tried again in its place: carry it out at the target by hand if it \
+         is wanted, then start again with --skip-refused"
+    )]
+    WasRefused {
+        /// The migration.
+        id: String,
+        /// The target's URL, without its password.
+        target: String,
+        /// The command, its offset and the reply.
+        refused: String,
+    },
+
     /// What the target keeps under this name is of another source.
     #[error(
         "migration {id} copies from {known}, not from {given}: nothing was written; give the source that it had, or \
@@ -453,6 +503,8 @@ pub struct Refusal {
     pub db: Option<u64>,
     /// Where it came from.
     pub origin: RefusedAt,
+    /// What came behind it in the same transaction has been executed all the same: servers go on there.
+    pub passed: bool,
 }
 
 /// Where a refused command came from.

@@ -34,6 +34,7 @@
 //! ```
 
 mod catch_up;
+mod dead_letters;
 mod error;
 mod expiry;
 mod fence;
@@ -70,7 +71,7 @@ mod target;
 
 pub use error::{Error, Refusal, RefusedAt};
 pub use migration::{Finished, Migration, Stopper};
-pub use options::{CrossSlotPolicy, Delivery, Expiry, Fsync, Mirror, Options, Until};
+pub use options::{CrossSlotPolicy, Delivery, Expiry, Fsync, Mirror, OnError, Options, Until};
 pub use progress::{Figures, LinkFigures, Phase, Progress};
 pub use report::{
     CrossSlot, Endpoint, ExpiryCounts, LinkPosition, MirrorCounts, Outcome, Report, RoutingCounts,

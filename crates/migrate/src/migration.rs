@@ -11,7 +11,7 @@ use crate::{
     identity::MigrationId,
     journal::{Identity, JournalRoot, blocking},
     log, mover,
-    options::{Delivery, Options},
+    options::{Delivery, OnError, Options},
     precheck, prepare,
     progress::{Meter, Phase, Progress},
     report::{self, Ends, Outcome, Report},
@@ -178,7 +178,9 @@ impl Migration {
     /// Connects to both sides and refuses pairs that make no sense.
     async fn prepare(&self, id: MigrationId, ends: &mut Ends) -> Result<Prepared, Error> {
         let (source, target) = (self.source.clone(), self.target.clone());
-        let direct = self.options.db_map.is_empty() && self.options.delivery == Delivery::AtLeastOnce;
+        let direct = self.options.db_map.is_empty()
+            && self.options.delivery == Delivery::AtLeastOnce
+            && self.options.on_error == OnError::Stop;
         if let (Endpoint::Standalone(from), Endpoint::Standalone(to), true) = (&source, &target, direct) {
             let to = Connection::connect(&to.clone().with_db(0)).await.map_err(Error::Target)?;
             prepare::check_target(&to)?;

@@ -84,6 +84,27 @@ pub struct Options {
     pub delivery: Delivery,
     /// What is removed from the target after a full sync that was not the first. Default: [`Mirror::Owned`].
     pub mirror: Mirror,
+    /// What happens to a command that the target refuses for good. Default: [`OnError::Stop`].
+    pub on_error: OnError,
+    /// Go on behind a command at which the last run ended ([`crate::Error::WasRefused`]): it is left out. Default: no.
+    pub skip_refused: bool,
+    /// How long the target may be away, load its data, be a replica, or have slots that nobody serves. The source is read
+    /// meanwhile. Default: 12 hours.
+    pub retry_connect: Duration,
+    /// How long the target may refuse what it would take at another time: as its memory or its disk is full, or too few
+    /// replicas follow it. Default: 10 minutes.
+    pub retry_other: Duration,
+}
+
+/// What happens to a command that the target refuses for good: the wrong type, an unknown command, no permission.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnError {
+    /// The migration ends, with the command, its offset and the reply.
+    #[default]
+    Stop,
+    /// It is added to this file, counted in the report, and the migration goes on without it.
+    DeadLetter(PathBuf),
 }
 
 /// What a restart, of the program or of the target, may cost.
@@ -180,6 +201,10 @@ impl Default for Options {
             mirror: Mirror::Owned,
             look_first: true,
             ignore: BTreeSet::new(),
+            on_error: OnError::Stop,
+            skip_refused: false,
+            retry_connect: Duration::from_secs(12 * 3600),
+            retry_other: Duration::from_secs(600),
         }
     }
 }

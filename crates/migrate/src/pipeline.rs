@@ -269,7 +269,7 @@ impl Shared {
             }
         };
         let address = self.address.clone();
-        Error::Refused(Box::new(Refusal { address, reply, command: found.shown, db, origin }))
+        Error::Refused(Box::new(Refusal { address, reply, command: found.shown, db, origin, passed: false }))
     }
 }
 

@@ -7,14 +7,16 @@ use keyferry_replication::ReplicationId;
 use keyferry_routing::CommandTable;
 
 use crate::{
+    dead_letters::DeadLetters,
     error::Error,
     fence::Token,
     hold::Hold,
     identity::MigrationId,
     migration::{Migration, Prepared},
+    options::OnError,
     progress::Meter,
     report::Ends,
-    sharded::{Databases, LinkSource, Settings, Sides, TargetMap},
+    sharded::{Databases, LinkSource, Settings, Sides, TargetMap, Windows},
     source::{Source, collisions},
     target::Abilities,
 };
@@ -196,11 +198,15 @@ pub(crate) async fn sharded(
         meter: migration.meter.clone(),
         links: links.iter().map(|link| (link.meter.clone(), link.slots.clone())).collect(),
         silence: options.target_silence,
-        retry_window: options.reconnect_window,
+        windows: Windows { connect: options.retry_connect, other: options.retry_other },
         expiry_time: server.version >= keyferry_client::Version::new(7, 0, 0),
         cross_slot: options.cross_slot,
         hold,
         delivery: options.delivery,
+        letters: match &options.on_error {
+            OnError::Stop => None,
+            OnError::DeadLetter(path) => Some(DeadLetters::open(path)?),
+        },
     };
     Ok(Prepared::Sharded(Box::new(Sides { links, ownership, settings, abilities, id, token })))
 }

@@ -103,6 +103,8 @@ pub struct RoutingCounts {
     pub tidied: u64,
     /// Commands of slots that a shard of the source was given in part and did not take over after all: not carried out.
     pub not_taken_over: u64,
+    /// Commands that the target refused for good and that are in the file of dead letters, by the error's code.
+    pub dead_letters: BTreeMap<String, u64>,
     /// Keys and commands of slots that the shard which holds them does not own, as some servers leave them behind: no client
     /// of the source can reach them, and they were not carried over.
     pub strays: u64,
@@ -258,6 +260,7 @@ impl Ends {
             tidied: counts.tidied,
             not_taken_over: counts.not_taken_over,
             strays: counts.strays,
+            dead_letters: counts.dead_letters.clone(),
         };
     }
 }

@@ -12,7 +12,7 @@ use keyferry_resp::{Command, ErrorCode, ErrorReply, Frame, Retry};
 use super::{
     TURNS, Target,
     checkpoint::Reached,
-    core::{Redirection, redirection},
+    core::{Redirection, reason, redirection},
     item::Mark,
     session::Session,
 };
@@ -412,6 +412,8 @@ impl<'t> Aside<'t> {
         cause: Cause<'_>,
     ) -> Result<Way, Error> {
         let mut way = Way::default();
+        let error = &reason(error);
+        let window = self.target.windows().of(error);
         let passes = match error.retry() {
             Retry::Redirect => match redirection(error, address) {
                 Some(Redirection { address, asking: true }) => {
@@ -427,14 +429,14 @@ impl<'t> Aside<'t> {
                 }
                 None => false,
             },
-            Retry::BackOff | Retry::ResendTransaction => true,
+            Retry::BackOff | Retry::ResendTransaction | Retry::Operator => true,
             Retry::RefreshTopology => {
                 self.target.core().topology.notify_one();
                 true
             }
             _ => false,
         };
-        if !passes || attempts.since.elapsed() >= self.target.retry_window() {
+        if !passes || window.is_none_or(|window| attempts.since.elapsed() >= window) {
             return Err(refused(address, error, cause));
         }
         self.target.core().counts.note_retry(error);
@@ -455,5 +457,6 @@ pub(crate) fn refused(address: &str, reply: &ErrorReply, cause: Cause<'_>) -> Er
         command: show_command(cause.command.args(), cause.command.len()),
         db: Some(u64::from(cause.db)),
         origin,
+        passed: false,
     }))
 }

@@ -11,6 +11,12 @@ use super::{
 };
 use crate::error::{Error, Refusal, RefusedAt, show_command};
 
+const LIMITS: Limits = Limits::new()
+    .frame_bytes(usize::MAX)
+    .bulk_bytes(usize::MAX)
+    .elements(usize::MAX)
+    .total_elements(usize::MAX);
+
 /// How a batch is laid out.
 ///
 /// One command that may be repeated goes as it is. Everything else goes as `MULTI`, the commands with a `SELECT` where the
@@ -141,12 +147,48 @@ pub(crate) fn refusal(address: String, command: Option<(&Item, u32)>, reply: &Er
         }
         None => ("(its own bookkeeping)".to_owned(), None, RefusedAt::Snapshot),
     };
-    Error::Refused(Box::new(Refusal { address, reply: reply.to_string(), command: shown, db, origin }))
+    Error::Refused(Box::new(Refusal {
+        address,
+        reply: reply.to_string(),
+        command: shown,
+        db,
+        origin,
+        passed: false,
+    }))
+}
+
+/// Where a command of an item is.
+pub(crate) struct CommandPlace {
+    pub(crate) bytes: std::ops::Range<usize>,
+    /// The target's database that it is meant for.
+    pub(crate) db: u32,
+}
+
+/// Where the so-manieth command of an item is.
+pub(crate) fn place_of(item: &Item, n: u32) -> Option<CommandPlace> {
+    let mut decoder = CommandDecoder::with_limits(LIMITS);
+    let (mut at, mut db) = (0, item.db);
+    for i in 0..=n {
+        let command = decoder.next_ref(&item.bytes[at..]).ok()??;
+        let end = at + command.consumed();
+        if i == n {
+            return Some(CommandPlace { bytes: at..end, db });
+        }
+        if command.is("SELECT") {
+            db = std::str::from_utf8(command.arg(1)?).ok()?.parse().ok()?;
+        }
+        at = end;
+    }
+    None
+}
+
+/// How the so-manieth command of an item is shown.
+pub(crate) fn shown(item: &Item, n: u32) -> String {
+    nth_command(&item.bytes, n).1
 }
 
 /// Where the command begins, and how it is shown.
 fn nth_command(bytes: &[u8], n: u32) -> (u64, String) {
-    const LIMITS: Limits = Limits::new().frame_bytes(usize::MAX).bulk_bytes(usize::MAX).elements(usize::MAX);
     let mut decoder = CommandDecoder::with_limits(LIMITS);
     let mut at = 0;
     for i in 0..=n {

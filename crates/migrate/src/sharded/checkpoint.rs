@@ -105,6 +105,13 @@ impl Checkpoints {
         Some(LinkState { epoch, stage })
     }
 
+    /// How far a state says that a link is, in the full sync that it follows.
+    pub(crate) fn stage_in(&self, state: &State, link: u16) -> Option<Stage> {
+        let LinkName { name, epoch } = self.links.get(usize::from(link))?;
+        let state = LinkState::parse(state.get(&field::link(name))?)?;
+        (state.epoch == *epoch).then_some(state.stage)
+    }
+
     /// The name of a link in the state.
     pub(crate) fn link_name(&self, link: u16) -> Option<&str> {
         self.links.get(usize::from(link)).map(|link| link.name.as_str())

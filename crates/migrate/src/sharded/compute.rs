@@ -117,7 +117,15 @@ impl<'t> Across<'t> {
         steps.extend(read.iter().map(|(_, operand)| del(&operand.temporary)));
         let asked = steps.len();
         steps.extend(written.iter().flat_map(|(_, operand)| self.ask_value(&operand.temporary)));
-        let results = self.aside.transact(home, home_db, &steps, marked, cause).await?;
+        let results = match self.aside.transact(home, home_db, &steps, marked, cause).await {
+            Ok(results) => results,
+            Err(error) => {
+                // Servers execute what stands around a refused command: operands may be there.
+                let names = operands.values().map(|operand| &operand.temporary[..]);
+                self.remove_behind_gate(names, home, home_db, place);
+                return Err(error);
+            }
+        };
 
         // What has to go back waits under its temporary name until it is there.
         for (n, (name, operand)) in written.iter().enumerate() {

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use keyferry_replication::Batch;
-use keyferry_resp::{Command, CommandDecoder, CommandRef, Limits};
+use keyferry_resp::{Command, CommandDecoder, CommandRef, ErrorReply, Limits};
 use keyferry_routing::{Route, SLOTS, SlotSet, Step};
 
 use super::{
@@ -416,7 +416,16 @@ impl StreamFeed {
                 let cost = command.raw().len() + GATE_COST;
                 self.behind_gate(slots, &at, cost, async move |target: Arc<Target>, gate| {
                     let place = Place { link, mark, at: at.start, db, ticket, gate };
-                    Across::new(&target).compute(&command, &compute, place).await
+                    let done = Across::new(&target).compute(&command, &compute, place).await;
+                    let Err(Error::Refused(refusal)) = &done else { return done };
+                    let reply = ErrorReply::new(refusal.reply.clone());
+                    let kept = match target.windows().of(&reply) {
+                        None => {
+                            target.core().keep_refused(link, Some(at.start), db, command.raw(), &reply)?
+                        }
+                        Some(_) => false,
+                    };
+                    if kept { Ok(()) } else { done }
                 });
                 Ok(())
             }

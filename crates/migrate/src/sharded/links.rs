@@ -45,6 +45,8 @@ pub(crate) struct LinkAccount {
     pub(crate) handed_over: u64,
     /// Up to where the stream is done, and the source's database there.
     pub(crate) reached: Option<(u64, Option<u64>)>,
+    /// The last mark of the stream that the target is known to have.
+    pub(crate) marked: Option<u64>,
     /// Up to this offset a run before may have handed over more than it is known to have done.
     pub(crate) replay_until: u64,
     /// Told when there is room again, or when everything is done.
@@ -62,6 +64,7 @@ impl LinkAccount {
             held: 0,
             handed_over: 0,
             reached: None,
+            marked: None,
             replay_until: 0,
             room: Arc::default(),
         }
@@ -104,6 +107,11 @@ impl LinkAccount {
         self.held = self.held.saturating_sub(cost);
         self.retained += cost;
         self.under_way += 1;
+    }
+
+    /// Something that is under way takes so much less of memory.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        self.retained = self.retained.saturating_sub(bytes);
     }
 
     /// It has happened.
@@ -161,7 +169,9 @@ impl LinkAccount {
                     self.meter.snapshot_applied.fetch_max(end, Ordering::Relaxed);
                 }
                 Done::Stream { commands, end, db } => {
-                    if self.reached.is_none_or(|(before, _)| before <= end) && end > 0 {
+                    // Without a database it speaks of no place of the stream; a source may begin at offset 0.
+                    let is_place = end > 0 || db.is_some();
+                    if is_place && self.reached.is_none_or(|(before, _)| before <= end) {
                         self.reached = Some((end, db));
                     }
                     self.meter.commands_applied.fetch_add(commands, Ordering::Relaxed);

@@ -55,12 +55,13 @@ use self::{
     feed::{SnapshotFeed, StreamFeed},
 };
 pub(crate) use self::{
-    core::Counts,
+    core::{Counts, Windows},
     databases::Databases,
     map::TargetMap,
     run::{AGAIN, LinkSource, Sides, run},
 };
 use crate::{
+    dead_letters::DeadLetters,
     error::Error,
     fence::{Barred, Fence},
     hold::Hold,
@@ -114,14 +115,16 @@ pub(crate) struct Settings {
     pub(crate) links: Vec<(Meter, Option<SlotSet>)>,
     /// How long a node may owe a reply.
     pub(crate) silence: Duration,
-    /// How long something that passes by itself may last.
-    pub(crate) retry_window: Duration,
+    /// How long what passes may last.
+    pub(crate) windows: Windows,
     /// The target knows `PEXPIRETIME` (7.0).
     pub(crate) expiry_time: bool,
     pub(crate) cross_slot: CrossSlotPolicy,
     /// Which deadlines are held.
     pub(crate) hold: Arc<Hold>,
     pub(crate) delivery: Delivery,
+    /// Where commands go that are refused for good.
+    pub(crate) letters: Option<DeadLetters>,
 }
 
 impl Settings {
@@ -139,12 +142,15 @@ impl Target {
         let rules = Rules {
             single: one_lane,
             exact: settings.delivery == Delivery::ExactlyOnce,
-            retry_window: settings.retry_window,
+            windows: settings.windows,
             alone_after: ALONE_AFTER,
         };
         let (meters, shards) = settings.links.into_iter().unzip();
         let mut core = Core::new(rules, Arc::clone(&checkpoints), meters);
         core.set_shards(shards);
+        if let Some(letters) = settings.letters {
+            core.set_letters(letters);
+        }
         core.set_lease(Arc::clone(&fence.lease));
         core.counts.live = settings.meter.clone();
         Arc::new(Target {
@@ -159,7 +165,7 @@ impl Target {
             databases: settings.databases,
             meter: settings.meter,
             silence: settings.silence,
-            retry_window: settings.retry_window,
+            retry_window: settings.windows.connect,
             in_trouble: AtomicBool::new(false),
             expiry_time: settings.expiry_time,
             cross_slot: settings.cross_slot,
@@ -188,6 +194,10 @@ impl Target {
                     let connect = self.map.connect_options(&address);
                     tasks.spawn(node::run(Arc::clone(&self), node, connect));
                 });
+            }
+            let trouble = self.core().take_trouble();
+            if let Some(trouble) = trouble {
+                self.show_trouble(trouble);
             }
             tokio::select! {
                 error = self.failed() => return error,
@@ -260,6 +270,10 @@ impl Target {
         &self.hold
     }
 
+    pub(crate) fn windows(&self) -> Windows {
+        self.core().windows()
+    }
+
     pub(crate) fn retry_window(&self) -> Duration {
         self.retry_window
     }
@@ -271,12 +285,20 @@ impl Target {
 
     /// Something that passes, shown to whoever watches.
     pub(crate) fn note_trouble(&self, error: &keyferry_client::Error) {
-        self.in_trouble.store(true, Ordering::Relaxed);
         self.meter.count_error("target_connection");
-        self.meter.note_trouble(Some(format!("target: {error}")));
+        self.show_trouble(error.to_string());
     }
 
+    fn show_trouble(&self, trouble: String) {
+        self.in_trouble.store(true, Ordering::Relaxed);
+        self.meter.note_trouble(Some(format!("target: {trouble}")));
+    }
+
+    /// Something has been answered; unless that was another refusal, all is well again.
     pub(crate) fn clear_trouble(&self) {
+        if self.in_trouble.load(Ordering::Relaxed) && self.core().is_refused() {
+            return;
+        }
         if self.in_trouble.swap(false, Ordering::Relaxed) {
             self.meter.note_trouble(None);
         }
@@ -299,7 +321,18 @@ impl Target {
     /// Makes sure that a new connection may be used; ends everything when nothing may be written any more.
     pub(crate) async fn admit(&self, connection: &mut Connection) -> Result<(), keyferry_client::Error> {
         match self.fence.check(connection).await {
-            Ok(_) => Ok(()),
+            Ok(state) => {
+                // What comes by this connection would go on where the target is not any more.
+                let lost = self.core().lost(&state);
+                match lost {
+                    None => Ok(()),
+                    Some((had, has)) => {
+                        let address = connection.address().to_string();
+                        self.core().fail(Error::TargetRolledBack { address, had, has });
+                        Err(keyferry_client::Error::OutOfStep { address: connection.address().clone() })
+                    }
+                }
+            }
             Err(Barred::Lost(error)) => Err(error),
             Err(Barred::Fenced(error)) => {
                 self.core().fail(error);

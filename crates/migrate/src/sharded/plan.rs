@@ -38,12 +38,13 @@ impl Plan {
     /// passwords.
     ///
     /// # Errors
-    /// [`Error::OtherSource`], [`Error::OtherTarget`].
+    /// [`Error::OtherSource`], [`Error::OtherTarget`], [`Error::WasRefused`].
     pub(crate) fn of(
         state: &State,
         links: &[LinkSource],
         (source, target): (&str, &str),
         id: &MigrationId,
+        skip_refused: bool,
     ) -> Result<Self, Error> {
         let known: Vec<Known<'_>> = state
             .links()
@@ -65,6 +66,14 @@ impl Plan {
         }
 
         let mut plan = Plan::default();
+        if let Some(refused) = state.get(field::REFUSED) {
+            if !skip_refused {
+                let (id, target, refused) = (id.to_string(), target.to_owned(), refused.to_owned());
+                return Err(Error::WasRefused { id, target, refused });
+            }
+            plan.notes.push(format!("left out, as the target had refused it before: {refused}"));
+            plan.outdated.push(field::REFUSED.to_owned());
+        }
         plan.constant.push((field::FORMAT.to_owned(), FORMAT.to_owned()));
         plan.constant.push((field::SOURCE.to_owned(), source.to_owned()));
         plan.constant.push((field::TARGET.to_owned(), target.to_owned()));
@@ -95,9 +104,9 @@ impl Plan {
             // Also where the shards are others now: of what they bring, something may be there.
             plan.applied.push(if known.is_empty() { Applied::Nothing } else { Applied::Begun });
         }
-        let names = || plan.names.iter().map(|link| link.name.as_str());
-        let unused = known.iter().filter(|link| !names().any(|name| name == link.name));
-        plan.outdated = unused.flat_map(|link| [field::link(link.name), field::slots(link.name)]).collect();
+        let names: Vec<&str> = plan.names.iter().map(|link| link.name.as_str()).collect();
+        let unused = known.iter().filter(|link| !names.contains(&link.name));
+        plan.outdated.extend(unused.flat_map(|link| [field::link(link.name), field::slots(link.name)]));
         Ok(plan)
     }
 
@@ -189,7 +198,7 @@ mod tests {
     }
 
     fn plan(state: &State, links: &[LinkSource]) -> Result<Plan, Error> {
-        Plan::of(state, links, ("redis://a:1", "redis://b:1"), &MigrationId::derive("a", "b"))
+        Plan::of(state, links, ("redis://a:1", "redis://b:1"), &MigrationId::derive("a", "b"), false)
     }
 
     fn offsets(plan: &Plan) -> Vec<Option<u64>> {

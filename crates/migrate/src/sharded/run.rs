@@ -98,7 +98,9 @@ pub(crate) async fn run(
             .await?;
     let (at, shown) = (root.clone(), fence.token().to_owned());
     blocking(move || at.set_token(&shown)).await?;
-    let plan = match Plan::of(&state, &links, (&migration.source.to_string(), &settings.map.name()), &id) {
+    let sides = (migration.source.to_string(), settings.map.name());
+    let plan = Plan::of(&state, &links, (&sides.0, &sides.1), &id, options.skip_refused);
+    let plan = match plan {
         Ok(plan) => plan,
         Err(error) => {
             fence.release().await;
@@ -340,6 +342,13 @@ async fn leave(target: &Target, failed: Option<&Error>, over: &[(String, String)
         target.close_positions().await;
         // Where this is not possible, the next one finds out by itself.
         target.fence().write(over, &[]).await.ok();
+    }
+    if let Some(Error::Refused(refusal)) = failed
+        && refusal.passed
+    {
+        // The position is behind it: nobody would ever know.
+        let refused = [(field::REFUSED.to_owned(), refusal.to_string())];
+        tokio::time::timeout(LEAVE, target.fence().write(&refused, &[])).await.ok();
     }
     target.fence().release().await;
 }

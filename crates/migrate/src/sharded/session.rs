@@ -30,6 +30,11 @@ impl Session {
         Ok(info.get("run_id").zip(id).map(|(server, id)| Session { server: server.to_owned(), id }))
     }
 
+    /// True when both are connections to the same start of the same server.
+    pub(super) fn is_at(&self, other: &Session) -> bool {
+        self.server == other.server
+    }
+
     /// Has the server of `connection`, which knows that as `new`, close this one, if it is the same server still.
     pub(super) async fn end(&self, connection: &mut Connection, new: Option<&Session>) -> Result<(), Error> {
         if new.is_some_and(|new| new.server != self.server) {

@@ -24,6 +24,9 @@ pub(crate) mod field {
     /// What was at the target before the migration began: `none`, or not told here.
     pub(crate) const FOREIGN: &str = "foreign";
 
+    /// A command at which a run ended although the target has what came behind it.
+    pub(crate) const REFUSED: &str = "refused";
+
     pub(crate) fn link(name: &str) -> String {
         format!("link:{name}")
     }

@@ -96,7 +96,11 @@ async fn a_full_target_stops_the_run() {
     let target =
         Server::builder(keyferry_testkit::any().unwrap()).config("maxmemory", "4mb").start().unwrap();
     data::tiny_keys(&mut source.client().unwrap(), 1, 100_000).unwrap();
-    let (error, text) = failed(run(&source.url(), &target.url(), |o| o.look_first = false).await);
+    let impatient = |o: &mut keyferry_migrate::Options| {
+        o.look_first = false;
+        o.retry_other = Duration::from_secs(1);
+    };
+    let (error, text) = failed(run(&source.url(), &target.url(), impatient).await);
     assert!(matches!(&error, Error::Refused(r) if r.origin == RefusedAt::Snapshot), "{error}");
     assert!(text.contains("OOM") && text.contains(" k0") && text.contains("maxmemory"), "{text}");
 }
@@ -189,8 +193,7 @@ async fn a_target_that_dies_is_a_failure() {
     let source = any();
     let mut target = any();
     data::tiny_keys(&mut source.client().unwrap(), 1, 1000).unwrap();
-    let window = Duration::from_secs(2);
-    let mut running = Running::start(&source.url(), &target.url(), |o| o.reconnect_window = window);
+    let mut running = Running::start(&source.url(), &target.url(), directly);
     running.until_phase(Phase::Following).await;
     target.kill9();
     // Noticed although nothing is being sent.

@@ -269,6 +269,7 @@ async fn a_journal_of_the_stream_has_no_hole() {
     source.client().unwrap().call(&["SET", "a", "1"]).unwrap();
     let mut running = Running::start(&source.url(), &format!("redis://{}", proxy.addr()), |o| {
         o.target_silence = Duration::from_secs(4);
+        o.retry_connect = Duration::from_secs(5);
     });
     running.until_phase(Phase::Following).await;
     proxy.stall(Direction::FromTarget, true);

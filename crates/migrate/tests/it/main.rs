@@ -10,8 +10,10 @@
 mod clusters;
 mod expiry;
 mod faults;
+mod fencing;
 mod journal;
 mod live;
 mod mirror;
 mod resume;
+mod retries;
 mod support;

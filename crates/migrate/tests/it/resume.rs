@@ -37,6 +37,25 @@ impl Process {
     }
 }
 
+impl Process {
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([format!("-{name}"), self.0.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Waits for its end; true when it succeeded.
+    pub(crate) fn wait(&mut self, patience: Duration) -> bool {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.success();
+            }
+            assert!(begun.elapsed() < patience, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         self.0.kill().ok();

@@ -7,7 +7,7 @@ use std::time::Instant;
 use keyferry_testkit::{ServerBinary, digest};
 
 use super::page::{Table, mebibytes, seconds, times};
-use super::{MARK, Tool, client, has, start, wait_for};
+use super::{MARK, Tool, client, forget, has, start, wait_for};
 use crate::cargo::succeed;
 use crate::failure::{Failure, Outcome};
 
@@ -103,6 +103,7 @@ fn run(
         _ => None,
     };
     let used = tool.map(Tool::finish).transpose()?;
+    forget(&mut b)?;
     if digest(&mut a)? != digest(&mut b)? {
         return Err(Failure::new("burst: the copy differs from its source"));
     }

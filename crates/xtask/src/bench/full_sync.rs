@@ -7,7 +7,7 @@ use keyferry_testkit::data::{Mixed, Shape, big};
 use keyferry_testkit::{Server, ServerBinary, digest};
 
 use super::page::{Table, mebibytes, seconds, times};
-use super::{MARK, Tool, client, has, replicas, start, wait_for};
+use super::{MARK, Tool, client, forget, has, replicas, start, wait_for};
 use crate::failure::{Failure, Outcome};
 
 /// Payload of the one large key, in bytes.
@@ -114,6 +114,7 @@ fn run(
     let source_cpu = source.cpu_seconds()? - source_cpu;
     let used = tool.map(Tool::finish).transpose()?;
     b.call(&["REPLICAOF", "NO", "ONE"])?;
+    forget(&mut b)?;
     if digest(&mut b)? != expected {
         return Err(Failure::new("full sync: the copy differs from its source"));
     }

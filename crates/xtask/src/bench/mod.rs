@@ -4,6 +4,7 @@
 //! of the process. What was measured is also checked: a copy that is not equal gives no figure.
 
 mod burst;
+mod delivery;
 mod diff;
 mod full_sync;
 mod inspect;
@@ -29,6 +30,8 @@ pub(crate) enum Which {
     FullSync,
     /// A burst of writes during the incremental phase, beside a replica
     Burst,
+    /// Catching up exactly once, beside at least once
+    Delivery,
     /// Walking RDB files, beside the server's own checker
     RdbWalk,
     /// Visiting every element of RDB files, beside the server's own checker
@@ -61,6 +64,7 @@ pub(crate) fn run(which: &[Which], scale: f64, dry_run: bool) -> Outcome {
         tables.extend(match which {
             Which::FullSync => full_sync::measure(server, scale)?,
             Which::Burst => burst::measure(server, scale)?,
+            Which::Delivery => delivery::measure(server, scale)?,
             Which::RdbWalk => rdb_walk::measure(server, scale)?,
             Which::RdbElements => rdb_elements::measure(server, scale)?,
             Which::Inspect => inspect::measure(server, scale)?,
@@ -102,6 +106,17 @@ fn has(client: &mut Client, key: &str) -> Outcome<bool> {
     Ok(client.call_raw(&["EXISTS", key])?.as_i64() == Some(1))
 }
 
+/// Takes away what a migration keeps at its target to go on later.
+fn forget(client: &mut Client) -> Outcome {
+    client.call(&["SELECT", "0"])?;
+    for key in client.list(&["KEYS", "keyferry:*"])? {
+        if let Some(key) = key.as_str() {
+            client.call(&["DEL", key])?;
+        }
+    }
+    Ok(())
+}
+
 fn replicas(client: &mut Client) -> Outcome<bool> {
     Ok(client.info("replication", "connected_slaves")?.as_deref() != Some("0"))
 }
@@ -124,8 +139,14 @@ impl Tool {
 
     /// Starts it between two servers; it goes on until [`Tool::finish`].
     fn start(program: &PathBuf, source: &Server, target: &Server) -> Outcome<Tool> {
+        Self::start_with(program, &source.url(), &target.url(), &[])
+    }
+
+    /// As [`Tool::start`], of any two sides, with further arguments.
+    fn start_with(program: &PathBuf, source: &str, target: &str, more: &[&str]) -> Outcome<Tool> {
         let child = Command::new(program)
-            .args(["--source", &source.url(), "--target", &target.url(), "--until", "forever"])
+            .args(["--source", source, "--target", target, "--until", "forever"])
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

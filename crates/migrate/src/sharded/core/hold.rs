@@ -208,10 +208,12 @@ mod tests {
         progress::Meter,
         sharded::{
             checkpoint::tests::some,
-            core::Rules,
+            core::{Rules, Windows},
             item::{Class, Mark},
         },
     };
+
+    const WINDOWS: Windows = Windows { connect: Duration::from_secs(1), other: Duration::from_secs(1) };
 
     fn item(core: &mut Core, link: u16, at: u64, command: &[&str]) -> Item {
         let mut bytes = BytesMut::new();
@@ -241,12 +243,7 @@ mod tests {
 
     #[test]
     fn a_slot_waits_for_the_shard_that_gives_it_up() {
-        let rules = Rules {
-            single: false,
-            exact: true,
-            retry_window: Duration::from_secs(1),
-            alone_after: Duration::ZERO,
-        };
+        let rules = Rules { single: false, exact: true, windows: WINDOWS, alone_after: Duration::ZERO };
         let mut core = Core::new(rules, Arc::new(some(false)), vec![Meter::default(), Meter::default()]);
         core.set_shards(vec![Some(slots(&[1, 2])), Some(slots(&[3]))]);
         // The new owner speaks first.
@@ -270,12 +267,7 @@ mod tests {
 
     #[test]
     fn what_a_node_holds_beside_its_slots_is_dropped_in_the_end() {
-        let rules = Rules {
-            single: false,
-            exact: true,
-            retry_window: Duration::from_secs(1),
-            alone_after: Duration::ZERO,
-        };
+        let rules = Rules { single: false, exact: true, windows: WINDOWS, alone_after: Duration::ZERO };
         let mut core = Core::new(rules, Arc::new(some(false)), vec![Meter::default(), Meter::default()]);
         core.set_shards(vec![Some(slots(&[1])), Some(slots(&[3]))]);
         for slot in [1, 2] {
@@ -295,12 +287,7 @@ mod tests {
 
     #[test]
     fn what_was_not_taken_over_is_dropped_and_counted() {
-        let rules = Rules {
-            single: true,
-            exact: true,
-            retry_window: Duration::from_secs(1),
-            alone_after: Duration::ZERO,
-        };
+        let rules = Rules { single: true, exact: true, windows: WINDOWS, alone_after: Duration::ZERO };
         let mut core = Core::new(rules, Arc::new(some(false)), vec![Meter::default(), Meter::default()]);
         core.set_shards(vec![Some(slots(&[1])), Some(slots(&[3]))]);
         let restored = item(&mut core, 1, 10, &["RESTORE", "k", "0", "x"]);

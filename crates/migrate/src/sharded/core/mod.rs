@@ -22,7 +22,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use keyferry_resp::{Command, ErrorReply};
+use keyferry_resp::{Command, ErrorCode, ErrorReply, Retry};
 use keyferry_routing::SlotSet;
 use tokio::sync::Notify;
 
@@ -32,12 +32,19 @@ pub(crate) use self::{
     reply::{Redirection, redirection},
 };
 use super::{
+    batch,
     checkpoint::{Checkpoints, Reached},
     item::{Class, Item, Mark},
     lane::{Entry, Executed, Lane},
     links::LinkAccount,
+    state::{Stage, State},
 };
-use crate::{error::Error, fence::Lease, progress::Meter};
+use crate::{
+    dead_letters::{DeadLetters, Letter},
+    error::Error,
+    fence::Lease,
+    progress::Meter,
+};
 
 /// How a target is spoken to.
 #[derive(Clone, Debug)]
@@ -46,10 +53,49 @@ pub(crate) struct Rules {
     pub(crate) single: bool,
     /// What must not be repeated goes with a checkpoint.
     pub(crate) exact: bool,
-    /// How long something that passes by itself may last.
-    pub(crate) retry_window: Duration,
+    /// How long what passes may last.
+    pub(crate) windows: Windows,
     /// How long a node that had replicas has to be without them, before nothing is to be waited for.
     pub(crate) alone_after: Duration,
+}
+
+/// How long a target may refuse what it would take at another time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Windows {
+    /// While it is away, loads its data, is a replica, or has slots that nobody serves.
+    pub(crate) connect: Duration,
+    /// For any other reason that passes, or that somebody can put right.
+    pub(crate) other: Duration,
+}
+
+impl Windows {
+    /// The window for an error; none where waiting does not help.
+    pub(crate) fn of(self, error: &ErrorReply) -> Option<Duration> {
+        match error.kind() {
+            // A slot on its way is as good as one that nobody serves.
+            ErrorCode::TryAgain
+            | ErrorCode::Loading
+            | ErrorCode::MasterDown
+            | ErrorCode::ClusterDown
+            | ErrorCode::NoMasterLink
+            | ErrorCode::NotReady => Some(self.connect),
+            _ => match error.retry() {
+                Retry::Redirect | Retry::RefreshTopology => Some(self.connect),
+                Retry::BackOff | Retry::Operator | Retry::ResendTransaction => Some(self.other),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// The reason that a discarded transaction was discarded for, where the error says it.
+pub(crate) fn reason(error: &ErrorReply) -> ErrorReply {
+    const BECAUSE: &str = "because of: ";
+    let text = error.message();
+    match (error.kind(), text.find(BECAUSE)) {
+        (ErrorCode::ExecAbort, Some(at)) => ErrorReply::new(text[at + BECAUSE.len()..].as_bytes().to_vec()),
+        _ => error.clone(),
+    }
 }
 
 /// See the module.
@@ -57,6 +103,8 @@ pub(crate) struct Rules {
 pub(crate) struct Core {
     rules: Rules,
     checkpoints: Arc<Checkpoints>,
+    /// Where commands go that are refused for good; without it they end everything.
+    letters: Option<DeadLetters>,
     /// Without it nothing may be sent.
     lease: Option<Arc<Lease>>,
     lanes: Vec<Lane>,
@@ -72,6 +120,10 @@ pub(crate) struct Core {
     held_back: HashMap<(u16, u16), hold::Held>,
     /// Slots of the source that are on their way.
     moving: SlotSet,
+    /// What is refused at present, for whoever watches.
+    trouble: Option<String>,
+    /// Lanes whose work is refused at present.
+    refused_lanes: usize,
     failed: bool,
     /// What it has failed of, until it is told.
     failure: Option<Error>,
@@ -122,6 +174,8 @@ pub(crate) struct Counts {
     pub(crate) mirror_unknown: u64,
     /// Transactions of the source that could not be one at the target.
     pub(crate) transactions_divided: u64,
+    /// Commands that were refused for good and are kept in a file, by the error's code.
+    pub(crate) dead_letters: BTreeMap<String, u64>,
 }
 
 #[derive(Debug)]
@@ -149,6 +203,7 @@ impl Core {
         Core {
             rules,
             checkpoints,
+            letters: None,
             lease: None,
             lanes: (0..lanes).map(|_| Lane::default()).collect(),
             nodes: Vec::new(),
@@ -159,6 +214,8 @@ impl Core {
             shards: Vec::new(),
             held_back: HashMap::new(),
             moving: SlotSet::new(),
+            trouble: None,
+            refused_lanes: 0,
             failed: false,
             failure: None,
             counts: Counts::default(),
@@ -169,6 +226,65 @@ impl Core {
     }
 
     // --- What the run asks and tells.
+
+    /// Commands that are refused for good go there.
+    pub(crate) fn set_letters(&mut self, letters: DeadLetters) {
+        self.letters = Some(letters);
+    }
+
+    /// Keeps a command of a link that was refused for good, if there is a place for such. True when it is kept.
+    pub(crate) fn keep_refused(
+        &mut self,
+        link: u16,
+        offset: Option<u64>,
+        db: u32,
+        command: &[u8],
+        reply: &ErrorReply,
+    ) -> Result<bool, Error> {
+        let Some(letters) = &mut self.letters else { return Ok(false) };
+        let link = self.checkpoints.link_name(link).unwrap_or_default();
+        letters.add(&Letter { link, offset, db, command, reply })?;
+        *self.counts.dead_letters.entry(reply.code().to_owned()).or_default() += 1;
+        Ok(true)
+    }
+
+    /// As [`Core::keep_refused`], of the so-manieth command of an item.
+    fn keep_command(&mut self, item: &Item, n: u32, reply: &ErrorReply) -> Result<bool, Error> {
+        let Some(place) = batch::place_of(item, n) else { return Ok(false) };
+        let offset = match item.mark {
+            Mark::Snapshot(_) => None,
+            Mark::Stream(_) => Some(item.at + place.bytes.start as u64),
+        };
+        self.keep_refused(item.link, offset, place.db, &item.bytes[place.bytes], reply)
+    }
+
+    /// Takes the so-manieth command out of an item that waits at the front of its lane, as it is kept elsewhere.
+    fn leave_out(&mut self, lane_at: usize, item: &Item, n: u32) {
+        let Some(place) = batch::place_of(item, n) else { return };
+        let is_it =
+            |entry: &Entry| matches!(entry, Entry::Item(of) if of.link == item.link && of.mark == item.mark);
+        let lane = &mut self.lanes[lane_at];
+        let Some(at) = lane.waiting.iter().position(is_it) else { return };
+        let Some(Entry::Item(found)) = lane.waiting.get_mut(at) else { return };
+        let mut bytes = BytesMut::from(&found.bytes[..place.bytes.start]);
+        bytes.extend_from_slice(&found.bytes[place.bytes.end..]);
+        let freed = found.bytes.len() - bytes.len();
+        found.bytes = bytes.freeze();
+        found.commands -= 1;
+        let link = found.link;
+        // What is left of an exact one moves the position; of others there is nothing left.
+        let over = found.commands == 0 && !(self.rules.exact && found.class == Class::Exact);
+        let over = if over { lane.waiting.remove(at) } else { None };
+        if let Some(account) = self.link(link) {
+            account.shrink(freed);
+        }
+        if let Some(Entry::Item(item)) = over {
+            match self.lanes[lane_at].owner {
+                Some(owner) => self.settle(lane_at, owner, item),
+                None => self.done(&item),
+            }
+        }
+    }
 
     /// Nothing is sent any more when this has run out.
     pub(crate) fn set_lease(&mut self, lease: Arc<Lease>) {
@@ -185,8 +301,38 @@ impl Core {
     pub(crate) fn resume(&mut self, link: u16, reached: (u64, Option<u64>), until: u64) {
         if let Some(account) = self.link(link) {
             account.reached = Some(reached);
+            account.marked = Some(reached.0);
             account.replay_until = until;
         }
+    }
+
+    /// What of the only lane's work the target has lost since it confirmed it, by its state: the offset that it had, and
+    /// the one that it has.
+    pub(crate) fn lost(&self, state: &State) -> Option<(u64, u64)> {
+        if !(self.rules.single && self.rules.exact) {
+            return None;
+        }
+        let lost = |(number, account): (usize, &LinkAccount)| {
+            let had = account.marked?;
+            let link = u16::try_from(number).ok()?;
+            let has = match self.checkpoints.stage_in(state, link) {
+                Some(Stage::Stream(position)) => position.offset,
+                _ => 0,
+            };
+            (has < had).then_some((had, has))
+        };
+        self.links.iter().enumerate().find_map(lost)
+    }
+
+    /// True while a snapshot is being applied.
+    pub(crate) fn is_in_snapshot(&self) -> bool {
+        self.links.iter().any(|account| account.reached.is_none())
+    }
+
+    /// True for a node that serves something and has no replicas.
+    pub(crate) fn serves_alone(&self, address: &str) -> bool {
+        let owners = self.owners();
+        owners.into_iter().any(|at| self.nodes[at].address == address && !self.nodes[at].may_have_replicas())
     }
 
     /// True for what a run before may have done already.
@@ -213,6 +359,10 @@ impl Core {
         item.replay = !(lane.read && item.class == Class::Exact && self.rules.exact);
         lane.recover |= !lane.read;
         Some(item)
+    }
+
+    pub(crate) fn windows(&self) -> Windows {
+        self.rules.windows
     }
 
     /// The lane of a slot.
@@ -327,6 +477,16 @@ impl Core {
                 link.room.notify_waiters();
             }
         }
+    }
+
+    /// Something that has been refused for a while, once.
+    pub(crate) fn take_trouble(&mut self) -> Option<String> {
+        self.trouble.take()
+    }
+
+    /// True while something is refused.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused_lanes > 0
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -473,7 +633,7 @@ impl Core {
             }
         }
         let needed = self.lanes.iter().any(|lane| lane.target() == Some(at) && !lane.waiting.is_empty());
-        if needed && since.elapsed() >= self.rules.retry_window {
+        if needed && since.elapsed() >= self.rules.windows.connect {
             self.fail(Error::Target(error));
         }
     }
@@ -536,7 +696,11 @@ impl Core {
 
     fn done(&mut self, item: &Item) {
         let (ticket, cost) = (item.ticket, item.cost());
+        let exact = item.class == Class::Exact;
         if let Some(link) = self.link(item.link) {
+            if let (Mark::Stream(mark), true) = (item.mark, exact) {
+                link.marked = link.marked.max(Some(mark));
+            }
             link.done(ticket, cost);
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! The cluster has shards of a primary and a replica, which follows it with a delay and takes over without the rest; slots
 //! that move key by key; connections that are cut with commands executed and unanswered; old primaries that go on
-//! answering for a while. What servers do is told as their sources have it: `ASKING` covers a transaction, a transaction
+//! answering for a while; and the program itself, which dies between any two steps and begins anew with what the target
+//! has. What servers do is told as their sources have it: `ASKING` covers a transaction, a transaction
 //! with some of its keys moved is refused with `TRYAGAIN`.
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -15,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use keyferry_resp::{Command, CommandDecoder, ErrorReply, Frame, encode_command};
 use keyferry_testkit::Rng;
 
-use super::{Core, Expect, Rules};
+use super::{Core, Expect, Rules, Windows};
 use crate::{
     progress::Meter,
     sharded::{
@@ -23,10 +24,13 @@ use crate::{
         item::{Class, Item, Mark},
         links::Done,
         map::Survey,
+        state::{LinkState, Stage},
     },
 };
 
 const SLOTS: u16 = 4;
+
+const HOURS: Windows = Windows { connect: Duration::from_secs(3600), other: Duration::from_secs(3600) };
 
 fn meter() -> Meter {
     let meter = Meter::default();
@@ -44,6 +48,13 @@ enum Value {
 /// Database and name.
 type Key = (u32, String);
 type State = BTreeMap<Key, Value>;
+
+fn new_core(single: bool) -> Core {
+    let rules = Rules { single, exact: true, windows: HOURS, alone_after: Duration::ZERO };
+    let mut core = Core::new(rules, Arc::new(some(single)), vec![meter(), meter()]);
+    core.lanes.truncate(usize::from(SLOTS));
+    core
+}
 
 fn slot_of(key: &str) -> u16 {
     keyferry_routing::slot(key.as_bytes())
@@ -168,6 +179,12 @@ struct World {
     value: u64,
     gates: Vec<Gate>,
     errors: bool,
+    /// Everything that the links have brought, as a source can bring it again.
+    history: [Vec<(u16, Item)>; 2],
+    /// Offsets up to which the target keeps, of each link, that everything is done; from the end of its snapshot on.
+    positions: [Option<u64>; 2],
+    /// How often the program has died.
+    deaths: u64,
     log: Vec<String>,
     /// Everything that is said goes into the log.
     detailed: bool,
@@ -178,14 +195,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let single = rng.chance(1, 3);
         let shards = if single { 1 } else { 3 };
-        let rules = Rules {
-            single,
-            exact: true,
-            retry_window: Duration::from_secs(3600),
-            alone_after: Duration::ZERO,
-        };
-        let mut core = Core::new(rules, Arc::new(some(single)), vec![meter(), meter()]);
-        core.lanes.truncate(usize::from(SLOTS));
+        let core = new_core(single);
         let shard = |n: usize| Shard {
             data: State::new(),
             copy: State::new(),
@@ -212,6 +222,9 @@ impl World {
             value: 0,
             gates: Vec::new(),
             errors: rng.chance(1, 2),
+            history: [Vec::new(), Vec::new()],
+            positions: [None; 2],
+            deaths: 0,
             log: Vec::new(),
             detailed: std::env::var_os("KEYFERRY_MODEL_SEED").is_some(),
             rng,
@@ -617,6 +630,15 @@ impl World {
             if self.core.link(link).unwrap().is_settled() {
                 self.in_stream[number] = true;
                 self.note(format!("stream of link {link}"));
+                let offset = self.marks[number];
+                if self.single {
+                    let ticket = self.core.link(link).unwrap().open();
+                    self.core.add_anywhere(Item::nothing(link, offset, 0, ticket));
+                    let done = Done::Stream { commands: 0, end: offset, db: None };
+                    self.core.link(link).unwrap().seal(ticket, done);
+                } else {
+                    self.positions[number] = Some(offset);
+                }
             }
             return;
         }
@@ -629,7 +651,8 @@ impl World {
         self.value += 1;
         let value = self.value.to_string();
         let mut commands: Vec<Vec<String>> = Vec::new();
-        let mut class = Class::Blind;
+        // One server is told of everything how far it goes.
+        let mut class = if self.single { Class::Exact } else { Class::Blind };
         if !self.in_stream[number] {
             class = if self.rng.chance(2, 3) { Class::Free } else { Class::Exact };
             commands.push(match class {
@@ -684,8 +707,81 @@ impl World {
             ticket,
             replay: false,
         };
+        self.history[number].push((slot, item.clone()));
         self.core.add(slot, item);
         self.core.link(link).unwrap().seal(ticket, Done::Stream { commands: 1, end: at, db: None });
+    }
+
+    // --- The program dies.
+
+    /// Where each link can go on, if all can.
+    fn kept(&self) -> Option<[u64; 2]> {
+        let of = |link: usize| {
+            if !self.single {
+                return self.positions[link];
+            }
+            let checkpoints = some(true);
+            let state = self.shards[0].data.get(&(0, checkpoints.id().state_key()))?;
+            let Value::Hash(fields) = state else { panic!("the state is no hash") };
+            match LinkState::parse(fields.get(&format!("link:{link}"))?)?.stage {
+                Stage::Stream(position) => Some(position.offset),
+                Stage::Snapshot(_) => None,
+            }
+        };
+        Some([of(0)?, of(1)?])
+    }
+
+    fn write_positions(&mut self) {
+        for link in 0..2u16 {
+            let reached = self.core.link(link).unwrap().reached;
+            if let (Some((offset, _)), Some(position)) = (reached, &mut self.positions[usize::from(link)]) {
+                *position = offset.max(*position);
+            }
+        }
+    }
+
+    fn die(&mut self) {
+        if !self.in_stream.iter().all(|&is| is) {
+            return;
+        }
+        // What it had sent may be executed until its connections are closed, and nothing after that.
+        for at in 0..self.core.nodes() {
+            self.cut(at);
+        }
+        self.links.clear();
+        let Some(kept) = self.kept() else { return };
+        self.note(format!("the program dies, and goes on at {kept:?} of {:?}", self.marks));
+        self.deaths += 1;
+        self.gates.clear();
+        self.core = new_core(self.single);
+        for shard in &mut self.shards {
+            shard.known = false;
+        }
+        for (link, offset) in (0..2u16).zip(kept) {
+            let until = if self.single { 0 } else { self.marks[usize::from(link)] };
+            self.core.resume(link, (offset, None), until);
+        }
+        self.survey(false);
+        // The links come in any order, each by itself in its own.
+        let mut left: [VecDeque<(u16, Item)>; 2] = Default::default();
+        for (link, offset) in kept.into_iter().enumerate() {
+            let after = |(_, item): &&(u16, Item)| item.mark > Mark::Stream(offset);
+            left[link] = self.history[link].iter().filter(after).cloned().collect();
+        }
+        while left.iter().any(|left| !left.is_empty()) {
+            let link = self.rng.index(2);
+            let Some((slot, mut item)) = left[link].pop_front() else { continue };
+            item.ticket = self.core.link(item.link).unwrap().open();
+            let (of, ticket, Mark::Stream(end)) = (item.link, item.ticket, item.mark) else {
+                panic!("in a snapshot")
+            };
+            self.core.add(slot, item);
+            self.core.link(of).unwrap().seal(ticket, Done::Stream { commands: 1, end, db: None });
+            if self.rng.chance(1, 3) {
+                let at = self.rng.index(self.core.nodes());
+                self.work(at);
+            }
+        }
     }
 
     fn rng_pick<'p, T>(&mut self, of: &'p [T]) -> &'p T {
@@ -759,6 +855,8 @@ impl World {
             55 => self.core.ask_for_replicas(),
             56 if busy => self.gate(),
             57..60 => self.pass_gates(),
+            61 if busy && self.rng.chance(1, 3) => self.die(),
+            62 => self.write_positions(),
             60 => {
                 let n = self.rng.index(self.shards.len());
                 // What is said of replicas is heard before the next of them comes or goes.
@@ -794,7 +892,7 @@ impl World {
         for slot in 0..usize::from(SLOTS) {
             self.moves(slot, true);
         }
-        for _ in 0..100 {
+        for _ in 0..1000 {
             self.survey(false);
             for _ in 0..200 {
                 self.step(false);
@@ -806,6 +904,9 @@ impl World {
         assert!((0..2).all(|link| self.core.link(link).unwrap().is_idle()), "something is never done");
         let all = (0..SLOTS).collect();
         assert_eq!(self.found(&all), self.expected, "in the end");
+        if self.single && self.deaths > 0 {
+            assert_eq!(self.kept(), Some(self.marks), "the position is exact");
+        }
     }
 }
 
@@ -822,7 +923,11 @@ fn everything_is_there_once_whatever_happens() {
         if ran.is_err() {
             let mut told = String::new();
             world.log.iter().for_each(|line| writeln!(told, "{line}").unwrap());
-            panic!("KEYFERRY_MODEL_SEED={seed}\n{told}\n{:?}\n{:?}", world.core.lanes, world.core.nodes);
+            let open: Vec<u64> = world.gates.iter().map(|gate| gate.id).collect();
+            panic!(
+                "KEYFERRY_MODEL_SEED={seed}\n{told}\n{:?}\n{:?}\n{:?} of {open:?}",
+                world.core.lanes, world.core.nodes, world.core.gates
+            );
         }
     }
 }

@@ -8,6 +8,7 @@ use keyferry_routing::{Redirect, RedirectKind};
 use super::{
     Core, join,
     node::{Expect, Refused, What},
+    reason,
 };
 use crate::{
     error::Error,
@@ -20,6 +21,10 @@ use crate::{
 
 /// The first and the longest wait before something refused is sent again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+/// The longest wait for somebody to make room.
+const PATIENT: Duration = Duration::from_secs(2);
+/// How long something is refused before that is worth a word.
+const TROUBLE: Duration = Duration::from_secs(1);
 /// Redirections in a row without a wait between them.
 const HOPS: u32 = 3;
 
@@ -29,7 +34,12 @@ impl Core {
         let mut plain = 0;
         for flight in &self.nodes[at].flights {
             // The last of its replies has content.
-            let ends = matches!(flight.what, What::Checkpoint { .. } | What::Wait | What::Info);
+            let ends = match &flight.what {
+                What::Checkpoint { .. } | What::Wait | What::Info => true,
+                // Each command in it that is refused is to be known.
+                What::Batch { layout, .. } => layout.wrapped && self.letters.is_some(),
+                What::Prefix | What::Free { .. } => false,
+            };
             plain += u64::from(flight.replies - flight.answered) - u64::from(ends);
             if ends {
                 break;
@@ -102,9 +112,51 @@ impl Core {
                     self.counts.without_replica += self.confirm(at);
                 }
             }
-            What::Prefix | What::Free { .. } | What::Batch { .. } => {}
+            What::Batch { lane, layout } => self.result_landed(lane, at, layout, flight.error, frame),
+            What::Prefix | What::Free { .. } => {}
         }
         self.note_reply(at);
+    }
+
+    /// The result of a transaction of which every refused command is to be kept.
+    fn result_landed(
+        &mut self,
+        lane_at: usize,
+        at: usize,
+        layout: batch::Layout,
+        error: Option<Refused>,
+        frame: &Frame,
+    ) {
+        let last = layout.replies.saturating_sub(1);
+        let whole = frame.error_reply().map(|text| Refused { reply: last, element: None, text });
+        if let Some(refused) = error.or(whole) {
+            return self.batch_landed(lane_at, at, layout, Some(refused));
+        }
+        let results = match frame {
+            Frame::Array(results) => &results[..],
+            _ => &[],
+        };
+        for (element, reply) in (0..).zip(results) {
+            let Some(text) = reply.error_reply() else { continue };
+            let place = layout.place(&self.lanes[lane_at].sent, last, Some(element));
+            let Some((item, n)) =
+                place.and_then(|(item, n)| Some((self.lanes[lane_at].sent.get(item)?.clone(), n)))
+            else {
+                // Its own bookkeeping.
+                return self.batch_landed(
+                    lane_at,
+                    at,
+                    layout,
+                    Some(Refused { reply: last, element: Some(element), text }),
+                );
+            };
+            if item.replay && item.class == Class::Blind && text.kind() == ErrorCode::WrongType {
+                self.counts.replay_errors += 1;
+            } else if let Err(error) = self.keep_command(&item, n, &text) {
+                return self.fail(error);
+            }
+        }
+        self.batch_landed(lane_at, at, layout, None);
     }
 
     fn note_reply(&mut self, at: usize) {
@@ -163,11 +215,14 @@ impl Core {
                 // What came later is there already.
                 self.counts.replay_errors += 1;
             } else if executed {
-                let error = batch::refusal(
+                let mut error = batch::refusal(
                     self.nodes[at].address.clone(),
                     culprit.map(|item| (item, place.map_or(0, |(_, command)| command))),
                     &refused.text,
                 );
+                if let Error::Refused(refusal) = &mut error {
+                    refusal.passed = exact;
+                }
                 return self.fail(error);
             } else {
                 let shown = culprit.cloned().zip(place.map(|(_, command)| command));
@@ -193,6 +248,7 @@ impl Core {
 
     fn succeeded(&mut self, lane_at: usize) {
         let lane = &mut self.lanes[lane_at];
+        self.refused_lanes -= usize::from(lane.refused > 0);
         lane.trouble = None;
         lane.refused = 0;
     }
@@ -276,13 +332,20 @@ impl Core {
 
     /// A lane's work was refused and has been put back. Decides what comes next.
     fn refused(&mut self, lane_at: usize, at: usize, error: &ErrorReply, item: Option<(&Item, u32)>) {
+        let error = &reason(error);
         self.counts.note_retry(error);
         let lane = &mut self.lanes[lane_at];
         let since = *lane.trouble.get_or_insert_with(Instant::now);
+        self.refused_lanes += usize::from(lane.refused == 0);
         lane.refused += 1;
+        if since.elapsed() >= TROUBLE {
+            let what = item.map_or_else(String::new, |(item, n)| format!(" ({})", batch::shown(item, n)));
+            self.trouble =
+                Some(format!("{} refuses{what}: {error}; it is tried again", self.nodes[at].address));
+        }
         let passes = match error.retry() {
             Retry::Redirect => self.redirected(lane_at, at, error, item.map(|(item, _)| item)),
-            Retry::BackOff | Retry::ResendTransaction => {
+            Retry::BackOff | Retry::ResendTransaction | Retry::Operator => {
                 if matches!(error.kind(), ErrorCode::ClusterDown | ErrorCode::MasterDown) {
                     self.topology.notify_one();
                 }
@@ -296,13 +359,29 @@ impl Core {
             }
             _ => false,
         };
-        if !passes || since.elapsed() >= self.rules.retry_window {
+        let window = self.rules.windows.of(error);
+        if let (None, Some((item, n))) = (window, item) {
+            // It will not be taken at any time; what stands around it will.
+            match self.keep_command(item, n, error) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.succeeded(lane_at);
+                    self.leave_out(lane_at, item, n);
+                    self.settle_doubt(lane_at);
+                    self.arrive(lane_at);
+                    return self.touch(lane_at);
+                }
+                Err(error) => return self.fail(error),
+            }
+        }
+        if !passes || window.is_none_or(|window| since.elapsed() >= window) {
             let address = self.nodes[at].address.clone();
             return self.fail(batch::refusal(address, item, error));
         }
         let lane = &mut self.lanes[lane_at];
         if error.retry() != Retry::Redirect || lane.refused > HOPS {
-            let wait = BACKOFF.0.saturating_mul(1 << lane.refused.min(6)).min(BACKOFF.1);
+            let most = if error.retry() == Retry::Operator { PATIENT } else { BACKOFF.1 };
+            let wait = BACKOFF.0.saturating_mul(1 << lane.refused.min(8)).min(most);
             if lane.hold.replace(Instant::now() + wait).is_none() {
                 self.held.push(lane_at);
                 self.timer.notify_one();

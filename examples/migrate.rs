@@ -122,6 +122,9 @@ struct Args {
     /// Go on behind the command at which the last run ended, as the target refused it: it is left out
     #[arg(long)]
     skip_refused: bool,
+
+    #[command(flatten)]
+    filter: keyferry_examples::FilterArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -212,6 +215,7 @@ Examples:
   migrate --source redis://old:6379 --target redis://new:6379 --journal /var/tmp/journal --report move.json
   migrate --source redis://old:6379 --target redis+cluster://new1:6379,new2:6379 --db-map 1=0
   migrate --source redis://old:6379 --target redis://new:6379 --precheck
+  migrate --source redis://old:6379 --target redis://new:6379 --include-keys 'user:*' --rename add-prefix:old:
   migrate --source redis+sentinel://s1,s2,s3/mymaster --target redis://new:6379 --until caught-up
 
 Passwords: in the URL, or by its options password-env=VARIABLE and password-file=FILE.
@@ -262,6 +266,13 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
         Ok(file) => file,
         Err(e) => return fail(&format!("report {}: {e}", args.report.unwrap_or_default().display())),
     };
+    let filter = match args.filter.filter() {
+        Ok(filter) => filter,
+        Err(e) => {
+            eprintln!("migrate: {e}");
+            return ExitCode::from(2);
+        }
+    };
     let mut migration = Migration::new(source, target);
     let options = migration.options_mut();
     options.journal = args.journal;
@@ -303,6 +314,7 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
         Removal::Owned => Mirror::Owned,
         Removal::All => Mirror::All,
     };
+    options.filter = Some(std::sync::Arc::new(filter));
     options.until = match args.until {
         When::CaughtUp => {
             Until::CaughtUp { quiet: Duration::from_secs(1), linger: Duration::from_secs(args.linger) }
@@ -424,6 +436,7 @@ fn print_summary(report: &Report) {
         println!("journal  {journal} holds what was not applied; the same command goes on with it");
     }
     report.precheck.iter().for_each(keyferry_examples::print_warnings);
+    keyferry_examples::print_filter(&report.filter);
     for note in &report.notes {
         println!("note     {note}");
     }

@@ -2,6 +2,7 @@
 
 mod diff_bar;
 mod file_progress;
+mod filter;
 mod log;
 mod plan;
 mod precheck;
@@ -11,6 +12,7 @@ mod ticker;
 
 pub use diff_bar::DiffBar;
 pub use file_progress::FileProgress;
+pub use filter::{FilterArgs, print_filter};
 pub use log::LogArgs;
 pub use plan::{expand, planned};
 pub use precheck::{PrecheckArgs, precheck, print_warnings};

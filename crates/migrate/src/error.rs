@@ -142,8 +142,8 @@ pub enum Error {
 
     /// The journal holds data of another migration, or of one between other servers.
     #[error(
-        "journal {} belongs to migration {theirs}, and holds data of it; this one is {ours}: give the servers and the \
-         id that it had, or another directory",
+        "journal {} belongs to migration {theirs}, and holds data of it; this one is {ours}: give the servers, the \
+         id and the filter that it had, or another directory",
         path.display()
     )]
     JournalOfAnother {
@@ -424,6 +424,24 @@ pub enum Error {
         /// One line an item, its name first.
         failures: Vec<String>,
     },
+
+    /// What the target keeps under this name was written under other rules.
+    #[error(
+        "migration {id} was begun with other rules: it changes {known} on the way, and this run {given}; nothing was written; \
+         give the filter and the map of databases that it had, or another name (--id) for another migration"
+    )]
+    OtherChanges {
+        /// The migration.
+        id: String,
+        /// What it changes.
+        known: String,
+        /// What this run would change.
+        given: String,
+    },
+
+    /// The rules of the filter cannot be kept in this migration.
+    #[error("filter: {0}; nothing was written")]
+    Filter(String),
 
     /// A part of the program ended without a result; this is a defect of the program.
     #[error("internal: {0}")]

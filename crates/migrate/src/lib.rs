@@ -63,6 +63,7 @@ mod run;
 mod sharded;
 mod snapshot;
 mod snapshot_counts;
+mod snapshot_filter;
 mod snapshot_spool;
 mod snapshot_thread;
 mod source;

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     error::Error,
     fence::Fence,
+    filter::Filter,
     identity::MigrationId,
     journal::{Identity, JournalRoot, blocking},
     log, mover,
@@ -90,12 +91,13 @@ impl Migration {
         let (meter, stop) = (self.meter.clone(), self.stop.clone());
         let endpoints = self.endpoints();
         let _stop_when_dropped = stop.drop_guard();
+        let filter = self.options.filter.clone();
         match mover::run(meter.clone(), self.run_here()).await {
             Ok(finished) => finished,
             Err(error) => {
                 let mut ends = Ends::default();
                 ends.notes.push("no part of the migration was begun, or its thread ended".to_owned());
-                finish(endpoints, &meter, ends, Err(error))
+                finish(endpoints, &meter, ends, filter.as_deref(), Err(error))
             }
         }
     }
@@ -111,7 +113,7 @@ impl Migration {
             Ok(()) => self.execute(&mut ends).await,
             Err(error) => Err(error),
         };
-        finish(self.endpoints(), &self.meter, ends, result)
+        finish(self.endpoints(), &self.meter, ends, self.options.filter.as_deref(), result)
     }
 
     /// Both URLs without their passwords, and the name.
@@ -170,6 +172,7 @@ impl Migration {
             migration: self.id()?.to_string(),
             source: self.source.to_string(),
             target: self.target.to_string(),
+            changes: self.options.changes(),
         };
         let (directory, settings) = (self.options.journal.clone(), self.options.journal_settings());
         blocking(move || JournalRoot::open(directory.as_deref(), identity, settings)).await
@@ -178,9 +181,10 @@ impl Migration {
     /// Connects to both sides and refuses pairs that make no sense.
     async fn prepare(&self, id: MigrationId, ends: &mut Ends) -> Result<Prepared, Error> {
         let (source, target) = (self.source.clone(), self.target.clone());
-        let direct = self.options.db_map.is_empty()
-            && self.options.delivery == Delivery::AtLeastOnce
-            && self.options.on_error == OnError::Stop;
+        let plain = self.options.db_map.is_empty()
+            && self.options.on_error == OnError::Stop
+            && self.options.active_filter().is_none();
+        let direct = plain && self.options.delivery == Delivery::AtLeastOnce;
         if let (Endpoint::Standalone(from), Endpoint::Standalone(to), true) = (&source, &target, direct) {
             let to = Connection::connect(&to.clone().with_db(0)).await.map_err(Error::Target)?;
             prepare::check_target(&to)?;
@@ -232,6 +236,7 @@ fn finish(
     (source, target, id): (String, String, String),
     meter: &Meter,
     ends: Ends,
+    filter: Option<&Filter>,
     result: Result<Outcome, Error>,
 ) -> Finished {
     meter.enter(Phase::Ended);
@@ -263,6 +268,7 @@ fn finish(
         restarts: ends.restarts,
         mirror: ends.mirror,
         precheck: ends.precheck,
+        filter: filter.map(Filter::tallied).unwrap_or_default(),
     };
     Finished { report, result }
 }

@@ -3,12 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
 use keyferry_replication::{AckPolicy, LinkOptions};
 
-use crate::{intake::IntakeOptions, journal::Settings, precheck};
+use crate::{filter::Filter, intake::IntakeOptions, journal::Settings, precheck};
 
 /// When a migration is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +95,9 @@ pub struct Options {
     /// How long the target may refuse what it would take at another time: as its memory or its disk is full, or too few
     /// replicas follow it. Default: 10 minutes.
     pub retry_other: Duration,
+    /// Which keys and commands go over, and under which names. Default: everything as it is. It counts what it does, so give
+    /// each migration one of its own.
+    pub filter: Option<Arc<Filter>>,
 }
 
 /// What happens to a command that the target refuses for good: the wrong type, an unknown command, no permission.
@@ -177,6 +181,22 @@ pub enum CrossSlotPolicy {
     Fail,
 }
 
+impl Options {
+    /// The filter, if it does anything.
+    pub(crate) fn active_filter(&self) -> Option<&Arc<Filter>> {
+        self.filter.as_ref().filter(|filter| !filter.is_everything())
+    }
+
+    /// What is changed on the way, in a few words; nothing for a plain copy. A migration that is gone on with under other rules
+    /// would leave a mixture of both.
+    pub(crate) fn changes(&self) -> String {
+        let filter = self.active_filter().map(|filter| format!("filter {}", filter.fingerprint()));
+        let map: Vec<String> = self.db_map.iter().map(|(from, to)| format!("{from}={to}")).collect();
+        let map = (!map.is_empty()).then(|| format!("database map {}", map.join(",")));
+        filter.into_iter().chain(map).collect::<Vec<_>>().join(" and ")
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         let mut link = LinkOptions::default();
@@ -205,6 +225,7 @@ impl Default for Options {
             skip_refused: false,
             retry_connect: Duration::from_secs(12 * 3600),
             retry_other: Duration::from_secs(600),
+            filter: None,
         }
     }
 }

@@ -10,10 +10,11 @@ use crate::{
     dead_letters::DeadLetters,
     error::Error,
     fence::Token,
+    filter::Filter,
     hold::Hold,
     identity::MigrationId,
     migration::{Migration, Prepared},
-    options::OnError,
+    options::{OnError, Options},
     progress::Meter,
     report::Ends,
     sharded::{Databases, LinkSource, Settings, Sides, TargetMap, Windows},
@@ -167,16 +168,24 @@ pub(crate) async fn sharded(
         server.push_str(&format!(", {} primaries", links.len()));
     }
     let databases = Databases::new(options.db_map.clone(), databases);
+    let filter = options.active_filter().map(|filter| &**filter);
+    if let Some(filter) = filter {
+        check_filter(filter, options, ownership.is_some())?;
+    }
     for link in &mut links {
         let Some(control) = &mut link.control else { continue };
         let held = control.info("keyspace").await.map_err(Error::SourceConnection)?;
         for keyspace in held.keyspace() {
             let db = u64::from(keyspace.db);
+            if filter.is_some_and(|filter| filter.leaves_out_all(db)) {
+                continue;
+            }
             databases.to(db).map_err(|why| Error::no_route(None, db, None, why))?;
         }
     }
     if !options.db_map.is_empty() {
-        let collisions = collisions(&servers, &options.db_map).await.map_err(Error::SourceConnection)?;
+        let collisions =
+            collisions(&servers, &options.db_map, filter).await.map_err(Error::SourceConnection)?;
         if collisions.count > 0 {
             return Err(Error::Collisions(Box::new(collisions)));
         }
@@ -207,8 +216,32 @@ pub(crate) async fn sharded(
             OnError::Stop => None,
             OnError::DeadLetter(path) => Some(DeadLetters::open(path)?),
         },
+        filter: options.active_filter().cloned(),
     };
     Ok(Prepared::Sharded(Box::new(Sides { links, ownership, settings, abilities, id, token })))
+}
+
+/// Refuses filters that cannot be kept in this migration.
+fn check_filter(filter: &Filter, options: &Options, from_cluster: bool) -> Result<(), Error> {
+    let no = |why: String| Err(Error::Filter(why));
+    if filter.renames() && from_cluster {
+        return no("keys of a cluster cannot be renamed: their slots tell which of its shards has the last word on them".into());
+    }
+    if filter.looks_at_values() {
+        return no(
+            "rules about size, expiry or idle time need every value to be seen, which the commands that follow the snapshot \
+             do not show: choose by name, database, type or slot (or convert a snapshot file)"
+                .into(),
+        );
+    }
+    match filter.largest_size() {
+        Some(size) if size > options.value_limit as u64 => no(format!(
+            "a rule tells sizes up to {size} bytes, but values above {} come in parts, whose sum nobody knows: raise \
+             --value-limit",
+            options.value_limit
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Learns the commands of modules, and others that the built-in table lacks, from a server that tells them.

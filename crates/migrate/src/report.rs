@@ -7,7 +7,10 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{hold::Hold, precheck, progress::Figures, sharded::Counts, snapshot_counts::SnapshotCounts};
+use crate::{
+    filter::FilterLine, hold::Hold, precheck, progress::Figures, sharded::Counts,
+    snapshot_counts::SnapshotCounts,
+};
 
 /// How a migration ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -53,6 +56,9 @@ pub struct Report {
     pub mirror: MirrorCounts,
     /// What the snapshot held, and what of it could not be carried.
     pub snapshot: SnapshotCounts,
+    /// What the filter left out and changed, by rule.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub filter: Vec<FilterLine>,
     /// The figures at the end.
     pub figures: Figures,
     /// Replication id and offset up to which everything is on the target, once the snapshot was applied. None with

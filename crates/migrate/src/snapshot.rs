@@ -15,11 +15,13 @@ use keyferry_resp::encode::{write_array_header, write_bulk, write_bulk_header, w
 
 use crate::{
     error::Error,
+    filter::Filter,
     hold::Hold,
     key_set::KeyCollector,
     output::{Output, PieceKind},
     sharded::Databases,
     snapshot_counts::{NAMED_LOSSES, SnapshotCounts},
+    snapshot_filter::{Fate, Filtering, with},
     target::Abilities,
 };
 
@@ -67,6 +69,7 @@ struct State {
     hold: Option<(Arc<Hold>, Databases)>,
     /// The keys are noted; with where databases go.
     record: Option<(KeyCollector, Databases)>,
+    filter: Option<Filtering>,
 }
 
 /// A value that comes in parts.
@@ -125,6 +128,7 @@ impl SnapshotEncoder {
             divide: false,
             hold: None,
             record: None,
+            filter: None,
         };
         SnapshotEncoder { parser: Parser::with_limits(limits), state, skip: 0, whole: 0 }
     }
@@ -157,6 +161,12 @@ impl SnapshotEncoder {
         self.state.record.take().map(|(keys, _)| keys)
     }
 
+    /// Only what the filter lets through is encoded.
+    pub(crate) fn filtering(mut self, filter: Option<&Arc<Filter>>) -> Self {
+        self.state.filter = filter.map(Filtering::new);
+        self
+    }
+
     /// Room to read the snapshot's next bytes into; say how many by [`SnapshotEncoder::filled`].
     pub(crate) fn space(&mut self, min: usize) -> &mut [u8] {
         self.parser.space(min)
@@ -168,15 +178,43 @@ impl SnapshotEncoder {
 
     /// Encodes until the output is full or the input used up.
     pub(crate) fn pump(&mut self, out: &mut Output) -> Result<Pumped, Error> {
+        let pumped = self.pump_events(out);
+        if let Some(filter) = &mut self.state.filter {
+            filter.tally();
+        }
+        pumped
+    }
+
+    fn pump_events(&mut self, out: &mut Output) -> Result<Pumped, Error> {
         while out.bytes.len() < LOAD_SIZE {
             let Some((event, place)) = self.parser.next_event_at()? else {
                 return Ok(if self.parser.is_finished() { Pumped::Finished } else { Pumped::Hungry });
             };
-            if self.state.record.is_some() {
-                self.state.record(&event)?;
+            let renamed;
+            let event = match &mut self.state.filter {
+                None => Some(event),
+                Some(filter) => match filter.event(&event)? {
+                    Fate::Take => Some(event),
+                    Fate::TakeAs(key, expiry) => {
+                        renamed = key;
+                        Some(with(event, &renamed, expiry))
+                    }
+                    Fate::LeaveOutKey => {
+                        self.state.announced = self.state.announced.saturating_sub(1);
+                        None
+                    }
+                    Fate::LeaveOut => None,
+                },
+            };
+            if let Some(event) = &event
+                && self.state.record.is_some()
+            {
+                self.state.record(event)?;
             }
             // The place of a value is where it begins, and no value lies on both sides.
-            if place >= self.skip || !self.state.pass_over(&event) {
+            if let Some(event) = event
+                && (place >= self.skip || !self.state.pass_over(&event))
+            {
                 self.state.event(event, out)?;
             }
             if self.state.large.is_none() {

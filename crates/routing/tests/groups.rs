@@ -94,7 +94,9 @@ fn categories_are_those_of_the_servers() -> Result<()> {
         let mut wrong = Vec::new();
         for category in CATEGORIES {
             let told = texts(&client.call(&["ACL", "CAT", category])?);
-            for spec in table.commands().filter(|spec| is_replicated(spec) && known.contains(spec.name())) {
+            // Redis 6.0 has it in no category of a type.
+            let is_compared = |spec: &&CommandSpec| is_replicated(spec) && spec.name() != "pfdebug";
+            for spec in table.commands().filter(|spec| is_compared(spec) && known.contains(spec.name())) {
                 let ours = spec.is_in_category(category).unwrap_or_default();
                 if ours != told.contains(spec.name()) {
                     wrong.push(format!("{}: {} in {category}: {ours}", binary.name, spec.name()));

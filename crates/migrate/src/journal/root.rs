@@ -24,6 +24,8 @@ pub(crate) struct Identity {
     /// The sides, without passwords.
     pub(crate) source: String,
     pub(crate) target: String,
+    /// What is changed on the way: [`Options::changes`](crate::Options).
+    pub(crate) changes: String,
 }
 
 /// A journal directory, held by this process alone.
@@ -97,8 +99,8 @@ impl JournalRoot {
     }
 
     fn write_owner(&self, token: Option<String>) -> Result<(), Error> {
-        let Identity { migration, source, target } = self.0.identity.clone();
-        let owner = Owner { format: FORMAT, migration, source, target, token };
+        let Identity { migration, source, target, changes } = self.0.identity.clone();
+        let owner = Owner { format: FORMAT, migration, source, target, changes, token };
         sidecar::write(&self.0.path.join(OWNER), &owner, self.0.settings.syncs())
     }
 
@@ -131,8 +133,8 @@ impl JournalRoot {
 
 impl Identity {
     fn of(owner: &Owner) -> Self {
-        let Owner { migration, source, target, .. } = owner.clone();
-        Identity { migration, source, target }
+        let Owner { migration, source, target, changes, .. } = owner.clone();
+        Identity { migration, source, target, changes }
     }
 
     fn is(&self, owner: &Owner) -> bool {
@@ -142,7 +144,8 @@ impl Identity {
 
 impl std::fmt::Display for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} from {} to {}", self.migration, self.source, self.target)
+        write!(f, "{} from {} to {}", self.migration, self.source, self.target)?;
+        if self.changes.is_empty() { Ok(()) } else { write!(f, " with {}", self.changes) }
     }
 }
 

@@ -19,6 +19,9 @@ pub(crate) struct Owner {
     /// The sides, without passwords.
     pub(crate) source: String,
     pub(crate) target: String,
+    /// What is changed on the way.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) changes: String,
     /// What the run that used it last showed the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<String>,

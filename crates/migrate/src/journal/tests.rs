@@ -424,7 +424,7 @@ fn a_snapshot_is_named_when_it_is_whole_and_no_more_when_it_has_been_applied() {
 
 fn identity(migration: &str) -> Identity {
     let (source, target) = ("redis://a".to_owned(), "redis://b".to_owned());
-    Identity { migration: migration.to_owned(), source, target }
+    Identity { migration: migration.to_owned(), source, target, changes: String::new() }
 }
 
 #[test]
@@ -447,6 +447,9 @@ fn a_directory_belongs_to_one_process_and_one_migration() {
     let text = error.to_string();
     assert!(matches!(error, Error::JournalOfAnother { .. }), "{error}");
     assert!(text.contains("two from redis://a to redis://b") && text.contains("one from"), "{text}");
+    let changed = Identity { changes: "filter 01".to_owned(), ..identity("two") };
+    let error = JournalRoot::open(Some(dir.path()), changed, settings()).unwrap_err().to_string();
+    assert!(error.contains("two from redis://a to redis://b with filter 01"), "{error}");
     let root = open("two").unwrap();
     assert_eq!(root.token(), Some("other"));
     let (_, kept) = root.link(Some("host:7000")).unwrap();

@@ -44,6 +44,13 @@ impl Databases {
         }
     }
 
+    /// The databases of the source that go to one of the target.
+    pub(crate) fn from(&self, to: u64) -> impl Iterator<Item = u64> + '_ {
+        let stays = (!self.map.contains_key(&to)).then_some(to);
+        let mapped = self.map.iter().filter(move |&(_, &target)| target == to).map(|(&from, _)| from);
+        stays.into_iter().chain(mapped)
+    }
+
     /// The last database that the target may have something in.
     pub(crate) fn last(&self) -> u32 {
         let last = self.count.map_or(15, |count| count.saturating_sub(1));
@@ -118,6 +125,8 @@ mod tests {
         assert_eq!((databases.to(0), databases.to(3)), (Ok(0), Ok(0)));
         assert_eq!(databases.to(1), Err(NoPlace::NoDatabase { from: 1, count: 1 }));
         assert!(databases.is_merged(3) && databases.is_merged(0));
+        assert_eq!(databases.from(0).collect::<Vec<_>>(), [0, 3]);
+        assert_eq!(databases.from(3).count(), 0);
         assert!(!Databases::default().is_merged(0));
     }
 

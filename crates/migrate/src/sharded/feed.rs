@@ -15,6 +15,7 @@ use keyferry_routing::{Route, SLOTS, SlotSet, Step};
 use super::{
     Target,
     compute::{Across, Place},
+    filtered::Filtered,
     flush::{self, Flush},
     item::{Class, Item, Mark},
     links::Done,
@@ -23,6 +24,7 @@ use super::{
 use crate::{
     error::Error,
     expiry::Held,
+    filter::Counts,
     hold::{Mode, carries_deadlines},
     output::PieceKind,
     pipeline::{Load, Origin},
@@ -148,8 +150,10 @@ pub(crate) struct StreamFeed {
     /// Which deadlines are held, while a batch is handed over.
     pub(super) mode: Mode,
     /// When the batch came, and when it is handed over; Unix times in milliseconds.
-    clock: i64,
+    pub(super) clock: i64,
     now: i64,
+    /// What the filter did since that was made known to all.
+    pub(super) filter_counts: Counts,
 }
 
 #[derive(Debug, Default)]
@@ -193,6 +197,7 @@ impl StreamFeed {
             mode: Mode::Off,
             clock: 0,
             now: 0,
+            filter_counts: Counts::default(),
         }
     }
 
@@ -257,6 +262,7 @@ impl StreamFeed {
             self.command(&command, &batch.bytes, raw, end, place).await?;
         }
         self.decoder = decoder;
+        self.tally();
         Ok(())
     }
 
@@ -301,6 +307,12 @@ impl StreamFeed {
             open.commands.push(command.to_owned());
             return Ok(());
         }
+        if self.target.filter().is_some() {
+            match self.filtered(command, &at)? {
+                Filtered::AsItIs | Filtered::Flush => {}
+                Filtered::Commands(commands) => return self.instead(commands, end, at).await,
+            }
+        }
         if self.mode != Mode::Off {
             self.follow_deadlines(command);
             if let Some(held) = self.held(command) {
@@ -330,7 +342,7 @@ impl StreamFeed {
         }
     }
 
-    async fn add_held(&mut self, held: Held, at: At) -> Result<(), Error> {
+    pub(super) async fn add_held(&mut self, held: Held, at: At) -> Result<(), Error> {
         let mut commands = held.commands;
         if commands.len() == 1
             && let Some(command) = commands.pop()
@@ -372,7 +384,7 @@ impl StreamFeed {
     }
 
     /// Everything but the common case.
-    async fn other(&mut self, command: Command, at: At) -> Result<(), Error> {
+    pub(super) async fn other(&mut self, command: Command, at: At) -> Result<(), Error> {
         let table = self.target.table();
         let rewritten = self.target.databases().rewrite(&command, self.db);
         let command = match rewritten {
@@ -438,7 +450,13 @@ impl StreamFeed {
     }
 
     /// Carries out a transaction of the source: as one where it stays in one slot, else one for each slot.
-    async fn exec(&mut self, mut open: Transaction, ticket: u64) -> Result<(), Error> {
+    async fn exec(&mut self, open: Transaction, ticket: u64) -> Result<(), Error> {
+        let open = self.filtered_transaction(open)?;
+        if open.commands.is_empty() { Ok(()) } else { self.exec_filtered(open, ticket).await }
+    }
+
+    /// The same of a transaction that the filter has seen.
+    pub(super) async fn exec_filtered(&mut self, mut open: Transaction, ticket: u64) -> Result<(), Error> {
         let one_by_one = open.commands.iter().map(Command::as_ref).any(|command| {
             command.is("SELECT") || (self.is_special(&command) && !self.is_unchecked(&command))
         });
@@ -486,7 +504,7 @@ impl StreamFeed {
     /// `FLUSHALL` and `FLUSHDB`: everything that this link's shard owns, and no more.
     async fn flush(&mut self, command: Command, at: At) -> Result<(), Error> {
         let all = command.is("FLUSHALL");
-        if !all && self.target.databases().is_merged(self.db) {
+        if !all && self.shares_database() {
             let why = "other databases share the target's, and nobody can tell their keys from these";
             return Err(self.no_route(&command.as_ref(), &at, why));
         }
@@ -508,8 +526,10 @@ impl StreamFeed {
             Mark::Stream(end) => Some(flush::Place { link: self.link, end, db: self.db }),
             Mark::Snapshot(_) => None,
         };
+        let filtered = self.flush_filter(all);
         self.behind_gate(gated, &at, 0, async move |target: Arc<Target>, _| {
-            let flush = Flush { command: &command, at: offset, db, slots: slots.as_ref(), position };
+            let (slots, filter) = (slots.as_ref(), filtered.as_ref());
+            let flush = Flush { command: &command, at: offset, db, slots, position, filter };
             flush.run(&target).await
         });
         Ok(())
@@ -576,7 +596,7 @@ impl StreamFeed {
     }
 
     /// Carries out `work` when everything before it in these slots is done, and holds them until it is done, too.
-    fn behind_gate<W, F>(&self, slots: HashSet<u16>, at: &At, cost: usize, work: W)
+    pub(super) fn behind_gate<W, F>(&self, slots: HashSet<u16>, at: &At, cost: usize, work: W)
     where
         W: FnOnce(Arc<Target>, u64) -> F + Send + 'static,
         F: Future<Output = Result<(), Error>> + Send,

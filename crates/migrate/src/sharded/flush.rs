@@ -1,11 +1,13 @@
 //! `FLUSHALL` and `FLUSHDB` of a source: everything that it owned, and no more.
 
+use std::sync::Arc;
+
 use keyferry_client::Error as ClientError;
 use keyferry_resp::{Command, ErrorReply, Frame};
 use keyferry_routing::{SLOTS, SlotSet, slot};
 
 use super::{
-    Target,
+    Databases, Target,
     aside::{Aside, Cause, refused},
     checkpoint::{self, Reached},
     compute::passes,
@@ -14,6 +16,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    filter::Filter,
     identity::{OWNER_PREFIX, STATE_PREFIX},
 };
 
@@ -31,6 +34,8 @@ pub(crate) struct Flush<'f> {
     pub(crate) slots: Option<&'f SlotSet>,
     /// Where in the stream it stands, unless it stands in none.
     pub(crate) position: Option<Place>,
+    /// Only keys that the filter lets through.
+    pub(crate) filter: Option<&'f Owned>,
 }
 
 /// Where in a stream something stands that concerns everything.
@@ -41,6 +46,24 @@ pub(crate) struct Place {
     pub(crate) end: u64,
     /// The source's database there.
     pub(crate) db: u64,
+}
+
+/// Tells the keys that are the migration's, by their names.
+#[derive(Clone, Debug)]
+pub(crate) struct Owned {
+    pub(crate) filter: Arc<Filter>,
+    /// The source's database that is emptied; none for all.
+    pub(crate) db: Option<u64>,
+}
+
+impl Owned {
+    /// Whether a key of a database of the target is one of them.
+    pub(crate) fn contains(&self, databases: &Databases, db: u32, key: &[u8]) -> bool {
+        match self.db {
+            Some(db) => self.filter.owns(db, key),
+            None => databases.from(u64::from(db)).any(|db| self.filter.owns(db, key)),
+        }
+    }
 }
 
 impl Flush<'_> {
@@ -88,16 +111,19 @@ impl Flush<'_> {
     }
 
     async fn at(&self, target: &Target, aside: &mut Aside<'_>, address: &str) -> Result<(), Missed> {
-        let Some(slots) = self.slots else { return self.whole(target, aside, address).await };
+        if self.slots.is_none() && self.filter.is_none() {
+            return self.whole(target, aside, address).await;
+        }
         let databases = match self.db {
             Some(db) => db..=db,
             None => 0..=target.databases().last(),
         };
         for db in databases {
-            if target.map().is_single() {
-                self.scan(aside, address, db, slots).await?;
-            } else {
-                self.by_slot(target, aside, address, db, slots).await?;
+            match self.slots {
+                Some(slots) if !target.map().is_single() && self.filter.is_none() => {
+                    self.by_slot(target, aside, address, db, slots).await?;
+                }
+                _ => self.scan(target, aside, address, db).await?,
             }
         }
         Ok(())
@@ -170,23 +196,35 @@ impl Flush<'_> {
         Ok(())
     }
 
-    /// Deletes the keys of these slots among those of a server that knows no slots.
+    /// Deletes the keys that are meant among all that a server holds.
     async fn scan(
         &self,
+        target: &Target,
         aside: &mut Aside<'_>,
         address: &str,
         db: u32,
-        slots: &SlotSet,
     ) -> Result<(), Missed> {
+        let is_meant = |key: &&[u8]| {
+            self.slots.is_none_or(|slots| slots.contains(slot(key)))
+                && !is_own(key)
+                && self.filter.is_none_or(|owned| owned.contains(target.databases(), db, key))
+        };
         let mut cursor = b"0".to_vec();
         loop {
             let reply = ask(aside, address, db, &[b"SCAN", &cursor, b"COUNT", STEP.as_bytes()]).await?;
             let Frame::Array(parts) = &reply else { return Ok(()) };
             let [next, found] = &parts[..] else { return Ok(()) };
-            let ours = |key: &&[u8]| slots.contains(slot(key)) && !is_own(key);
-            let keys: Vec<&[u8]> = keys(found).filter(ours).collect();
-            if !keys.is_empty() {
-                unlink(aside, address, db, keys).await?;
+            let mut keys: Vec<&[u8]> = keys(found).filter(is_meant).collect();
+            if target.map().is_single() {
+                if !keys.is_empty() {
+                    unlink(aside, address, db, keys).await?;
+                }
+            } else {
+                // Nodes of a cluster take those of one slot together.
+                keys.sort_by_key(|key| slot(key));
+                for keys in keys.chunk_by(|a, b| slot(a) == slot(b)) {
+                    unlink(aside, address, db, keys.to_vec()).await?;
+                }
             }
             cursor = next.as_bytes().map(|bytes| bytes.to_vec()).unwrap_or_default();
             if cursor == b"0" || cursor.is_empty() {

@@ -9,7 +9,11 @@ use keyferry_resp::Command;
 use keyferry_routing::SlotSet;
 use tokio::sync::mpsc;
 
-use super::{Target, flush::Flush, links::Done};
+use super::{
+    Target,
+    flush::{Flush, Owned},
+    links::Done,
+};
 use crate::{
     error::Error,
     source::{Change, Owner},
@@ -143,9 +147,11 @@ impl HandOver {
         gate.reached.notified().await;
         // The second brings all that is left of them.
         let command = Command::new(["FLUSHALL"]);
-        Flush { command: &command, at: offset, db: None, slots: Some(&slots), position: None }
-            .run(target)
-            .await?;
+        let owned = target.filter().map(|filter| Owned { filter: Arc::clone(filter), db: None });
+        let (slots_only, filter) = (Some(&slots), owned.as_ref());
+        let flush =
+            Flush { command: &command, at: offset, db: None, slots: slots_only, position: None, filter };
+        flush.run(target).await?;
         let mut core = target.core();
         core.take_over(to, &slots).map_err(|slot| Error::SourceSlotUnclear { slot })?;
         core.set_moving(&slots, false);

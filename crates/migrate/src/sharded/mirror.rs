@@ -18,9 +18,10 @@ use keyferry_resp::Command;
 use keyferry_routing::{SlotSet, slot};
 
 use super::{
-    Target,
+    Databases, Target,
     aside::Aside,
     checkpoint,
+    flush::Owned,
     state::field,
     sweep::{Attempts, Missed, Owners, Scan},
 };
@@ -165,6 +166,8 @@ pub(crate) struct Rest {
     pub(crate) foreign: Foreign,
     /// Only in these slots, which the source of the snapshot has.
     pub(crate) slots: Option<SlotSet>,
+    /// Only keys that the filter lets through, but for [`Mirror::All`]; and where databases go.
+    pub(crate) filter: Option<(Owned, Databases)>,
 }
 
 impl Rest {
@@ -204,6 +207,11 @@ impl Rest {
                 continue;
             }
             if self.keys.contains(db, &key)? {
+                continue;
+            }
+            let owned = self.filter.as_ref().filter(|_| self.policy == Mirror::Owned);
+            if owned.is_some_and(|(owned, databases)| !owned.contains(databases, db, &key)) {
+                kept += 1;
                 continue;
             }
             match &self.foreign {

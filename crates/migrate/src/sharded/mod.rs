@@ -15,6 +15,7 @@ mod compute;
 mod core;
 mod databases;
 mod feed;
+mod filtered;
 mod flush;
 mod hand_over;
 mod item;
@@ -64,6 +65,7 @@ use crate::{
     dead_letters::DeadLetters,
     error::Error,
     fence::{Barred, Fence},
+    filter::Filter,
     hold::Hold,
     options::{CrossSlotPolicy, Delivery},
     progress::Meter,
@@ -98,6 +100,7 @@ pub(crate) struct Target {
     expiry_time: bool,
     cross_slot: CrossSlotPolicy,
     hold: Arc<Hold>,
+    filter: Option<Arc<Filter>>,
     pool: aside::Pool,
     /// Work beside the pipelines that may go on at the same time.
     turns: Semaphore,
@@ -125,6 +128,8 @@ pub(crate) struct Settings {
     pub(crate) delivery: Delivery,
     /// Where commands go that are refused for good.
     pub(crate) letters: Option<DeadLetters>,
+    /// A filter that does something.
+    pub(crate) filter: Option<Arc<Filter>>,
 }
 
 impl Settings {
@@ -170,6 +175,7 @@ impl Target {
             expiry_time: settings.expiry_time,
             cross_slot: settings.cross_slot,
             hold: settings.hold,
+            filter: settings.filter,
             pool: aside::Pool::default(),
             turns: Semaphore::new(TURNS),
         })
@@ -260,6 +266,10 @@ impl Target {
 
     pub(crate) fn refuses_cross_slot(&self) -> bool {
         self.cross_slot == CrossSlotPolicy::Fail
+    }
+
+    pub(crate) fn filter(&self) -> Option<&Arc<Filter>> {
+        self.filter.as_ref()
     }
 
     pub(crate) fn tells_expiry_time(&self) -> bool {

@@ -35,14 +35,14 @@ struct Known<'s> {
 
 impl Plan {
     /// Compares what is there with what has been left; `source` and `target` are the URLs of both sides without their
-    /// passwords.
+    /// passwords, `changes` what is changed on the way.
     ///
     /// # Errors
-    /// [`Error::OtherSource`], [`Error::OtherTarget`], [`Error::WasRefused`].
+    /// [`Error::OtherSource`], [`Error::OtherTarget`], [`Error::OtherChanges`], [`Error::WasRefused`].
     pub(crate) fn of(
         state: &State,
         links: &[LinkSource],
-        (source, target): (&str, &str),
+        (source, target, changes): (&str, &str, &str),
         id: &MigrationId,
         skip_refused: bool,
     ) -> Result<Self, Error> {
@@ -65,7 +65,16 @@ impl Plan {
             return Err(Error::OtherSource { id: id.to_string(), known, given: source.to_owned() });
         }
 
+        let had = state.get(field::CHANGES).unwrap_or_default();
+        if state.get(field::TARGET).is_some() && had != changes {
+            let shown = |changes: &str| if changes.is_empty() { "nothing" } else { changes }.to_owned();
+            return Err(Error::OtherChanges { id: id.to_string(), known: shown(had), given: shown(changes) });
+        }
+
         let mut plan = Plan::default();
+        if !changes.is_empty() {
+            plan.constant.push((field::CHANGES.to_owned(), changes.to_owned()));
+        }
         if let Some(refused) = state.get(field::REFUSED) {
             if !skip_refused {
                 let (id, target, refused) = (id.to_string(), target.to_owned(), refused.to_owned());
@@ -198,7 +207,7 @@ mod tests {
     }
 
     fn plan(state: &State, links: &[LinkSource]) -> Result<Plan, Error> {
-        Plan::of(state, links, ("redis://a:1", "redis://b:1"), &MigrationId::derive("a", "b"), false)
+        Plan::of(state, links, ("redis://a:1", "redis://b:1", ""), &MigrationId::derive("a", "b"), false)
     }
 
     fn offsets(plan: &Plan) -> Vec<Option<u64>> {

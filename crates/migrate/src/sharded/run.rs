@@ -16,6 +16,7 @@ use super::{
     Settings, SnapshotFeed, StreamFeed, Target,
     aside::{Aside, Cause},
     checkpoint::{Checkpoints, Constant, slot_key},
+    flush::Owned,
     hand_over::follow,
     mirror::{Due, First, Foreign, NONE, Rest},
     plan::Plan,
@@ -98,8 +99,8 @@ pub(crate) async fn run(
             .await?;
     let (at, shown) = (root.clone(), fence.token().to_owned());
     blocking(move || at.set_token(&shown)).await?;
-    let sides = (migration.source.to_string(), settings.map.name());
-    let plan = Plan::of(&state, &links, (&sides.0, &sides.1), &id, options.skip_refused);
+    let (from, to, changes) = (migration.source.to_string(), settings.map.name(), options.changes());
+    let plan = Plan::of(&state, &links, (&from, &to, &changes), &id, options.skip_refused);
     let plan = match plan {
         Ok(plan) => plan,
         Err(error) => {
@@ -182,7 +183,8 @@ pub(crate) async fn run(
             encoder: Some(
                 SnapshotEncoder::new(abilities, target.name(), options.value_limit)
                     .dividing()
-                    .holding(target.hold(), target.databases()),
+                    .holding(target.hold(), target.databases())
+                    .filtering(options.active_filter()),
             ),
             intake: None,
             reader: None,
@@ -513,7 +515,9 @@ impl LinkRun {
         let keys = Arc::new(blocking(move || keys.finish()).await?);
         let slots = self.target.core().owned_by(self.number).cloned();
         let (policy, foreign) = (self.options.mirror, self.foreign.clone());
-        Rest { policy, keys, foreign, slots }.remove(&self.target).await
+        let owned = |filter| Owned { filter: Arc::clone(filter), db: None };
+        let filter = self.target.filter().map(|filter| (owned(filter), self.target.databases().clone()));
+        Rest { policy, keys, foreign, slots, filter }.remove(&self.target).await
     }
 
     /// Applies the snapshot as it comes, and waits until it is done. False when it will never be complete, or when the run

@@ -9,6 +9,7 @@ use keyferry_resp::{Command, CommandRef, encode_command};
 use super::{
     compute::repeatable,
     feed::{At, StreamFeed},
+    filtered::Filtered,
     item::{Class, Item, Mark},
 };
 use crate::{error::Error, expiry::Held, hold::Mode};
@@ -70,6 +71,7 @@ impl StreamFeed {
         }
         self.run(batch, run..at, commands, ticket)?;
         self.decoder = decoder;
+        self.tally();
         self.note_silence(batch, ticket);
         Ok(())
     }
@@ -86,6 +88,9 @@ impl StreamFeed {
 
     /// True for commands that are not simply passed on.
     fn needs_care(&self, command: &CommandRef<'_>) -> bool {
+        if self.target.filter().is_some() {
+            return true;
+        }
         // By length first: nearly all commands end here.
         match command.name().len() {
             4 => {
@@ -154,14 +159,7 @@ impl StreamFeed {
             let first = open.offsets.first().copied().unwrap_or(open.start);
             for (command, start) in open.commands.iter().zip(open.offsets) {
                 let at = At { start, mark: Mark::Stream(end), steps: 0, ticket: at.ticket };
-                match self.held_form(&command.as_ref()) {
-                    Some(held) => {
-                        held.commands
-                            .iter()
-                            .try_for_each(|command| self.gather(command, &at, &mut gathered))?;
-                    }
-                    None => self.gather(command, &at, &mut gathered)?,
-                }
+                self.gather_filtered(command, &at, &mut gathered)?;
             }
             return self.end(gathered, first, end, at.ticket);
         }
@@ -171,11 +169,35 @@ impl StreamFeed {
             return Ok(());
         }
         let mut gathered = Gathered::new();
-        if self.mode != Mode::Off {
-            self.follow_deadlines(command);
-        }
-        self.gather(&command.to_owned(), at, &mut gathered)?;
+        self.gather_filtered(&command.to_owned(), at, &mut gathered)?;
         self.end(gathered, at.start, end, at.ticket)
+    }
+
+    /// Adds a command in its held form, if it has one.
+    fn gather_held(&mut self, command: &Command, at: &At, into: &mut Gathered) -> Result<(), Error> {
+        match self.held_form(&command.as_ref()) {
+            Some(held) => held.commands.iter().try_for_each(|command| self.gather(command, at, into)),
+            None => self.gather(command, at, into),
+        }
+    }
+
+    /// Adds what the filter leaves of a command.
+    fn gather_filtered(&mut self, command: &Command, at: &At, into: &mut Gathered) -> Result<(), Error> {
+        if command.is("SELECT") {
+            return self.gather(command, at, into);
+        }
+        match self.filtered(&command.as_ref(), at)? {
+            Filtered::AsItIs => self.gather_held(command, at, into),
+            Filtered::Commands(commands) => {
+                commands.iter().try_for_each(|command| self.gather_held(command, at, into))
+            }
+            Filtered::Flush if into.commands == 0 => self.flush_owned(command, at),
+            Filtered::Flush => {
+                let why = "it stands in a transaction behind other commands, and is to remove what is chosen only, \
+                           which cannot be done at once with them";
+                Err(self.no_route(&command.as_ref(), at, why))
+            }
+        }
     }
 
     fn end(&mut self, mut gathered: Gathered, start: u64, end: u64, ticket: u64) -> Result<(), Error> {

@@ -17,6 +17,8 @@ pub(crate) mod field {
     pub(crate) const FORMAT: &str = "format";
     pub(crate) const SOURCE: &str = "source";
     pub(crate) const TARGET: &str = "target";
+    /// What is changed on the way.
+    pub(crate) const CHANGES: &str = "changes";
     /// The last one who took it over.
     pub(crate) const OWNER: &str = "owner";
     /// Nobody may take it over any more; the text says why.

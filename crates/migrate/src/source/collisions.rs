@@ -7,6 +7,8 @@ use std::{
 
 use keyferry_client::{ConnectOptions, Connection, Error, Frame, Pipeline};
 
+use crate::filter::Filter;
+
 /// Keys looked at together.
 const BATCH: &str = "1000";
 
@@ -67,13 +69,14 @@ fn groups(held: &[(u64, u64)], map: &BTreeMap<u64, u64>) -> Vec<(u64, Vec<u64>)>
 }
 
 /// Looks for keys that exist in more than one of the databases which `map` sends to one, in each of the servers (the primaries
-/// of a cluster; a key is on one of them in all databases). Each smaller database is read and looked up in the larger ones.
+/// of a cluster; a key is on one of them in all databases), where both may pass the filter. Each smaller database is read and looked up in the larger ones.
 ///
 /// # Errors
 /// When a server cannot be asked.
 pub(crate) async fn collisions(
     servers: &[ConnectOptions],
     map: &BTreeMap<u64, u64>,
+    filter: Option<&Filter>,
 ) -> Result<Collisions, Error> {
     let mut pairs: BTreeMap<(u64, u64), (u64, BTreeSet<String>, u64)> = BTreeMap::new();
     for server in servers {
@@ -106,6 +109,12 @@ pub(crate) async fn collisions(
                     };
                     for (large, connection) in &mut larger {
                         let (first, second) = (small.min(*large), small.max(*large));
+                        let may_meet = |key: &&[u8]| {
+                            filter.is_none_or(|filter| {
+                                filter.may_take(small, key) && filter.may_take(*large, key)
+                            })
+                        };
+                        let keys: Vec<&[u8]> = keys.iter().copied().filter(may_meet).collect();
                         for key in common(connection, &keys).await? {
                             let (count, samples, _) =
                                 pairs.entry((first, second)).or_insert_with(|| (0, BTreeSet::new(), target));

@@ -207,7 +207,7 @@ async fn keys_of_databases_that_become_one_are_compared() {
         client.call(&["SET", &"x\u{0}".repeat(80), ""]).unwrap();
     });
     let map = BTreeMap::from([(3, 0), (5, 0), (7, 1)]);
-    let found = collisions(std::slice::from_ref(&options), &map).await.unwrap();
+    let found = collisions(std::slice::from_ref(&options), &map, None).await.unwrap();
     let counts: Vec<_> = found.pairs.iter().map(|p| (p.first, p.second, p.target, p.count)).collect();
     // SCAN gives keys at least once.
     assert_eq!(counts, [(0, 3, 0, 2000), (0, 5, 0, 2), (3, 5, 0, 1)]);
@@ -215,7 +215,7 @@ async fn keys_of_databases_that_become_one_are_compared() {
     assert_eq!(found.pairs[1].samples, ["\"key:0\"", "\"key:3000\""]);
     let text = Error::Collisions(Box::new(found)).to_string();
     assert!(text.contains("3 and 5 (to 0): 1, as \"key:3000\""), "{text}");
-    assert_eq!(collisions(&[options], &BTreeMap::new()).await.unwrap(), Collisions::default());
+    assert_eq!(collisions(&[options], &BTreeMap::new(), None).await.unwrap(), Collisions::default());
 }
 
 /// Slots move between shards of a real cluster while they are written to: each move is told, with an offset of the old owner

@@ -11,6 +11,7 @@ mod clusters;
 mod expiry;
 mod faults;
 mod fencing;
+mod filter;
 mod journal;
 mod live;
 mod mirror;

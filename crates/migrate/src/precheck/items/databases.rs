@@ -21,6 +21,10 @@ pub(super) fn check(known: &Known<'_>) -> Finding {
         *keys.entry(db).or_insert(0_u64) += count;
     }
     for (db, held) in keys {
+        if known.options.active_filter().is_some_and(|filter| filter.leaves_out_all(db)) {
+            judge.note(format!("database {db}: {held} keys, all left out by the filter"));
+            continue;
+        }
         let to = known.options.db_map.get(&db).copied().unwrap_or(db);
         if to >= count {
             let remedy = if known.target.is_cluster {

@@ -1,0 +1,146 @@
+//! The options that choose and rename what is migrated.
+
+use clap::{Args, ValueEnum};
+use keyferry_files::KeyName;
+use keyferry_migrate::filter::{
+    Commands, Doubt, Effect, Filter, FilterLine, Invalid, Operands, Rename, Rule, Settings, TtlRule,
+};
+use keyferry_rdb::Kind;
+use keyferry_routing::SlotSet;
+
+use crate::selection::kind;
+
+/// What is migrated, and under which names. What is excluded by one option stays out whatever others include.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "What is migrated")]
+pub struct FilterArgs {
+    /// Only keys of such names: a pattern with *, ?, [a-z], \x as in KEYS, or prefix:…, suffix:…, regex:… (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub include_keys: Vec<KeyName>,
+
+    /// No keys of such names (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub exclude_keys: Vec<KeyName>,
+
+    /// Only these databases of the source (repeatable, or a list: 0,3)
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub only_db: Vec<u64>,
+
+    /// None of these databases (repeatable, or a list)
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub exclude_db: Vec<u64>,
+
+    /// Only values of these types: string, list, set, zset, hash, stream, … (repeatable, or a list)
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', value_parser = kind)]
+    pub only_type: Vec<Kind>,
+
+    /// No values of these types (repeatable, or a list)
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', value_parser = kind)]
+    pub exclude_type: Vec<Kind>,
+
+    /// Only keys of these cluster slots: 42, 0-5460 (repeatable, or a list)
+    #[arg(long, value_name = "SLOTS")]
+    pub only_slots: Vec<SlotSet>,
+
+    /// None of these commands: names, @categories as in ACL CAT, group:… (repeatable, or a list)
+    #[arg(long, value_name = "COMMANDS")]
+    pub exclude_commands: Vec<Commands>,
+
+    /// New names for keys: add-prefix:P, strip-prefix:P, replace-prefix:P=Q, add-suffix:S, strip-suffix:S; the first that
+    /// applies to a key changes it (repeatable)
+    #[arg(long, value_name = "HOW", value_parser = str::parse::<Rename>)]
+    pub rename: Vec<Rename>,
+
+    /// Other expiries: drop, cap:1h, scale:150%, add:30s, for all keys or, with NAME= before it, for some (repeatable)
+    #[arg(long, value_name = "[NAME=]HOW", value_parser = str::parse::<TtlRule>)]
+    pub ttl: Vec<TtlRule>,
+
+    /// What becomes of commands that put into a chosen key what comes from one that is not, as SUNIONSTORE may
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    pub left_out_operands: OnOperand,
+
+    /// What becomes of keys that get a name which another may get, too
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    pub name_collisions: OnDoubt,
+
+    /// What becomes of keys that get another hash tag, and so part from others of their slot
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    pub changed_hash_tags: OnDoubt,
+}
+
+/// What becomes of commands with values from elsewhere.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum OnOperand {
+    /// The first one ends the migration
+    #[default]
+    Fail,
+    /// The key is removed, or lacks what it would have got; counted in the report
+    Report,
+}
+
+/// What becomes of what may be wrong.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum OnDoubt {
+    /// The first one ends the migration
+    #[default]
+    Fail,
+    /// It is done, and counted in the report
+    Allow,
+}
+
+impl FilterArgs {
+    /// The filter.
+    ///
+    /// # Errors
+    /// When the options make none.
+    pub fn filter(self) -> Result<Filter, Invalid> {
+        let mut settings = Settings::default();
+        let mut exclude = |is_given: bool, change: &mut dyn FnMut(&mut Rule)| {
+            if is_given {
+                let mut rule = Rule::exclude();
+                change(&mut rule);
+                settings.rules.push(rule);
+            }
+        };
+        for commands in &self.exclude_commands {
+            exclude(true, &mut |rule| rule.commands = Some(commands.clone()));
+        }
+        exclude(!self.exclude_keys.is_empty(), &mut |rule| rule.keys.keys.clone_from(&self.exclude_keys));
+        exclude(!self.exclude_db.is_empty(), &mut |rule| rule.keys.databases.clone_from(&self.exclude_db));
+        exclude(!self.exclude_type.is_empty(), &mut |rule| rule.keys.kinds.clone_from(&self.exclude_type));
+        let mut include = Rule::include();
+        include.keys.keys = self.include_keys;
+        include.keys.databases = self.only_db;
+        include.keys.kinds = self.only_type;
+        include.keys.slots = self.only_slots.into_iter().reduce(|mut all, more| {
+            all.extend(&more);
+            all
+        });
+        if !include.keys.is_everything() {
+            settings.rules.push(include);
+            settings.otherwise = Effect::Exclude;
+        }
+        let doubt = |choice| match choice {
+            OnDoubt::Fail => Doubt::Refuse,
+            OnDoubt::Allow => Doubt::Allow,
+        };
+        settings.renames = self.rename;
+        settings.ttls = self.ttl;
+        settings.operands = match self.left_out_operands {
+            OnOperand::Fail => Operands::Refuse,
+            OnOperand::Report => Operands::Report,
+        };
+        settings.collisions = doubt(self.name_collisions);
+        settings.tags = doubt(self.changed_hash_tags);
+        Filter::new(settings)
+    }
+}
+
+/// What a filter did, for a person.
+pub fn print_filter(lines: &[FilterLine]) {
+    for line in lines {
+        let samples =
+            if line.samples.is_empty() { String::new() } else { format!(", as {}", line.samples.join(", ")) };
+        println!("filter   {} {} ({}){samples}", line.count, line.what, line.rule);
+    }
+}

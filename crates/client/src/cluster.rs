@@ -18,7 +18,7 @@
 use std::time::Duration;
 
 use keyferry_resp::ErrorReply;
-use keyferry_routing::{Node, Redirect, SLOTS, SlotMove, Topology, TopologyError};
+use keyferry_routing::{Health, Node, Redirect, SLOTS, Shard, SlotMove, Topology, TopologyError};
 
 use crate::tried::Tried;
 use crate::{Address, Backoff, ClusterOptions, ConnectOptions, Connection, Error};
@@ -165,6 +165,7 @@ impl Discovery {
     }
 
     /// Asks every primary which slots are on their way from or to it (`CLUSTER NODES`): only these two nodes know of it.
+    /// What a failover left behind, a failed node without slots, is not asked.
     ///
     /// Slots that servers move by themselves (Valkey 9, Redis 8.4) are not among them.
     ///
@@ -173,7 +174,11 @@ impl Discovery {
     /// That of the first primary that cannot be asked: without its answer nothing is known of its slots.
     pub async fn moves(&self) -> Result<Vec<SlotMove>, Error> {
         let mut all = self.topology.clone();
-        for options in self.topology.primaries().filter_map(|node| self.node(node)) {
+        let left_behind = |shard: &Shard| {
+            shard.slots.is_empty() && shard.primary.as_ref().is_some_and(|node| node.health == Health::Failed)
+        };
+        let shards = self.topology.shards().iter().filter(|shard| !left_behind(shard));
+        for options in shards.filter_map(|shard| self.node(shard.primary.as_ref()?)) {
             let mut connection = Connection::connect(&options).await?;
             let reply = connection.call(["CLUSTER", "NODES"]).await?;
             let told = reply.as_bytes().map(|text| Topology::from_nodes(text));

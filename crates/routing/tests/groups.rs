@@ -94,8 +94,12 @@ fn categories_are_those_of_the_servers() -> Result<()> {
         let mut wrong = Vec::new();
         for category in CATEGORIES {
             let told = texts(&client.call(&["ACL", "CAT", category])?);
-            // Redis 6.0 has it in no category of a type.
-            let is_compared = |spec: &&CommandSpec| is_replicated(spec) && spec.name() != "pfdebug";
+            // Redis 6.0 has `PFDEBUG` in no category of a type, and 7.0 what loads functions among the writes, as later ones do not.
+            let is_compared = |spec: &&CommandSpec| {
+                is_replicated(spec)
+                    && spec.name() != "pfdebug"
+                    && !(*category == "write" && spec.name().starts_with("function|"))
+            };
             for spec in table.commands().filter(|spec| is_compared(spec) && known.contains(spec.name())) {
                 let ours = spec.is_in_category(category).unwrap_or_default();
                 if ours != told.contains(spec.name()) {

@@ -124,6 +124,13 @@ impl Item {
                 | Item::Databases
         )
     }
+
+    /// True when it extrapolates from the rates of the moment: a run is not ended for it, as it waits for room and takes up lost
+    /// links again.
+    #[must_use]
+    pub fn is_forecast(self) -> bool {
+        matches!(self, Item::OutputBuffer | Item::JournalDisk)
+    }
 }
 
 impl fmt::Display for Item {

@@ -128,13 +128,15 @@ fn lost(findings: &mut Vec<Finding>, error: &ClientError) {
     findings.push(judge.done());
 }
 
-/// Looks at the quick items before a run; a failure ends it, unless it is ignored or the run itself refuses such.
+/// Looks at the quick items before a run; a failure ends it, unless it is ignored, the run itself refuses such, or it is a
+/// forecast.
 pub(crate) async fn before(migration: &Migration, ends: &mut Ends) -> Result<(), Error> {
     if !migration.options.look_first {
         return Ok(());
     }
     let (report, known) = migration.look(Depth::Quick).await;
-    let failures = report.failures().filter(|finding| !finding.item.is_refused_anyway());
+    let failures =
+        report.failures().filter(|finding| !finding.item.is_refused_anyway() && !finding.item.is_forecast());
     let lines: Vec<String> = failures
         .map(|finding| {
             let (evidence, remedies) = (finding.evidence.join("; "), finding.remedies.join("; "));

@@ -183,11 +183,10 @@ impl PlannedNode {
         let shown = |text: &Option<String>| text.clone().unwrap_or_else(|| "not known".to_owned());
         differ("the server", self.server.clone(), now.server.clone());
         differ("the run id, as after a restart,", shown(&self.run_id), shown(&now.run_id));
-        differ(
-            "the replication id, as after a failover,",
-            shown(&self.replication_id),
-            shown(&now.replication_id),
-        );
+        // A server without a replica takes a new one when its first replica comes.
+        if let (Some(then), Some(now)) = (&self.replication_id, &now.replication_id) {
+            differ("the replication id, as after a failover,", then.clone(), now.clone());
+        }
         differ("the list of its slots", shown(&self.slots), shown(&now.slots));
         if end == End::Source {
             return;

@@ -340,7 +340,12 @@ fn arguments(program: &Path, source: &Source, target: &Target, dir: &Path, journ
         ["--source-silence", SILENCE],
         ["--target-silence", SILENCE],
     ];
-    known(program, &options)
+    let mut arguments = known(program, &options);
+    // Small disks and full targets are what rounds are about.
+    if help(program).contains("--no-precheck") {
+        arguments.push("--no-precheck".to_owned());
+    }
+    arguments
 }
 
 fn sleep(milliseconds: u64) {

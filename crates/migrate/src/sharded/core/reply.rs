@@ -208,6 +208,7 @@ impl Core {
             let repeated = culprit.is_some_and(|item| item.replay && (item.class == Class::Blind || !exact));
             let explained = match refused.text.kind() {
                 ErrorCode::WrongType => true,
+                ErrorCode::BusyGroup => !exact,
                 // Where what must not be repeated is, all kinds of things are there or gone already.
                 _ => !exact && refused.text.retry() == Retry::Never,
             };

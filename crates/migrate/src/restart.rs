@@ -106,9 +106,13 @@ impl Migration {
 }
 
 impl Error {
-    /// True when a side cannot be reached at the moment.
+    /// True when a side cannot be reached at the moment, or the disk of the journal is full.
     fn is_away(&self) -> bool {
-        matches!(self, Error::SourceConnection(error) | Error::Target(error) if error.is_retryable())
+        match self {
+            Error::SourceConnection(error) | Error::Target(error) => error.is_retryable(),
+            Error::Journal { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
+        }
     }
 
     /// True when another attempt may succeed: the link to the source was lost where it cannot be gone on with.

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::binaries::ServerBinary;
-use crate::chaos::tool::{Tool, known};
+use crate::chaos::tool::Tool;
 use crate::client::Client;
 use crate::data::{self, Counts, Mixed, Writer, WriterOptions};
 use crate::error::{Error, Result};
@@ -203,15 +203,17 @@ impl Soak {
     }
 
     fn arguments(&self, source: &Server, target: &Proxy, journal: &Path) -> Vec<String> {
+        let (source, target) = (source.url(), format!("redis://{}", target.addr()));
+        let (journal, bound) = (journal.display().to_string(), self.journal_max.to_string());
         let options = [
-            ["--source", &source.url()],
-            ["--target", &format!("redis://{}", target.addr())],
-            ["--journal", &journal.display().to_string()],
-            ["--journal-max", &self.journal_max.to_string()],
+            ["--source", &source],
+            ["--target", &target],
+            ["--journal", &journal],
+            ["--journal-max", &bound],
             ["--id", "soak"],
             ["--until", "forever"],
         ];
-        known(&self.program, &options.map(|[name, value]| [name, value as &str]))
+        options.concat().into_iter().map(str::to_owned).collect()
     }
 
     fn judge(&self, soaked: &Soaked) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::chaos::plan::{Plan, Slow};
 use crate::chaos::source::Source;
 use crate::chaos::sync_count::SyncCount;
 use crate::chaos::target::Target;
-use crate::chaos::tool::{Tool, help, known};
+use crate::chaos::tool::Tool;
 use crate::data::{Mix, Writer, WriterOptions};
 use crate::error::{Error, Result};
 use crate::proxy::{Direction, Proxy};
@@ -102,12 +102,11 @@ impl Stage {
             rate: plan.rate,
             keys: 30,
             mix: Mix::ExactlyOnce,
-            save_the_dying: help(program).contains("--expiry"),
+            save_the_dying: true,
             ..WriterOptions::default()
         })?;
         let syncs = SyncCount::new(&source)?;
-        let tool =
-            Tool::new(program, arguments(program, &source, &target, dir, JOURNAL), &dir.join("tool.log"));
+        let tool = Tool::new(program, arguments(&source, &target, dir, JOURNAL), &dir.join("tool.log"));
         Ok(Stage {
             tool,
             writer: Some(writer),
@@ -260,7 +259,7 @@ impl Stage {
     fn another_tool(&mut self) -> (Tool, String) {
         self.other_tools += 1;
         let name = format!("other-{}", self.other_tools);
-        let arguments = arguments(&self.program, &self.source, &self.target, &self.dir, &name);
+        let arguments = arguments(&self.source, &self.target, &self.dir, &name);
         (Tool::new(&self.program, arguments, &self.dir.join(format!("{name}.log"))), name)
     }
 
@@ -324,7 +323,7 @@ impl Stage {
 }
 
 /// The command line of the program, with its journal in this part of the directory.
-fn arguments(program: &Path, source: &Source, target: &Target, dir: &Path, journal: &str) -> Vec<String> {
+fn arguments(source: &Source, target: &Target, dir: &Path, journal: &str) -> Vec<String> {
     let path = |name: &str| dir.join(name).display().to_string();
     let (source, target) = (source.url(), target.url());
     let (journal, report) = (path(journal), path("report.json"));
@@ -340,12 +339,8 @@ fn arguments(program: &Path, source: &Source, target: &Target, dir: &Path, journ
         ["--source-silence", SILENCE],
         ["--target-silence", SILENCE],
     ];
-    let mut arguments = known(program, &options);
     // Small disks and full targets are what rounds are about.
-    if help(program).contains("--no-precheck") {
-        arguments.push("--no-precheck".to_owned());
-    }
-    arguments
+    options.concat().into_iter().chain(["--no-precheck"]).map(str::to_owned).collect()
 }
 
 fn sleep(milliseconds: u64) {

@@ -176,16 +176,3 @@ fn end_of(file: &Path) -> String {
     };
     read().unwrap_or_default()
 }
-
-/// Those of the options that the program knows.
-pub(super) fn known(program: &Path, options: &[[&str; 2]]) -> Vec<String> {
-    let help = help(program);
-    let known = options.iter().filter(|option| help.contains(option[0]));
-    known.flatten().map(|&text| text.to_owned()).collect()
-}
-
-/// What the program says of its options.
-pub(super) fn help(program: &Path) -> String {
-    let output = Command::new(program).arg("--help").output();
-    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
-}

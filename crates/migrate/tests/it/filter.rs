@@ -187,6 +187,15 @@ impl Load {
             client.pipe(&commands).unwrap();
         }
     }
+
+    /// Goes on until there is a key that is wanted: the last writes may have been a flush, which leaves nothing to compare.
+    fn write_until(&mut self, client: &mut Client, wanted: impl Fn((&(u64, Vec<u8>), &Value)) -> bool) {
+        let mut rounds = 0..100;
+        while !read(client, self.databases).iter().any(&wanted) {
+            rounds.next().expect("the load makes keys that are wanted");
+            self.write(client, 20);
+        }
+    }
 }
 
 fn load(client: &mut Client, seed: u64, classes: &'static [&'static str]) -> Load {
@@ -248,6 +257,7 @@ async fn filtered(
             written += 20;
             std::thread::sleep(Duration::from_millis(2));
         }
+        load
     });
     running.until_phase(Phase::Following).await;
     stop.store(true, Ordering::Relaxed);
@@ -255,7 +265,10 @@ async fn filtered(
         running.until("a while", |_| true).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    writing.await.unwrap();
+    let mut load = writing.await.unwrap();
+    block_in_place(|| {
+        load.write_until(&mut client, |((db, key), value)| name(*db, key, value).is_some());
+    });
     running.until_applied(offset_of(&mut client)).await;
     running.stopper.stop();
     let finished = running.end().await;
@@ -377,13 +390,15 @@ async fn into_a_cluster() {
             load.write(&mut writer, 10);
             std::thread::sleep(Duration::from_millis(2));
         }
+        load
     });
     running.until_phase(Phase::Following).await;
-    writing.await.unwrap();
+    let mut load = writing.await.unwrap();
+    let is_kept = |key: &[u8]| !key.starts_with(b"left:") && !key.ends_with(b"!");
+    block_in_place(|| load.write_until(&mut client, |((_, key), _)| is_kept(key)));
     running.until_applied(offset_of(&mut client)).await;
     running.stopper.stop();
     running.end().await.result.unwrap();
-    let is_kept = |key: &[u8]| !key.starts_with(b"left:") && !key.ends_with(b"!");
     let here = read(&mut client, 1).into_iter().filter(|((_, key), _)| is_kept(key));
     let here: Data = here
         .map(|((db, key), (ty, value, _))| ((db, [&key[..], b"-new"].concat()), (ty, value, false)))
@@ -392,7 +407,7 @@ async fn into_a_cluster() {
     for node in cluster.nodes() {
         there.extend(read(&mut node.client().unwrap(), 1));
     }
-    assert!(here.len() > 5);
+    assert!(!here.is_empty());
     assert_eq!(here, there);
 }
 

@@ -58,8 +58,9 @@ struct Args {
     #[arg(long, value_name = "URL")]
     source: Option<String>,
 
-    /// With --mode workload: a file of commands: append-only, a journal, captured requests (repeatable)
-    #[arg(long, value_name = "FILE")]
+    /// With --mode workload: commands: an append-only file or directory, a journal, captured requests, "-" for those on standard
+    /// input (repeatable)
+    #[arg(long, value_name = "PATH")]
     stream: Vec<PathBuf>,
 
     #[command(flatten)]
@@ -276,9 +277,22 @@ async fn workload(args: &Args) -> Result<Verdict, String> {
         }
     }
     for path in &args.stream {
-        let file = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let read = workload.read(&path.display().to_string(), file).map_err(told)?;
-        eprintln!("compat: {}: {read} commands", path.display());
+        let read = match path.to_str() {
+            Some("-") => workload.read("standard input", io::stdin().lock()),
+            _ => workload.read_path(path),
+        };
+        let read = read.map_err(told)?;
+        eprintln!("compat: {}: {} commands", path.display(), read.commands);
+        if read.snapshot_keys > 0 {
+            eprintln!(
+                "compat: {}: a snapshot of {} keys was passed over: which commands made them cannot be told",
+                path.display(),
+                read.snapshot_keys
+            );
+        }
+        for base in &read.bases {
+            eprintln!("compat: {}: left out, as a server wrote it from keys", base.display());
+        }
     }
     if source.is_none() && args.stream.is_empty() {
         return Err("--mode workload needs --source or --stream".to_owned());

@@ -149,7 +149,7 @@ pub use report::{CaseResult, Counts, Failure, Outcome, Report, Verdict};
 pub use run::{RunOptions, run};
 pub use suite::{Group, Suite};
 pub use target::{DEFAULT_DATABASE, DEFAULT_PREFIX, Database, Scratch, Target};
-pub use workload::{KeyUse, Support, Workload, WorkloadReport, WorkloadRow, check};
+pub use workload::{KeyUse, StreamRead, Support, Workload, WorkloadReport, WorkloadRow, check};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -119,6 +119,52 @@ fn statistics_of_a_server_are_a_workload() {
 }
 
 #[test]
+fn logs_of_a_server_are_a_workload() {
+    let server = Server::builder(any().unwrap()).config("appendonly", "yes").start().unwrap();
+    let mut client = server.client().unwrap();
+    client.call(&["SET", "before", "1"]).unwrap();
+    let rewrites = |client: &mut keyferry_testkit::Client| {
+        client.info("persistence", "aof_rewrite_in_progress").unwrap().as_deref() == Some("1")
+            || client.info("persistence", "aof_rewrite_scheduled").unwrap().as_deref() == Some("1")
+    };
+    // The first one may be under way already.
+    while rewrites(&mut client) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    client.call(&["BGREWRITEAOF"]).unwrap();
+    while rewrites(&mut client) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    for n in 0..7 {
+        client.call(&["SADD".to_owned(), "{s}1".to_owned(), n.to_string()]).unwrap();
+    }
+    client.call(&["SUNIONSTORE", "elsewhere", "{s}1"]).unwrap();
+    client.call(&["CONFIG", "SET", "appendfsync", "always"]).unwrap();
+    client.call(&["DEL", "before"]).unwrap();
+
+    // In parts since 7.0, before that one file that begins with a snapshot.
+    let log = server.dir().join("appendonly.aof");
+    let log = if log.is_file() { log } else { server.dir().to_owned() };
+    let mut workload = Workload::new();
+    let found = workload.read_path(&log).unwrap();
+    assert_eq!(found.snapshot_keys + found.bases.len() as u64, 1, "{found:?}");
+    let report = wait(async { check(&workload, None, &target(&server.url()).await).await.unwrap() });
+    let calls = |name: &str| report.rows.iter().find(|row| row.command == name).map(|row| row.calls);
+    assert_eq!(
+        (calls("sadd"), calls("sunionstore"), calls("del"), calls("set")),
+        (Some(7), Some(1), Some(1), None)
+    );
+    assert_eq!(report.verdict(), Verdict::Passed);
+
+    // A snapshot of the same server in front of commands, as servers before 7.0 write it.
+    client.call(&["SAVE"]).unwrap();
+    let mut bytes = std::fs::read(server.dir().join("dump.rdb")).unwrap();
+    bytes.extend_from_slice(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n");
+    let found = Workload::new().read("preamble", &bytes[..]).unwrap();
+    assert_eq!((found.commands, found.snapshot_keys), (1, 2));
+}
+
+#[test]
 fn recorded_cases_pass() {
     let server = Server::any().unwrap();
     let suite = Suite::parse(

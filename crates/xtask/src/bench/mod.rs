@@ -4,6 +4,7 @@
 //! of the process. What was measured is also checked: a copy that is not equal gives no figure.
 
 mod burst;
+mod compat;
 mod delivery;
 mod diff;
 mod full_sync;
@@ -40,6 +41,8 @@ pub(crate) enum Which {
     Inspect,
     /// `diff` of two servers, beside the time that both take to save
     Diff,
+    /// `compat` with all its cases on every server, and on a cluster of each
+    Compat,
 }
 
 /// The server that all figures are taken on.
@@ -69,6 +72,7 @@ pub(crate) fn run(which: &[Which], scale: f64, dry_run: bool) -> Outcome {
             Which::RdbElements => rdb_elements::measure(server, scale)?,
             Which::Inspect => inspect::measure(server, scale)?,
             Which::Diff => diff::measure_diff(server, scale)?,
+            Which::Compat => compat::measure_compat()?,
         });
     }
     for table in &tables {

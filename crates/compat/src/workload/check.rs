@@ -1,172 +1,16 @@
-//! Which commands an application really uses, and whether another server has them.
+//! Whether a server has the commands of a workload.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
-use bytes::BytesMut;
-use keyferry_client::{Connection, Error as ClientError, Frame, Info};
-use keyferry_resp::CommandDecoder;
-use keyferry_routing::{Arguments, CommandFlags, CommandTable, slot};
+use keyferry_client::{Connection, Error as ClientError, Frame};
+use keyferry_routing::{CommandFlags, CommandTable};
 use serde::Serialize;
 
+use super::{Use, Workload};
 use crate::Error;
 use crate::report::Verdict;
 use crate::target::Target;
-
-/// Examples that are kept of one command.
-const EXAMPLES: usize = 3;
-/// Bytes of a key that are shown.
-const SHOWN_KEY: usize = 60;
-/// Keys that are shown of one example.
-const SHOWN_KEYS: usize = 4;
-/// Bytes that are read at once.
-const BLOCK: usize = 64 << 10;
-/// Different names of commands that are counted; what is beyond is counted together.
-const NAMES: usize = 10_000;
-
-/// The commands that were used, with how often, and how their keys lie in slots where that was seen.
-///
-/// ```
-/// use keyferry_compat::Workload;
-///
-/// let mut workload = Workload::new();
-/// workload.observe(&["MSET", "a", "1", "b", "2"]);
-/// workload.read("capture", &b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n"[..])?;
-/// assert_eq!(workload.commands(), 2);
-/// # Ok::<(), keyferry_compat::Error>(())
-/// ```
-#[derive(Clone, Debug, Default)]
-pub struct Workload {
-    uses: BTreeMap<String, Use>,
-    /// Uses of commands beyond the most names.
-    beyond: u64,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Use {
-    calls: u64,
-    /// Of these, the arguments were seen.
-    seen: u64,
-    one_slot: u64,
-    several_slots: u64,
-    examples: Vec<String>,
-}
-
-impl Workload {
-    /// Nothing used yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// How many different commands there are.
-    pub fn commands(&self) -> usize {
-        self.uses.len()
-    }
-
-    /// Counts one command. Of its arguments only keys are kept, as examples of commands whose keys are in several slots.
-    pub fn observe<A: Arguments + ?Sized>(&mut self, args: &A) {
-        let mut keys = Vec::new();
-        let table = CommandTable::builtin();
-        let spec = table.keys(args, &mut keys).ok().or_else(|| table.get(args));
-        let name = match spec {
-            Some(spec) => spec.name().to_owned(),
-            None => printable(args.argument(0).unwrap_or_default()).to_lowercase(),
-        };
-        let Some(used) = self.used(name) else { return };
-        used.calls += 1;
-        used.seen += 1;
-        let mut slots = keys.iter().filter_map(|key| args.argument(key.index)).map(slot);
-        let Some(first) = slots.next() else { return };
-        if slots.all(|other| other == first) {
-            used.one_slot += 1;
-            return;
-        }
-        used.several_slots += 1;
-        if used.examples.len() < EXAMPLES {
-            let shown = keys.iter().filter_map(|key| args.argument(key.index)).take(SHOWN_KEYS);
-            let mut example = shown.map(printable).collect::<Vec<_>>().join(" ");
-            if keys.len() > SHOWN_KEYS {
-                let _ = write!(example, " … ({} keys)", keys.len());
-            }
-            used.examples.push(example);
-        }
-    }
-
-    /// Counts what a server counted: `INFO commandstats`. How keys lie cannot be seen from it.
-    pub fn add_commandstats(&mut self, info: &Info) {
-        for section in info.sections() {
-            for (key, value) in &section.properties {
-                let Some(name) = key.strip_prefix("cmdstat_") else { continue };
-                let calls = value.split(',').find_map(|field| field.strip_prefix("calls="));
-                let Some(calls) = calls.and_then(|calls| calls.parse::<u64>().ok()) else { continue };
-                if let Some(used) = self.used(printable(name.as_bytes()).to_lowercase()) {
-                    used.calls += calls;
-                }
-            }
-        }
-    }
-
-    /// Counts the commands of a stream: an append-only file without a snapshot in front, an incremental file of a
-    /// directory of such, a journal, or requests that were captured. Lines that begin with `#` are notes of servers.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Stream`] with the offset when it is something else, or is damaged. A command that is cut off in the end is
-    /// not counted and no error.
-    pub fn read(&mut self, name: &str, mut input: impl Read) -> Result<u64, Error> {
-        let problem = |offset: u64, problem: String| Error::Stream { name: name.to_owned(), offset, problem };
-        let mut buffer = BytesMut::new();
-        let mut decoder = CommandDecoder::new().inline(false);
-        let (mut count, mut base, mut first) = (0, 0, true);
-        let mut block = vec![0; BLOCK];
-        loop {
-            let read = match input.read(&mut block) {
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(problem(base + decoder.offset(), error.to_string())),
-            };
-            if read == 0 {
-                return Ok(count);
-            }
-            buffer.extend_from_slice(&block[..read]);
-            if std::mem::take(&mut first) && (buffer.starts_with(b"REDIS") || buffer.starts_with(b"VALKEY")) {
-                let what = "it begins with a snapshot, which holds no commands: give the part behind it, or the incremental file";
-                return Err(problem(0, what.to_owned()));
-            }
-            loop {
-                // Between commands only: inside of one, the decoder is in charge.
-                if buffer.first() == Some(&b'#') && !decoder.is_mid_command() {
-                    let Some(end) = buffer.iter().position(|&byte| byte == b'\n') else {
-                        if buffer.len() > BLOCK {
-                            return Err(problem(base + decoder.offset(), "a line without an end".to_owned()));
-                        }
-                        break;
-                    };
-                    let _ = buffer.split_to(end + 1);
-                    base += end as u64 + 1;
-                    continue;
-                }
-                match decoder.decode(&mut buffer) {
-                    Ok(Some(command)) => {
-                        count += 1;
-                        self.observe(&command);
-                    }
-                    Ok(None) => break,
-                    Err(error) => return Err(problem(base + decoder.offset(), error.to_string())),
-                }
-            }
-        }
-    }
-
-    fn used(&mut self, name: String) -> Option<&mut Use> {
-        if self.uses.len() >= NAMES && !self.uses.contains_key(&name) {
-            self.beyond += 1;
-            return None;
-        }
-        Some(self.uses.entry(name).or_default())
-    }
-}
 
 /// What a workload asks of a server, command by command.
 #[derive(Clone, Debug, Serialize)]
@@ -341,7 +185,7 @@ fn row(
     }
 }
 
-fn may_have_several_keys(name: &str) -> bool {
+pub(super) fn may_have_several_keys(name: &str) -> bool {
     use keyferry_routing::{Begin, Find};
     let Some(spec) = CommandTable::builtin().named(name) else { return true };
     let single = |one: &keyferry_routing::KeySpec| {
@@ -511,78 +355,5 @@ impl WorkloadReport {
             self.rows.len(),
             if self.cluster { ", which it refuses" } else { "" }
         )
-    }
-}
-
-fn printable(bytes: &[u8]) -> String {
-    let shown = bytes.get(..SHOWN_KEY.min(bytes.len())).unwrap_or_default();
-    let mut text = shown.escape_ascii().to_string();
-    if shown.len() < bytes.len() {
-        text.push('…');
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn streams_are_counted_with_notes_between_their_commands() {
-        let mut stream = b"#TS:1700000000\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n".to_vec();
-        stream
-            .extend_from_slice(b"*5\r\n$4\r\nMSET\r\n$1\r\na\r\n$1\r\n1\r\n$1\r\nb\r\n$1\r\n2\r\n#TS:1\r\n");
-        stream.extend_from_slice(b"*3\r\n$3\r\nSET\r\n$1\r\n#\r\n$3\r\n#1\n\r\n*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n$1\r\nx\r\n*2\r\n$3\r\nGE");
-        let mut whole = Workload::new();
-        assert_eq!(whole.read("f", &stream[..]).unwrap(), 4);
-        // One byte at a time.
-        struct Slow<'a>(&'a [u8]);
-        impl Read for Slow<'_> {
-            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-                let Some((first, rest)) = self.0.split_first() else { return Ok(0) };
-                into[0] = *first;
-                self.0 = rest;
-                Ok(1)
-            }
-        }
-        let mut slow = Workload::new();
-        assert_eq!(slow.read("f", Slow(&stream)).unwrap(), 4);
-        for workload in [&whole, &slow] {
-            let names: Vec<&str> = workload.uses.keys().map(String::as_str).collect();
-            assert_eq!(names, ["config|get", "mset", "select", "set"]);
-            assert_eq!(workload.uses["mset"].several_slots, 1);
-            assert_eq!(workload.uses["mset"].examples, ["a b"]);
-            assert_eq!(workload.uses["set"].one_slot, 1);
-        }
-    }
-
-    #[test]
-    fn what_is_no_stream_is_told() {
-        let error = Workload::new().read("dump.rdb", &b"REDIS0011"[..]).unwrap_err().to_string();
-        assert!(error.contains("dump.rdb: offset 0: it begins with a snapshot"), "{error}");
-        let error = Workload::new().read("x", &b"*1\r\n$4\r\nPING\r\nGET a\r\n"[..]).unwrap_err().to_string();
-        assert!(error.contains("x: offset 14"), "{error}");
-    }
-
-    #[test]
-    fn statistics_are_counted() {
-        let info = Info::parse(b"# Commandstats\r\ncmdstat_get:calls=12,usec=1\r\ncmdstat_config|get:calls=3,usec=1\r\nother:1\r\n");
-        let mut workload = Workload::new();
-        workload.add_commandstats(&info);
-        assert_eq!(workload.uses["get"].calls, 12);
-        assert_eq!(workload.commands(), 2);
-        assert!(
-            !may_have_several_keys("get") && may_have_several_keys("mset") && may_have_several_keys("eval")
-        );
-        assert!(!may_have_several_keys("ping") && may_have_several_keys("a.module"));
-    }
-
-    #[test]
-    fn names_are_bounded() {
-        let mut workload = Workload::new();
-        for n in 0..NAMES + 5 {
-            workload.observe(&[format!("made-up-{n}")]);
-        }
-        assert_eq!((workload.commands(), workload.beyond), (NAMES, 5));
     }
 }

@@ -323,6 +323,16 @@ fn show(out: &mut dyn Write, report: &Report, verbose: u8) -> io::Result<()> {
     if let Some(reference) = &report.reference {
         writeln!(out, "reference {reference}")?;
     }
+    let spoken = |protocol: u8| report.results.iter().any(|result| result.protocol == protocol);
+    writeln!(
+        out,
+        "protocol  {}",
+        match (spoken(2), spoken(3)) {
+            (true, true) => "RESP2 and RESP3: a case counts once for each",
+            (_, true) => "RESP3",
+            _ => "RESP2",
+        }
+    )?;
     write_failures(out, report)?;
     write_summary(out, report)
 }

@@ -52,6 +52,15 @@ fn exit_status_reports_and_baseline() {
     for (file, part) in [(&html, "mine/wrong"), (&junit, "<failure message"), (&json, "\"status\": 1")] {
         assert!(std::fs::read_to_string(file).unwrap().contains(part), "{file}");
     }
+    assert!(
+        text(&failed.stdout).contains("protocol  RESP2 and RESP3: a case counts once for each\n"),
+        "{failed:?}"
+    );
+    let one = compat(&["--server", &url, "--cases", &right, "--protocol", "3"]);
+    assert!(
+        text(&one.stdout).contains("protocol  RESP3\n") && text(&one.stdout).contains("1 passed"),
+        "{one:?}"
+    );
     let baselined = compat(&["--server", &url, "--cases", &wrong, "--baseline", &known]);
     assert_eq!(baselined.status.code(), Some(0), "{baselined:?}");
     assert!(text(&baselined.stdout).contains("2 known"), "{baselined:?}");
@@ -107,6 +116,17 @@ fn every_mode() {
     let workload = compat(&["--server", &server.url(), "--mode", "workload", "--stream", &stream]);
     assert_eq!(workload.status.code(), Some(1), "{workload:?}");
     assert!(text(&workload.stdout).contains("the target lacks 1"), "{workload:?}");
+    // A log in parts, of which the base is the server's; and commands on standard input.
+    let log = dir.path().join("appendonlydir");
+    std::fs::create_dir(&log).unwrap();
+    let manifest = "file a.1.base.rdb seq 1 type b\nfile a.1.incr.aof seq 1 type i\n";
+    std::fs::write(log.join("a.manifest"), manifest).unwrap();
+    std::fs::write(log.join("a.1.incr.aof"), "*2\r\n$3\r\nGET\r\n$1\r\na\r\n").unwrap();
+    let log = dir.path().display().to_string();
+    let workload = compat(&["--server", &server.url(), "--mode", "workload", "--stream", &log]);
+    assert_eq!(workload.status.code(), Some(0), "{workload:?}");
+    assert!(text(&workload.stderr).contains(": 1 commands\n"), "{workload:?}");
+    assert!(text(&workload.stderr).contains("a.1.base.rdb: left out"), "{workload:?}");
     let source = compat(&["--server", &server.url(), "--mode", "workload", "--source", &other.url()]);
     assert_eq!(source.status.code(), Some(0), "{source:?}");
 

@@ -4,14 +4,14 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use keyferry_client::Endpoint;
 use keyferry_diff::results::{Html, JsonLines, Junit, Kept, TextFile, write_table};
 use keyferry_diff::{
-    Depth, DiffOptions, DiffReport, Difference, DifferenceSink, LiveDiff, LiveOptions, RepairOptions,
-    RepairWhat, Sample, Side, SnapshotDiff, Suspects, Verdict, quick,
+    ChangedKeys, ChangedOptions, Depth, DiffOptions, DiffReport, Difference, DifferenceSink, LiveDiff,
+    LiveOptions, RepairOptions, RepairWhat, Sample, Side, SnapshotDiff, Suspects, Verdict, quick,
 };
 use keyferry_examples::{DiffBar, SelectionArgs};
 use keyferry_files::DatabaseMove;
@@ -120,6 +120,16 @@ struct ByKey {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60", value_parser = seconds)]
     barrier: Option<f64>,
 
+    /// Compare only keys that a journal says were touched: the directory of migrate --journal with --keep, or an append-only file
+    /// (repeatable)
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["quick", "sample", "repair"])]
+    changed_in: Vec<PathBuf>,
+
+    /// With --changed-in: only what was touched since then, in seconds since the Unix epoch, or since the comparison of which
+    /// this is the --jsonl file began
+    #[arg(long, value_name = "TIME|FILE", requires = "changed_in")]
+    since: Option<String>,
+
     /// Keys with more elements are read in parts, or not at all with --check skip-big
     #[arg(long, value_name = "N", default_value_t = 16_384)]
     big_key: u64,
@@ -208,6 +218,8 @@ Examples:
   diff redis://old:6379 redis://new:6379 --live --sample 1% --qps 20000
   diff redis://old:6379 redis://new:6379 --check length --keys 'user:*'
   diff redis://old:6379 redis://new:6379 --quick
+  diff redis://old:6379 redis://new:6379 --jsonl full.jsonl
+  diff redis://old:6379 redis://new:6379 --changed-in /var/journal --since full.jsonl --barrier
   diff redis://old:6379 redis://new:6379 --repair both --dry-run --repair-script repair.txt
   diff redis://old:6379 redis://new:6379 --db-map 1=0 --junit diff.xml || echo 'not the same'
 
@@ -288,6 +300,11 @@ fn compare(
         by_key.apply(diff.live_mut());
         diff
     };
+    if let Some(changed) = by_key.changed(&options)? {
+        let diff = by_key_diff(options);
+        let _bar = DiffBar::show(diff.progress());
+        return diff.run_changed(&changed, sink).map_err(error);
+    }
     if by_key.needs_servers().is_some() {
         let diff = by_key_diff(options);
         let _bar = DiffBar::show(diff.progress());
@@ -397,6 +414,25 @@ fn seconds(text: &str) -> Result<f64, String> {
     Duration::try_from_secs_f64(seconds).map(|_| seconds).map_err(|error| error.to_string())
 }
 
+/// A time, or when a comparison began by its JSON lines.
+fn since(text: &str) -> Result<SystemTime, String> {
+    let seconds = match text.parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            let lines = std::fs::read_to_string(text).map_err(|error| format!("--since {text}: {error}"))?;
+            let report = lines.lines().rev().find_map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).ok()?;
+                line.get("report")?.get("begun_at")?.as_u64()
+            });
+            report
+                .ok_or_else(|| format!("--since {text}: it is no --jsonl file of a comparison that ended"))?
+        }
+    };
+    UNIX_EPOCH
+        .checked_add(Duration::from_secs(seconds))
+        .ok_or_else(|| format!("--since {text}: no such time"))
+}
+
 impl ByKey {
     /// The option that makes no sense but between two servers, if it was given.
     fn needs_servers(&self) -> Option<&'static str> {
@@ -406,9 +442,25 @@ impl ByKey {
             (self.check != Depth::Full, "--check"),
             (self.sample.is_some(), "--sample"),
             (self.qps.is_some(), "--qps"),
+            (!self.changed_in.is_empty(), "--changed-in"),
         ]
         .into_iter()
         .find_map(|(given, name)| given.then_some(name))
+    }
+
+    /// The keys that are to be looked at, if not all are.
+    fn changed(&self, options: &DiffOptions) -> Result<Option<ChangedKeys>, String> {
+        if self.changed_in.is_empty() {
+            return Ok(None);
+        }
+        let mut how = ChangedOptions::default();
+        how.since = self.since.as_deref().map(since).transpose()?;
+        (how.memory, how.limits) = (options.memory, options.limits.clone());
+        let mut changed = ChangedKeys::default();
+        for journal in &self.changed_in {
+            changed.extend(ChangedKeys::read(journal, &how).map_err(|error| chain(&error))?, &how);
+        }
+        Ok(Some(changed))
     }
 
     fn apply(&self, live: &mut LiveOptions) {

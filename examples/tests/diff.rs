@@ -152,17 +152,8 @@ fn nothing_differs_while_a_migration_runs_but_what_does() {
     let all: Vec<_> = (0..20_000).map(|n| ["SET".to_owned(), format!("key:{n}"), n.to_string()]).collect();
     source.pipe(&all).unwrap();
     let (a_url, b_url) = (a.url(), b.url());
-    let mut migrate = program("migrate");
-    migrate.args(["--source", &a_url, "--target", &b_url, "--until", "forever"]);
-    migrate.stdout(Stdio::null()).stderr(Stdio::null());
-    let _migration = Running(migrate.spawn().unwrap());
-    source.call(&["SET", "arrived", "1"]).unwrap();
-    let arrived = b
-        .client()
-        .unwrap()
-        .wait_until(Duration::from_secs(60), |client| Ok(client.int(&["EXISTS", "arrived"])? == 1))
-        .unwrap();
-    assert!(arrived, "the migration does not run");
+    source.call(&["SET", "begun", "1"]).unwrap();
+    let _migration = migration(&a_url, &b, &[]);
     b.client().unwrap().call(&["SET", "planted", "1"]).unwrap();
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -197,4 +188,82 @@ fn nothing_differs_while_a_migration_runs_but_what_does() {
             "after {writes} writes: {found:?}"
         );
     });
+}
+
+/// A migration at work that keeps its journal; it has begun to follow when this returns.
+fn migration(source: &str, target: &keyferry_testkit::Server, more: &[&str]) -> Running {
+    let mut migrate = program("migrate");
+    migrate.args(["--source", source, "--target", &target.url(), "--until", "forever"]).args(more);
+    migrate.stdout(Stdio::null()).stderr(Stdio::null());
+    let running = Running(migrate.spawn().unwrap());
+    assert!(arrives(target, "begun"), "the migration does not run");
+    running
+}
+
+fn arrives(target: &keyferry_testkit::Server, key: &str) -> bool {
+    let mut client = target.client().unwrap();
+    client.wait_until(Duration::from_secs(60), |client| Ok(client.int(&["EXISTS", key])? == 1)).unwrap()
+}
+
+#[test]
+fn only_what_the_journal_names_is_compared_again() {
+    let (Ok(a), Ok(b)) = (keyferry_testkit::Server::any(), keyferry_testkit::Server::any()) else {
+        return println!("note: no server is there");
+    };
+    let mut source = a.client().unwrap();
+    source.call(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]).unwrap();
+    let all: Vec<_> = (0..2000).map(|n| ["SET".to_owned(), format!("key:{n}"), n.to_string()]).collect();
+    source.pipe(&all).unwrap();
+    source.call(&["SET", "begun", "1"]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let [journal, full] = ["journal", "full.jsonl"].map(|name| dir.path().join(name).display().to_string());
+    let _migration = migration(&a.url(), &b, &["--journal", &journal, "--keep"]);
+    // Something before, so that the journal has a time from which on it knows.
+    source.call(&["SET", "key:1", "before"]).unwrap();
+    source.call(&["SET", "arrived", "1"]).unwrap();
+    assert!(arrives(&b, "arrived"));
+    // Times are told in seconds.
+    std::thread::sleep(Duration::from_millis(2100));
+    let equal = diff(&[&a.url(), &b.url(), "--live", "--jsonl", &full]);
+    assert_eq!(equal.status.code(), Some(0), "{equal:?}");
+    for key in ["key:7", "key:8", "key:9"] {
+        source.call(&["APPEND", key, "x"]).unwrap();
+    }
+    source.call(&["DEL", "key:10"]).unwrap();
+    source.call(&["SET", "touched", "1"]).unwrap();
+    assert!(arrives(&b, "touched"));
+    // One that was touched, one that came back, and one of which nobody knows.
+    for (key, value) in [("key:8", "other"), ("key:10", "10"), ("key:1000", "other")] {
+        b.client().unwrap().call(&["SET", key, value]).unwrap();
+    }
+    let arguments = [&a.url()[..], &b.url(), "--changed-in", &journal, "--since", &full, "--interval", "0.1"];
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    let lines = loop {
+        let found = diff(&[&arguments[..], &["--jsonl", "-"]].concat());
+        assert_eq!(found.status.code(), Some(1), "{found:?}");
+        let lines: Vec<serde_json::Value> =
+            text(&found.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        // The journal is written while it is read.
+        if lines.last().unwrap()["report"]["changed"]["keys"] == 5 {
+            break lines;
+        }
+        assert!(std::time::Instant::now() < end, "{lines:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let mut told: Vec<_> = lines[..lines.len() - 1]
+        .iter()
+        .map(|line| format!("{} {}", line["key"], line["difference"]))
+        .collect();
+    told.sort();
+    assert_eq!(told, ["\"key:10\" \"lack_source\"", "\"key:8\" \"value\""]);
+    let shown = diff(&arguments);
+    assert!(text(&shown.stdout).contains("\nbut only keys were compared that "), "{shown:?}");
+    // Wrong usage, and what is no journal.
+    for wrong in [
+        &["--changed-in", "nowhere"][..],
+        &["--changed-in", &journal, "--since", &journal],
+        &["--since", "5"],
+    ] {
+        assert_eq!(diff(&[&[&a.url()[..], &b.url()], wrong].concat()).status.code(), Some(2), "{wrong:?}");
+    }
 }

@@ -36,6 +36,16 @@ pub enum Error {
         input: String,
     },
 
+    /// A directory has no journal in it.
+    #[error(
+        "{} holds no journal: what is wanted is the directory of migrate --journal, or an append-only file",
+        path.display()
+    )]
+    NoJournal {
+        /// The directory.
+        path: std::path::PathBuf,
+    },
+
     /// A side is given as no file at all.
     #[error("a side needs at least one file")]
     NoFile,

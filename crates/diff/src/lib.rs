@@ -6,6 +6,8 @@
 //! - [`SnapshotDiff`] compares two sides by their snapshots, in both directions in one pass.
 //! - [`LiveDiff`] compares two live sides key by key, and looks again at what differs; it also settles what differed in snapshots of
 //!   data that moves. [`quick()`] compares only what servers count.
+//! - [`ChangedKeys`] are those that a migration's journal says were touched since the last comparison:
+//!   [`LiveDiff::run_changed`] compares only these.
 //! - [`digest()`] reduces every key of a snapshot to its type, a digest of its value, and its expiry. Digests are equal for
 //!   equal values, whatever their encoding and whichever server wrote them: [`ValueDigester`] says by which rules.
 //! - [`results`] writes differences as text, JSON lines, JUnit's XML and SQLite.
@@ -14,6 +16,7 @@
 //! same; that memory is bounded whatever the data; that what is left out is counted; that what cannot be told is an error and
 //! not a verdict.
 
+mod changed;
 mod cutoff;
 mod difference;
 mod digest;
@@ -25,9 +28,11 @@ mod progress;
 mod report;
 pub mod results;
 mod side;
+mod slots;
 mod snapshot_diff;
 mod store;
 
+pub use changed::{ChangedKeys, ChangedOptions, ChangedReport};
 pub use difference::{Difference, DifferenceCounts, DifferenceKind, FieldDifference, Held, Subject};
 pub use digest::{
     DigestOptions, KeyDigest, SnapshotDigester, SnapshotSummary, ValueDifferences, ValueDigest,

@@ -5,6 +5,7 @@ use std::fmt;
 use keyferry_files::LeftOutCounts;
 use serde::Serialize;
 
+use crate::changed::ChangedReport;
 use crate::difference::DifferenceCounts;
 use crate::live::Depth;
 
@@ -44,8 +45,12 @@ pub struct DiffReport {
     pub differences: DifferenceCounts,
     /// Up to when keys and hash fields counted as expired, in milliseconds since the Unix epoch.
     pub expired_until: Option<i64>,
+    /// When it began, in seconds since the Unix epoch: what [`ChangedOptions::since`](crate::ChangedOptions::since) wants to know.
+    pub begun_at: i64,
     /// Whether only some keys were chosen.
     pub selected: bool,
+    /// The journal whose keys were looked at, where it was only these.
+    pub changed: Option<ChangedReport>,
     /// What was compared of each key.
     pub depth: Depth,
     /// The rounds in which keys were looked at; none where there was but one look, at snapshots.
@@ -214,6 +219,9 @@ impl fmt::Display for DiffReport {
             ),
             Verdict::Equal if self.depth == Depth::Counts => {
                 write!(f, "SAME NUMBERS: {source} keys on both sides")
+            }
+            Verdict::Equal if self.changed.is_some() => {
+                write!(f, "EQUAL, WHERE TOUCHED: {} keys are the same on both sides", self.both)
             }
             Verdict::Equal if source + target == 0 => f.write_str("EQUAL: both sides are empty"),
             Verdict::Equal if self.sample.is_some() => {

@@ -11,10 +11,11 @@ use keyferry_client::{Backoff, ClusterOptions, ConnectOptions, Endpoint, UrlErro
 use keyferry_files::{Input, InputOptions};
 use keyferry_rdb::Limits;
 use keyferry_replication::{Error as LinkError, Link, LinkOptions};
-use keyferry_routing::{SLOTS, SlotSet, Topology};
+use keyferry_routing::{SlotSet, Topology};
 use tokio::sync::{mpsc, watch};
 
 use crate::error::Error;
+use crate::slots::changed;
 
 /// Pieces of a snapshot that wait to be reduced. A piece is what one read from the network gave, 256 KiB at most.
 const PIECES: usize = 16;
@@ -160,28 +161,13 @@ impl Parts {
     pub(crate) async fn confirm(&self) -> Result<(), Error> {
         let Some((options, before)) = &self.cluster else { return Ok(()) };
         let found = cluster::discover(options).await?;
-        let owners = |topology: &Topology, slot| topology.shard_index(slot).map(|at| nodes(topology, at));
-        let mut slots = SlotSet::new();
-        for slot in 0..SLOTS {
-            let (was, is) = (owners(before, slot), owners(found.topology(), slot));
-            // A failover changes who is primary, not which nodes have the slot.
-            let same = was.is_some_and(|was| is.is_some_and(|is| was.iter().any(|node| is.contains(node))));
-            if !same {
-                slots.insert(slot);
-            }
-        }
+        let mut slots = changed(before, found.topology());
         found.moves().await?.iter().for_each(|step| slots.insert(step.slot));
         if slots.is_empty() {
             return Ok(());
         }
         Err(Error::SlotsMoved { cluster: found.asked().to_string(), slots: slots.to_string() })
     }
-}
-
-/// What tells the nodes of a shard from others.
-fn nodes(topology: &Topology, shard: usize) -> Vec<String> {
-    let nodes = topology.shards().get(shard).into_iter().flat_map(|shard| shard.nodes());
-    nodes.map(|node| node.id.clone().unwrap_or_else(|| format!("{:?} {:?}", node.ip, node.port))).collect()
 }
 
 impl Part {

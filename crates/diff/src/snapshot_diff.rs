@@ -98,6 +98,7 @@ struct Run {
     /// Gone when reading is given up: servers may take long to send anything.
     going_on: Mutex<Option<watch::Sender<()>>>,
     started: Instant,
+    begun_at: i64,
 }
 
 /// What came of a part of a side.
@@ -134,6 +135,7 @@ impl Run {
             failure: Mutex::new(None),
             going_on: Mutex::new(Some(watch::Sender::new(()))),
             started: Instant::now(),
+            begun_at: now() / 1000,
         })
     }
 
@@ -248,7 +250,7 @@ impl Run {
         sink: &mut dyn DifferenceSink,
     ) -> Result<DiffReport, Error> {
         self.progress.enter(Phase::Joining);
-        let mut report = DiffReport { expired_until, ..DiffReport::default() };
+        let mut report = DiffReport { expired_until, begun_at: self.begun_at, ..DiffReport::default() };
         report.selected = !self.options.selection.is_everything();
         let (mut stores, mut functions) =
             ([Vec::new(), Vec::new()], [Libraries::default(), Libraries::default()]);

@@ -308,49 +308,29 @@ impl Channel {
 
     /// Sends commands to the only server of the side; only for commands that may be repeated.
     pub(crate) async fn single(&mut self, pipeline: &Pipeline) -> Result<Vec<Frame>, Error> {
-        let mut patience = Patience::new(self.side.patience);
-        loop {
-            let Some(node) = self.nodes.all.first().map(|node| node.connect.clone()) else {
-                return Err(Error::GivenUp);
-            };
-            let mut trouble = Trouble::default();
-            match self.exchange(&node, pipeline).await {
-                Ok(frames) => {
-                    let passing = |frame: &Frame| {
-                        let error = ErrorReply::new(frame.error()?.clone());
-                        (error.retry() == Retry::BackOff).then_some(error)
-                    };
-                    match frames.iter().find_map(passing) {
-                        None => return Ok(frames),
-                        Some(error) => trouble.reply = Some(error),
-                    }
-                }
-                Err(error) if error.is_retryable() => trouble.error = Some(error),
-                Err(error) => return Err(error.into()),
-            }
-            patience.wait(&self.side.name, trouble).await?;
-            self.nodes = self.side.refresh().await.unwrap_or_else(|_| self.side.nodes());
-        }
+        self.at_one(pipeline, |nodes| if nodes.all.is_empty() { None } else { Some(0) }).await
     }
 
     /// Sends commands that belong together, all of one key, to the node of that key; only for commands that may be repeated.
     pub(crate) async fn at(&mut self, key: &[u8], pipeline: &Pipeline) -> Result<Vec<Frame>, Error> {
+        self.at_one(pipeline, |nodes| nodes.of(key)).await
+    }
+
+    /// Sends commands to one node, which `choose` says by its number, until none of them meets something that passes.
+    async fn at_one(
+        &mut self,
+        pipeline: &Pipeline,
+        choose: impl Fn(&Nodes) -> Option<usize>,
+    ) -> Result<Vec<Frame>, Error> {
         let mut patience = Patience::new(self.side.patience);
         loop {
             let mut trouble = Trouble::default();
-            if let Some(node) = self.nodes.of(key).map(|at| self.nodes.all[at].connect.clone()) {
+            if let Some(node) = choose(&self.nodes).map(|at| self.nodes.all[at].connect.clone()) {
                 match self.exchange(&node, pipeline).await {
-                    Ok(frames) => {
-                        let passing = |frame: &Frame| {
-                            let error = ErrorReply::new(frame.error()?.clone());
-                            let again = [Retry::BackOff, Retry::Redirect, Retry::RefreshTopology];
-                            again.contains(&error.retry()).then_some(error)
-                        };
-                        match frames.iter().find_map(passing) {
-                            None => return Ok(frames),
-                            Some(error) => trouble.reply = Some(error),
-                        }
-                    }
+                    Ok(frames) => match frames.iter().find_map(passing) {
+                        None => return Ok(frames),
+                        Some(error) => trouble.reply = Some(error),
+                    },
                     Err(error) if error.is_retryable() => trouble.error = Some(error),
                     Err(error) => return Err(error.into()),
                 }
@@ -413,6 +393,12 @@ async fn exchange(
         Ok(frames) => (Some(connection), Ok(frames)),
         Err(error) => (None, Err(error)),
     }
+}
+
+/// An error reply that says nothing of the command: the same may be answered at another time, or by another node.
+fn passing(frame: &Frame) -> Option<ErrorReply> {
+    let error = ErrorReply::new(frame.error()?.clone());
+    matches!(error.retry(), Retry::BackOff | Retry::Redirect | Retry::RefreshTopology).then_some(error)
 }
 
 /// A connection for looking at keys, which leaves their access times alone where the server can (7.2).

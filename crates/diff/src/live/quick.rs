@@ -77,7 +77,7 @@ pub fn quick(
             ));
         }
         for (number, side) in sides.iter().enumerate() {
-            let about = super::side_report(&mut report, number);
+            let about = super::run::side_report(&mut report, number);
             about.name = side.name().to_owned();
             let (vendor, version) = (&side.server().vendor, side.server().version);
             about.parts = side

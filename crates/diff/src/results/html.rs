@@ -63,7 +63,8 @@ fn about(page: &mut String, report: &DiffReport) -> std::fmt::Result {
     if let Some(sample) = &report.sample {
         writeln!(page, "<p>{}</p>", escape(&sample.to_string()))?;
     }
-    if let Some(open) = report.depth.leaves_open() {
+    let changed = report.changed.as_ref().map(|changed| escape(&changed.to_string()));
+    for open in changed.iter().map(String::as_str).chain(report.depth.leaves_open()) {
         writeln!(page, "<p>But {open}.</p>")?;
     }
     writeln!(

@@ -89,10 +89,11 @@ pub fn write_table(out: &mut impl Write, report: &DiffReport, kept: &Kept) -> io
     if let Some(sample) = &report.sample {
         writeln!(out, "{sample}")?;
     }
-    match report.depth.leaves_open() {
-        Some(open) => writeln!(out, "but {open}"),
-        None => Ok(()),
+    let changed = report.changed.as_ref().map(ToString::to_string);
+    for open in changed.iter().map(String::as_str).chain(report.depth.leaves_open()) {
+        writeln!(out, "but {open}")?;
     }
+    Ok(())
 }
 
 fn write_side(out: &mut impl Write, word: &str, side: &SideReport) -> io::Result<()> {

@@ -3,6 +3,7 @@
 // Helpers may fail the test, and tell what they leave out.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod changed;
 mod digests;
 mod files;
 mod live;

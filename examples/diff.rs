@@ -10,8 +10,8 @@ use clap::Parser;
 use keyferry_client::Endpoint;
 use keyferry_diff::results::{Html, JsonLines, Junit, Kept, TextFile, write_table};
 use keyferry_diff::{
-    ChangedKeys, ChangedOptions, Depth, DiffOptions, DiffReport, Difference, DifferenceSink, LiveDiff,
-    LiveOptions, RepairOptions, RepairWhat, Sample, Side, SnapshotDiff, Suspects, Verdict, quick,
+    BarrierBy, ChangedKeys, ChangedOptions, Depth, DiffOptions, DiffReport, Difference, DifferenceSink,
+    LiveDiff, LiveOptions, RepairOptions, RepairWhat, Sample, Side, SnapshotDiff, Suspects, Verdict, quick,
 };
 use keyferry_examples::{DiffBar, SelectionArgs};
 use keyferry_files::DatabaseMove;
@@ -116,9 +116,14 @@ struct ByKey {
     interval: f64,
 
     /// While a migration runs: compare keys that differ when the target has applied all that the source had, however often they
-    /// are written; so many seconds it may take at most. Writes short-lived keys on the source, keyferry:barrier:*, to tell when
+    /// are written; so many seconds it may take at most
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60", value_parser = seconds)]
     barrier: Option<f64>,
+
+    /// What tells when that is: the checkpoint that a migration of this project keeps in the target, or marks, short-lived keys
+    /// that are written on the source (keyferry:barrier:*); either means marks only where there is no checkpoint
+    #[arg(long, value_name = "either|checkpoint|marks", default_value = "either", requires = "barrier")]
+    barrier_by: BarrierBy,
 
     /// Compare only keys that a journal says were touched: the directory of migrate --journal with --keep, or an append-only file
     /// (repeatable)
@@ -468,6 +473,7 @@ impl ByKey {
         (live.depth, live.sample, live.rounds) = (self.check, self.sample, self.rounds);
         (live.big_key, live.keys_per_second) = (self.big_key, self.qps);
         live.barrier = self.barrier.map(Duration::from_secs_f64);
+        live.barrier_by = self.barrier_by;
         live.interval = Duration::from_secs_f64(self.interval);
         (live.parallel, live.batch) = (number(self.parallel), number(self.batch));
         live.fields = number(self.fields);

@@ -161,32 +161,36 @@ fn nothing_differs_while_a_migration_runs_but_what_does() {
         let writer = scope.spawn(|| {
             let mut rounds = 0u64;
             while !ended.load(Ordering::Relaxed) {
-                let commands: Vec<_> = (0..200)
-                    .map(|n| {
-                        [
-                            "APPEND".to_owned(),
-                            format!("key:{}", (rounds * 7919 + n * 104_729) % 20_000),
-                            "x".to_owned(),
-                        ]
-                    })
-                    .collect();
+                let key = |n: u64| format!("key:{}", (rounds * 7919 + n * 104_729) % 20_000);
+                let append = |n| ["APPEND".to_owned(), key(n), "x".to_owned()];
+                let expire = |n| ["EXPIRE".to_owned(), key(n), (100_000 + rounds % 1000).to_string()];
+                let commands: Vec<_> =
+                    (0..200).map(|n| if n % 10 == 0 { expire(n) } else { append(n) }).collect();
                 source.pipe(&commands).unwrap();
                 rounds += 1;
                 std::thread::sleep(Duration::from_millis(10));
             }
             rounds * 200
         });
-        let found = diff(&[&a_url, &b_url, "--live", "--barrier", "--jsonl", "-"]);
+        let mut found = Vec::new();
+        for by in ["checkpoint", "marks", "either"] {
+            let barrier = ["--live", "--barrier", "--barrier-by", by, "--jsonl", "-"];
+            found.push((by, diff(&[&[&a_url[..], &b_url], &barrier[..]].concat())));
+        }
         ended.store(true, Ordering::Relaxed);
         let writes = writer.join().unwrap();
-        let lines: Vec<serde_json::Value> =
-            text(&found.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(found.status.code(), Some(1), "after {writes} writes: {found:?}");
-        assert_eq!(
-            (lines.len(), &lines[0]["key"]),
-            (2, &"planted".into()),
-            "after {writes} writes: {found:?}"
-        );
+        for (by, found) in found {
+            let lines: Vec<serde_json::Value> =
+                text(&found.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            assert_eq!(found.status.code(), Some(1), "{by}, after {writes} writes: {found:?}");
+            assert_eq!(
+                (lines.len(), &lines[0]["key"]),
+                (2, &"planted".into()),
+                "{by}, after {writes} writes: {found:?}"
+            );
+            let barrier = lines[1]["report"]["barrier"].as_str().unwrap();
+            assert_eq!(barrier.contains("checkpoint"), by != "marks", "{by}: {barrier}");
+        }
     });
 }
 
@@ -258,6 +262,9 @@ fn only_what_the_journal_names_is_compared_again() {
     assert_eq!(told, ["\"key:10\" \"lack_source\"", "\"key:8\" \"value\""]);
     let shown = diff(&arguments);
     assert!(text(&shown.stdout).contains("\nbut only keys were compared that "), "{shown:?}");
+    // Who follows nothing has no checkpoint.
+    let none = diff(&[&b.url(), &a.url(), "--live", "--barrier", "--barrier-by", "checkpoint"]);
+    assert!(none.status.code() == Some(2) && text(&none.stderr).contains("has no checkpoint"), "{none:?}");
     // Wrong usage, and what is no journal.
     for wrong in [
         &["--changed-in", "nowhere"][..],

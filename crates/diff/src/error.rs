@@ -95,6 +95,28 @@ pub enum Error {
         seconds: u64,
     },
 
+    /// The checkpoint of a migration does not move on.
+    #[error(
+        "the checkpoint that the migration keeps in {target} is not where the source was {seconds} s ago: is it running, and is its lag \
+         less?"
+    )]
+    Behind {
+        /// The target.
+        target: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+
+    /// The target has no checkpoint of a migration of this source.
+    #[error(
+        "{target} has no checkpoint of one migration that follows all of the source: is it running, and past its snapshot? Marks do \
+         without (--barrier-by marks)"
+    )]
+    NoCheckpoint {
+        /// The target.
+        target: String,
+    },
+
     /// A value can be had neither as a whole nor in parts.
     #[error(
         "the {} at \"{}\" cannot be read: a server refuses DUMP; let its user run DUMP, or leave the key out",

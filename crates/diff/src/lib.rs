@@ -40,8 +40,8 @@ pub use digest::{
 };
 pub use error::Error;
 pub use live::{
-    Depth, LiveDiff, LiveOptions, RepairOptions, RepairReport, RepairWhat, Sample, Suspects, UnknownDepth,
-    UnknownRepair, WrongSample, quick,
+    BarrierBy, Depth, LiveDiff, LiveOptions, RepairOptions, RepairReport, RepairWhat, Sample, Suspects,
+    UnknownBarrier, UnknownDepth, UnknownRepair, WrongSample, quick,
 };
 pub use options::{BOOKKEEPING, DiffOptions};
 pub use progress::{DiffProgress, Phase, SideProgress};

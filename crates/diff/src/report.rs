@@ -41,6 +41,8 @@ pub struct DiffReport {
     pub expiring: u64,
     /// Keys that were in motion whenever they were looked at, so that nothing can be said of them.
     pub unsettled: u64,
+    /// What told that the target had caught up, in words, where keys were compared only then.
+    pub barrier: Option<&'static str>,
     /// The differences.
     pub differences: DifferenceCounts,
     /// Up to when keys and hash fields counted as expired, in milliseconds since the Unix epoch.

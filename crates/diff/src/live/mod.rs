@@ -21,7 +21,7 @@ mod sweep;
 mod values;
 mod work;
 
-pub use options::{Depth, LiveOptions, Sample, UnknownDepth, WrongSample};
+pub use options::{BarrierBy, Depth, LiveOptions, Sample, UnknownBarrier, UnknownDepth, WrongSample};
 pub use quick::quick;
 pub use repair::{RepairOptions, RepairReport, RepairWhat, UnknownRepair};
 pub use suspects::Suspects;

@@ -78,6 +78,40 @@ impl FromStr for Depth {
 #[error("\"{0}\" is no depth of a comparison; there are full, length, exists and skip-big")]
 pub struct UnknownDepth(Box<str>);
 
+/// What tells that the target has what the source had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BarrierBy {
+    /// The checkpoint, where the target has that of just one migration that follows all nodes of the source; else marks.
+    #[default]
+    Either,
+    /// The checkpoint that keyferry's migrations keep in the target. Nothing is written. Where the target is a cluster it moves on once a
+    /// second only, and where nobody writes to the source every ten seconds.
+    Checkpoint,
+    /// Marks: short-lived keys, `keyferry:barrier:*`, that are written on the source. For everything that copies in order; not for
+    /// migrations that leave such keys out.
+    Marks,
+}
+
+/// The names of these in options: `either`, `checkpoint`, `marks`.
+impl FromStr for BarrierBy {
+    type Err = UnknownBarrier;
+
+    fn from_str(text: &str) -> Result<Self, UnknownBarrier> {
+        match text {
+            "either" => Ok(Self::Either),
+            "checkpoint" => Ok(Self::Checkpoint),
+            "marks" => Ok(Self::Marks),
+            _ => Err(UnknownBarrier(text.into())),
+        }
+    }
+}
+
+/// A text that names no barrier.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is no barrier; there are either, checkpoint and marks")]
+pub struct UnknownBarrier(Box<str>);
+
 /// How live servers are compared key by key.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -102,9 +136,10 @@ pub struct LiveOptions {
     pub interval: Duration,
     /// Whether something copies the source's writes to the target in order, a migration or replication, and how long what is
     /// written on the source may take to arrive. Keys that differ are then compared when the target has what the source had, as often as it
-    /// takes, and written marks (`keyferry:barrier:*`) tell when that is; `rounds` and `interval` count for nothing.
-    /// Default: no.
+    /// takes, and `barrier_by` tells when that is; `rounds` and `interval` count for nothing. Default: no.
     pub barrier: Option<Duration>,
+    /// What tells that the target has what the source had. Default: a checkpoint if there is one, else marks.
+    pub barrier_by: BarrierBy,
     /// For how many elements of a key it is told how they differ; the others are counted. Default: 1000.
     pub fields: usize,
 }
@@ -121,6 +156,7 @@ impl Default for LiveOptions {
             rounds: 3,
             interval: Duration::from_secs(5),
             barrier: None,
+            barrier_by: BarrierBy::Either,
             fields: 1000,
         }
     }

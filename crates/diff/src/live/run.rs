@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use keyferry_client::Vendor;
 
 use super::LiveDiff;
+use super::barrier::Barrier;
 use super::compare::Rules;
 use super::databases::{Pair, pairs};
 use super::differing::{Differing, Tally};
@@ -76,9 +77,14 @@ impl Run {
             lengths: Default::default(),
             live,
         };
+        let barrier = match rules.live.barrier {
+            Some(_) => Some(Barrier::choose(rules.live.barrier_by, &sides).await?),
+            None => None,
+        };
+        report.barrier = barrier.as_ref().map(Barrier::describe);
         let pace = Pace::new(rules.live.keys_per_second);
         let first = vec![Tally::default(); pairs.len()];
-        let shared = Arc::new(Shared { sides, pairs, deadlines, rules: Arc::new(rules), pace });
+        let shared = Arc::new(Shared { sides, pairs, deadlines, rules: Arc::new(rules), pace, barrier });
         let hash = Hash::new(seed);
         let mut run = Self { shared, options, progress, hash, started, report, first };
         run.describe();
@@ -198,6 +204,7 @@ impl Run {
             rules: Arc::clone(&old.rules),
             deadlines,
             pace: Pace::new(old.rules.live.keys_per_second),
+            barrier: old.barrier.clone(),
         });
     }
 
@@ -235,11 +242,12 @@ impl Run {
         sink: &mut dyn DifferenceSink,
     ) -> Result<DiffReport, Error> {
         let (keys, certain) = suspects.into_parts();
-        let notes = std::mem::take(&mut self.report.notes);
+        let (notes, barrier) = (std::mem::take(&mut self.report.notes), self.report.barrier);
         self.started = Instant::now()
             .checked_sub(Duration::try_from_secs_f64(snapshots.seconds).unwrap_or_default())
             .unwrap_or(self.started);
         self.report = snapshots;
+        self.report.barrier = barrier;
         self.report.notes.extend(notes);
         let looked = self.report.equal + keys.len() as u64;
         self.report.rounds.push(RoundReport::new(looked, keys.len() as u64));

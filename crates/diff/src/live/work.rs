@@ -1,6 +1,5 @@
 //! The tasks that look at keys.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +8,11 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::barrier;
+use super::barrier::{self, Barrier, Waiter};
 use super::compare::{Comparer, Rules};
 use super::databases::Pair;
 use super::finding::Outcome;
 use super::nodes::{Channel, LiveSide};
-use crate::cutoff::now;
 use crate::error::Error;
 
 /// Batches that wait for a task.
@@ -41,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) deadlines: Vec<bool>,
     pub(crate) rules: Arc<Rules>,
     pub(crate) pace: Pace,
+    /// How keys in motion are compared, if they are.
+    pub(crate) barrier: Option<Barrier>,
 }
 
 /// What a task gives back.
@@ -58,7 +58,7 @@ pub(crate) fn start(
     for _ in 0..shared.rules.live.parallel.max(1) {
         let (shared, receiver, results) = (Arc::clone(shared), Arc::clone(&receiver), results.clone());
         tasks.spawn(async move {
-            let mut worker = Worker { shared, detail, at: None };
+            let mut worker = Worker { shared, detail, at: None, waiter: None };
             loop {
                 let work: Option<Work> = receiver.lock().await.recv().await;
                 let Some(work) = work else { return };
@@ -79,6 +79,7 @@ struct Worker {
     detail: bool,
     /// The pair of databases that it is at, and its connections to them.
     at: Option<(usize, Comparer)>,
+    waiter: Option<Waiter>,
 }
 
 impl Worker {
@@ -101,13 +102,12 @@ impl Worker {
         }
         let outcome = match keys.is_empty() {
             true => Outcome::default(),
-            false => match shared.rules.live.barrier.filter(|_| work.barrier) {
-                Some(wait) => {
-                    // Marks of tasks and rounds must not be taken for one another.
-                    let token = RandomState::new().hash_one(now());
-                    barrier::compare(&mut comparer, &keys, wait, token).await?
+            false => match (shared.rules.live.barrier, &shared.barrier) {
+                (Some(wait), Some(way)) if work.barrier => {
+                    let waiter = self.waiter.get_or_insert_with(|| Waiter::new(way, &shared.sides));
+                    barrier::compare(&mut comparer, &keys, waiter, wait).await?
                 }
-                None => comparer.compare(&keys, self.detail).await?,
+                _ => comparer.compare(&keys, self.detail).await?,
             },
         };
         self.at = Some((work.pair, comparer));

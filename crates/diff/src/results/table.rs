@@ -84,6 +84,9 @@ pub fn write_table(out: &mut impl Write, report: &DiffReport, kept: &Kept) -> io
             report.rounds.iter().map(|round| format!("{} of {}", round.differ, round.keys)).collect();
         writeln!(out, "rounds  {} keys differed", rounds.join(", then "))?;
     }
+    if let Some(barrier) = report.barrier {
+        writeln!(out, "barrier {barrier}")?;
+    }
     writeln!(out)?;
     writeln!(out, "{report}")?;
     if let Some(sample) = &report.sample {

@@ -252,6 +252,7 @@ fn run(args: Args) -> Result<Verdict, String> {
     let mut options = DiffOptions::default();
     args.rules.apply(&mut options);
     options.selection = args.selection.selection();
+    options.fields = usize::try_from(args.by_key.fields).unwrap_or(usize::MAX);
     options.memory = usize::try_from(args.results.memory << 20).unwrap_or(usize::MAX);
     if let Some(directory) = args.results.temporary {
         options.temporary_directory = directory;

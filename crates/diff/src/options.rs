@@ -31,6 +31,10 @@ pub struct DiffOptions {
     pub unreplicated: bool,
     /// Whether function libraries are compared. Default: yes.
     pub functions: bool,
+    /// For how many elements of a key [`SnapshotDiff`](crate::SnapshotDiff) tells how they differ; the others are counted. For that files
+    /// are read once more, and servers asked for the values. Between two servers it does not tell: [`LiveDiff`](crate::LiveDiff)
+    /// does. Default: 1000; with 0 there is no second look.
+    pub fields: usize,
     /// About how many bytes of digests are held in memory; what is beyond waits on disk. Default: 128 MiB. A key takes
     /// some 45 bytes and its name.
     pub memory: usize,
@@ -53,6 +57,7 @@ impl Default for DiffOptions {
             ttl_tolerance: Duration::from_secs(1),
             unreplicated: false,
             functions: true,
+            fields: 1000,
             memory: 128 << 20,
             temporary_directory: std::env::temp_dir(),
             limits: Limits::default(),

@@ -185,6 +185,17 @@ impl Part {
         matches!(self, Self::Server { .. })
     }
 
+    /// Whether it can be read but once.
+    pub(crate) fn is_stream(&self) -> bool {
+        match self {
+            // Pipes and devices, too.
+            Self::File(path) => {
+                path == Path::new("-") || path.metadata().is_ok_and(|data| !data.is_file() && !data.is_dir())
+            }
+            Self::Server { .. } => false,
+        }
+    }
+
     /// The slots whose keys count.
     pub(crate) fn slots(&self) -> Option<&SlotSet> {
         match self {

@@ -18,7 +18,9 @@ use crate::difference::{Difference, DifferenceKind};
 use crate::digest::{DigestOptions, Hash, SnapshotDigester, SnapshotSummary};
 use crate::error::Error;
 use crate::join::{Rules, join};
+use crate::live::ask;
 use crate::options::DiffOptions;
+use crate::places::{self, Places};
 use crate::progress::{DiffProgress, Meter, Phase};
 use crate::report::{DiffReport, SideReport};
 use crate::results::DifferenceSink;
@@ -148,7 +150,7 @@ impl Run {
         for side in &parts {
             self.runtime.block_on(side.confirm())?;
         }
-        let report = self.compare(readings, cutoff.latest(), sink);
+        let report = self.compare(&parts, readings, cutoff.latest(), sink);
         // Links that are closing need nobody to wait for them.
         self.runtime.shutdown_background();
         report
@@ -245,6 +247,7 @@ impl Run {
 
     fn compare(
         &self,
+        parts: &[Parts; 2],
         readings: Vec<Reading>,
         expired_until: Option<i64>,
         sink: &mut dyn DifferenceSink,
@@ -279,10 +282,15 @@ impl Run {
             memory: self.options.memory as u64 / 2,
             repeats: false,
         };
+        let mut places = self.places(parts, &mut report.notes);
         let mut see = |difference: Difference| {
             report.differences.add(difference.kind);
             self.progress.found();
-            sink.difference(&difference).map_err(Error::Results)
+            let given = match &mut places {
+                Some(places) => places.hold(difference),
+                None => Some(difference),
+            };
+            given.map_or(Ok(()), |difference| sink.difference(&difference).map_err(Error::Results))
         };
         if self.options.functions {
             let [source, target] = &functions;
@@ -292,8 +300,65 @@ impl Run {
         [report.source.keys, report.target.keys] = joined.keys;
         [report.source.expired, report.target.expired] = joined.expired;
         (report.both, report.equal, report.expiring) = (joined.both, joined.equal, joined.expiring);
+        if let Some(places) = places.filter(|places| !places.is_empty()) {
+            if places.is_full() {
+                let most = places::MOST;
+                report
+                    .notes
+                    .push(format!("of the first {most} keys that differ it is told at which elements"));
+            }
+            for difference in self.look_again(parts, places, &rules, &mut report.notes)? {
+                sink.difference(&difference).map_err(Error::Results)?;
+            }
+        }
         report.seconds = self.started.elapsed().as_secs_f64();
         Ok(report)
+    }
+
+    /// What tells where values part, where that is wanted and a second look is possible.
+    fn places(&self, parts: &[Parts; 2], notes: &mut Vec<String>) -> Option<Places> {
+        let all = || parts.iter().flat_map(|side| &side.parts);
+        if self.options.fields == 0 || all().all(Part::is_live) {
+            return None;
+        }
+        if all().any(Part::is_stream) {
+            notes.push(
+                "standard input cannot be read twice: it is not told at which elements values differ"
+                    .to_owned(),
+            );
+            return None;
+        }
+        let (memory, directory) = (self.options.memory, self.options.temporary_directory.clone());
+        Some(Places::new(&self.digest, &Room { memory, directory }))
+    }
+
+    fn look_again(
+        &self,
+        parts: &[Parts; 2],
+        mut places: Places,
+        rules: &Rules,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Difference>, Error> {
+        let databases = &self.options.databases;
+        for (number, side) in parts.iter().enumerate() {
+            let becomes = |db: u64| if number == 0 { databases.target(db) } else { db };
+            for part in &side.parts {
+                if let Part::File(path) = part {
+                    places.read_file(number, path, becomes)?;
+                }
+            }
+            if let Side::Live(endpoint) = &self.sides[number] {
+                let asked =
+                    self.runtime.block_on(ask(endpoint, &self.options, number, becomes, &mut places))?;
+                if asked.left > 0 {
+                    let (name, left) = (&self.sides[number], asked.left);
+                    notes.push(format!(
+                        "{name}: {left} keys that differ are too large to be asked for again, or have gone: it is not told at which elements"
+                    ));
+                }
+            }
+        }
+        places.finish(rules.expired_until, rules.memory, self.options.fields)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::digest::Hash;
 use crate::error::Error;
 
 /// Values above this many bytes, by the server's own estimate, are read in parts.
-const LARGE: u64 = 16 << 20;
+pub(super) const LARGE: u64 = 16 << 20;
 /// Bytes of values asked for at once.
 pub(super) const WINDOW: u64 = 64 << 20;
 /// What a value in a compact encoding takes at most, with usual settings.

@@ -1,5 +1,6 @@
 //! Comparing two live sides key by key, in rounds.
 
+mod ask;
 mod barrier;
 mod big;
 mod compare;
@@ -21,6 +22,7 @@ mod sweep;
 mod values;
 mod work;
 
+pub(crate) use ask::ask;
 pub use options::{BarrierBy, Depth, LiveOptions, Sample, UnknownBarrier, UnknownDepth, WrongSample};
 pub use quick::quick;
 pub use repair::{RepairOptions, RepairReport, RepairWhat, UnknownRepair};

@@ -140,8 +140,7 @@ impl Run {
         self.report.changed = Some(changed.report());
         self.note_end(changed).await?;
         let pairs = self.shared.pairs.clone();
-        // Asking costs little, and the keys are few.
-        self.ask_for_expiries(&(0..pairs.len()).collect::<Vec<_>>());
+        self.ask_for_all_expiries();
         let detail = self.detail(1, sink);
         let mut differing = Differing::default();
         for (number, pair) in pairs.iter().enumerate() {
@@ -190,6 +189,11 @@ impl Run {
         Ok(())
     }
 
+    /// From now on expiries are asked for everywhere: the keys are few, and some may have got one meanwhile.
+    fn ask_for_all_expiries(&mut self) {
+        self.ask_for_expiries(&(0..self.shared.pairs.len()).collect::<Vec<_>>());
+    }
+
     /// From now on expiries are asked for in these pairs of databases.
     fn ask_for_expiries(&mut self, pairs: &[usize]) {
         if pairs.is_empty() {
@@ -224,6 +228,7 @@ impl Run {
             tally.other_kind += pair.other_kind;
         }
         self.report.source.left_out.kind = tally.other_kind;
+        self.ask_for_all_expiries();
         let differing = self.rounds(differing, &mut tally, sink).await?;
         self.conclude(&differing, tally);
         self.give(&differing, sink)?;
@@ -268,6 +273,7 @@ impl Run {
             differing.add(pair, vec![finding]);
         }
         let mut tally = Tally { looked, expiring: self.report.expiring, ..Tally::default() };
+        self.ask_for_all_expiries();
         let differing = self.rounds(differing, &mut tally, sink).await?;
         self.conclude(&differing, tally);
         self.give(&differing, sink)?;

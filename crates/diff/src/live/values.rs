@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keyferry_rdb::dump::Payload;
-use keyferry_rdb::elements::Element;
-use keyferry_rdb::{Dialect, Error as FormatError, Kind, Limits};
+use keyferry_rdb::{Dialect, Error as FormatError, Kind};
 
 use super::finding::Fields;
 use crate::difference::DifferenceKind;
-use crate::digest::{DigestOptions, Hash, ValueDigest, ValueDigester};
+use crate::digest::{DigestOptions, ValueDigest, ValueDigester};
+use crate::elements::{Named, Namer};
 
 /// Version and checksum at the end of a payload, which say nothing of the value.
 const FOOTER: usize = 10;
@@ -18,9 +18,7 @@ const FOOTER: usize = 10;
 #[derive(Debug)]
 pub(crate) struct Values {
     digester: ValueDigester,
-    hash: Hash,
-    limits: Limits,
-    unreplicated: bool,
+    options: DigestOptions,
 }
 
 /// A value, reduced; `None` for one that this program cannot read, such as that of a server to come.
@@ -36,12 +34,7 @@ pub(crate) struct Compared {
 
 impl Values {
     pub(crate) fn new(options: &DigestOptions) -> Self {
-        Self {
-            digester: ValueDigester::new(options),
-            hash: Hash::new(options.seed),
-            limits: options.limits.clone(),
-            unreplicated: options.unreplicated,
-        }
+        Self { digester: ValueDigester::new(options), options: options.clone() }
     }
 
     /// In what ways two payloads differ. Hash fields that expire until then count as gone.
@@ -86,7 +79,7 @@ impl Values {
             self.digester.meta(meta);
         }
         let digester = &mut self.digester;
-        let read = payload.value.elements(&self.limits).for_each(|element| {
+        let read = payload.value.elements(&self.options.limits).for_each(|element| {
             digester.element(&element);
             Ok::<(), FormatError>(())
         });
@@ -131,10 +124,15 @@ impl Values {
     fn parts(&self, payload: &[u8], expired_until: i64) -> Option<Parts> {
         let payload = Payload::parse(payload).ok()?;
         let mut parts = Parts { is_list: payload.value.ty().kind() == Kind::List, ..Parts::default() };
-        let (hash, unreplicated) = (self.hash, self.unreplicated);
-        let mut group = Vec::new();
-        let read = payload.value.elements(&self.limits).for_each(|element| {
-            parts.add(&element, hash, unreplicated, expired_until, &mut group);
+        let mut namer = Namer::new(&self.options);
+        let read = payload.value.elements(&self.options.limits).for_each(|element| {
+            if let Some(Named { name, content, expiry }) = namer.name(&element) {
+                match parts.is_list {
+                    true => parts.items.push(content),
+                    false if expiry.is_some_and(|at| at <= expired_until) => {}
+                    false => _ = parts.named.insert(name, (content, expiry)),
+                }
+            }
             Ok::<(), FormatError>(())
         });
         read.ok().map(|()| parts)
@@ -154,68 +152,4 @@ struct Parts {
     items: Vec<u128>,
     /// Hash of the value and expiry, by name.
     named: BTreeMap<Vec<u8>, (u128, Option<i64>)>,
-}
-
-impl Parts {
-    fn add(
-        &mut self,
-        element: &Element<'_>,
-        hash: Hash,
-        unreplicated: bool,
-        expired_until: i64,
-        group: &mut Vec<u8>,
-    ) {
-        let of = |text: String| hash.bytes(text.as_bytes());
-        let (name, value, expiry) = match element {
-            Element::Item(item) => return self.items.push(hash.bytes(item)),
-            Element::Member(member) => (member.to_vec(), 0, None),
-            Element::Scored { member, score } => {
-                let score = if score.value() == 0.0 { 0.0 } else { score.value() };
-                (member.to_vec(), u128::from(score.to_bits()), None)
-            }
-            Element::Field { expires_at: Some(at), .. } if *at <= expired_until => return,
-            Element::Field { name, value, expires_at } => (name.to_vec(), hash.bytes(value), *expires_at),
-            Element::ArrayItem { index, value } => (index.to_string().into_bytes(), hash.bytes(value), None),
-            Element::ArrayCursor(at) => (b"cursor".to_vec(), u128::from(*at), None),
-            Element::StreamEntry(entry) => {
-                let fields: Vec<_> = entry.fields().collect();
-                (entry.id.to_string().into_bytes(), of(format!("{fields:?}")), None)
-            }
-            Element::StreamInfo(info) => (names::LAST_ID.to_vec(), of(info.last_id.to_string()), None),
-            Element::Group(found) => {
-                *group = found.name.to_vec();
-                let read = found.entries_read.filter(|_| unreplicated);
-                (names::group(group), of(format!("{} {read:?}", found.last_id)), None)
-            }
-            Element::Consumer(found) => {
-                if !unreplicated {
-                    return;
-                }
-                (names::consumer(group, found.name), of(found.seen_time.to_string()), None)
-            }
-            Element::Pending(found) => {
-                let what = format!("{:?} {} {}", found.consumer, found.delivered_at, found.deliveries);
-                (names::pending(group, &found.id.to_string()), of(what), None)
-            }
-            _ => return,
-        };
-        self.named.insert(name, (value, expiry));
-    }
-}
-
-/// What the parts of a stream are called that are no entries.
-pub(super) mod names {
-    pub(in super::super) const LAST_ID: &[u8] = b"last id";
-
-    pub(in super::super) fn group(name: &[u8]) -> Vec<u8> {
-        [b"group ", name].concat()
-    }
-
-    pub(in super::super) fn consumer(group: &[u8], name: &[u8]) -> Vec<u8> {
-        [b"group ", group, b" consumer ", name].concat()
-    }
-
-    pub(in super::super) fn pending(group: &[u8], id: &str) -> Vec<u8> {
-        [b"group ", group, b" pending ", id.as_bytes()].concat()
-    }
 }

@@ -84,12 +84,34 @@ fn it_is_told_where_values_part() {
     ] {
         call(&servers.1, command);
     }
-    // As a whole and in parts.
-    for big_key in [1000, 1] {
-        let (_, differences) = live(&servers.0.url(), &servers.1.url(), |diff| {
-            diff.live_mut().big_key = big_key;
-        })
-        .unwrap();
+    let by_key = |big_key: u64| {
+        let change = |diff: &mut LiveDiff| diff.live_mut().big_key = big_key;
+        live(&servers.0.url(), &servers.1.url(), change).unwrap().1
+    };
+    let files = [&servers.0, &servers.1].map(|server| {
+        call(server, "SAVE");
+        server.dir().join("dump.rdb").display().to_string()
+    });
+    let snapshots = |source: &str, target: &str, change: &dyn Fn(&mut keyferry_diff::DiffOptions)| {
+        let mut diff = SnapshotDiff::new(source.parse().unwrap(), target.parse().unwrap());
+        change(diff.options_mut());
+        let mut differences: Vec<Difference> = Vec::new();
+        let report = diff.run(&mut differences).unwrap();
+        assert_eq!(report.differences.total(), differences.len() as u64);
+        differences
+    };
+    let on_disk = |options: &mut keyferry_diff::DiffOptions| options.memory = 100;
+    let in_parts = |options: &mut keyferry_diff::DiffOptions| options.limits.value_part = 1;
+    // As a whole and in parts, by files, by a file and a server.
+    for differences in [
+        by_key(1000),
+        by_key(1),
+        snapshots(&files[0], &files[1], &|_| {}),
+        snapshots(&files[0], &files[1], &on_disk),
+        snapshots(&files[0], &files[1], &in_parts),
+        snapshots(&files[0], &servers.1.url(), &|_| {}),
+        snapshots(&servers.0.url(), &files[1], &|_| {}),
+    ] {
         let owned =
             |all: &[(&str, &'static str)]| all.iter().map(|(n, k)| ((*n).to_owned(), *k)).collect::<Vec<_>>();
         let (lack_source, lack_target) = ("lack_source", "lack_target");
@@ -107,11 +129,17 @@ fn it_is_told_where_values_part() {
         );
     }
     // Names beyond a bound are counted.
-    let (_, differences) =
-        live(&servers.0.url(), &servers.1.url(), |diff| diff.live_mut().fields = 1).unwrap();
-    let hash = differences.iter().find(|one| one.key == b"hash").unwrap();
-    assert_eq!((hash.fields.len(), hash.more_fields), (1, 2));
-    assert!(hash.places().ends_with(" and 2 more"), "{}", hash.places());
+    let (_, by_key) = live(&servers.0.url(), &servers.1.url(), |diff| diff.live_mut().fields = 1).unwrap();
+    for differences in [by_key, snapshots(&files[0], &files[1], &|options| options.fields = 1)] {
+        let hash = differences.iter().find(|one| one.key == b"hash").unwrap();
+        assert_eq!((hash.fields.len(), hash.more_fields), (1, 2));
+        assert!(hash.places().ends_with(" and 2 more"), "{}", hash.places());
+    }
+    let none = snapshots(&files[0], &files[1], &|options| options.fields = 0);
+    assert!(none.iter().all(|one| one.fields.is_empty()) && none.len() > 5);
+    // Between servers a second snapshot would be another one.
+    let none = snapshots(&servers.0.url(), &servers.1.url(), &|_| {});
+    assert!(none.iter().all(|one| one.fields.is_empty()) && none.len() > 5);
 }
 
 #[test]

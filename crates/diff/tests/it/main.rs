@@ -10,5 +10,6 @@ mod live;
 mod model;
 mod planted;
 mod support;
+mod traps;
 #[path = "../../../rdb/tests/it/values.rs"]
 mod values;

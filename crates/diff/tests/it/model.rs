@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use keyferry_diff::Side;
+use keyferry_diff::{Difference, DifferenceSink, LiveDiff, Side};
 use keyferry_rdb::Value;
+use keyferry_testkit::{Server, any};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
-use crate::support::{Found, Key, diff_sides, formats, write};
+use crate::support::{Found, Key, diff_sides, formats, told, write};
 
 type Model = BTreeMap<(u64, Vec<u8>), (Value, Option<i64>)>;
 
@@ -112,6 +114,118 @@ proptest! {
         prop_assert_eq!(report.equal, (both - differing.len()) as u64);
         prop_assert!(memory > 1 || report.spilled > 0 || source.len() + target.len() == 0);
     }
+}
+
+/// Deadlines lie so far apart that no load of the machine makes two of them the same, or one of them two.
+const APART: i64 = 1_000_000;
+
+/// Makes a server hold just what the model says; deadlines of the model are multiples of a second.
+fn load(server: &Server, model: &Model, base: i64) {
+    let mut client = server.client().unwrap();
+    let text = |text: &str| text.as_bytes().to_vec();
+    let mut commands = vec![vec![text("FLUSHALL")]];
+    for ((db, key), (value, expiry)) in model {
+        commands.push(vec![text("SELECT"), text(&db.to_string())]);
+        let (word, items) = match value {
+            Value::String(bytes) => ("SET", vec![bytes.clone()]),
+            Value::List(items) => ("RPUSH", items.clone()),
+            Value::Set(items) => ("SADD", items.clone()),
+            Value::SortedSet(items) => {
+                let pair = |(member, score): &(Vec<u8>, f64)| [text(&score.to_string()), member.clone()];
+                ("ZADD", items.iter().flat_map(pair).collect())
+            }
+            other => panic!("{other:?} is not in the model"),
+        };
+        commands.push([vec![text(word), key.clone()], items].concat());
+        if let Some(at) = expiry {
+            commands.push(vec![
+                text("PEXPIREAT"),
+                key.clone(),
+                text(&(base + at / 1000 * APART).to_string()),
+            ]);
+        }
+    }
+    client.pipe(&commands).unwrap().iter().for_each(|reply| assert!(reply.error().is_none(), "{reply:?}"));
+}
+
+/// Makes both servers hold other models when the first round is over, and keeps what is told.
+struct Between<'a> {
+    servers: &'a (Server, Server),
+    models: Option<(&'a Model, &'a Model)>,
+    base: i64,
+    told: Vec<Difference>,
+}
+
+impl DifferenceSink for Between<'_> {
+    fn difference(&mut self, difference: &Difference) -> std::io::Result<()> {
+        self.told.push(difference.clone());
+        Ok(())
+    }
+
+    fn suspect(&mut self, _round: u32, _difference: &Difference) -> std::io::Result<()> {
+        if let Some((source, target)) = self.models.take() {
+            load(&self.servers.0, source, self.base);
+            load(&self.servers.1, target, self.base);
+        }
+        Ok(())
+    }
+}
+
+/// One round tells what differs; further rounds tell what of that still differs after both sides have changed.
+#[test]
+fn what_differs_in_the_model_is_found_key_by_key() {
+    let Ok(binary) = any() else { return println!("note: no server is there") };
+    let servers = (Server::builder(binary).start().unwrap(), Server::builder(binary).start().unwrap());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let base = now.as_millis() as i64;
+    let models = (model(), model(), model(), model(), model());
+    let how = (
+        prop::sample::select(vec![1usize, 7, 1000]),
+        1usize..5,
+        prop::sample::select(vec![0u64, 2, 1000]),
+        prop::sample::select(vec![1usize, 1 << 20]),
+        1u32..4,
+        prop::sample::select(vec![APART / 10, APART + APART / 10]),
+    );
+    let mut runner =
+        TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) });
+    let outcome =
+        runner.run(&(models, how), |(models, (batch, parallel, big_key, memory, rounds, tolerance))| {
+            let (mut source, mut target, common, mut later_source, mut later_target) = models;
+            source.extend(common.clone());
+            target.extend(common.clone());
+            later_source.extend(common.clone());
+            later_target.extend(common);
+            load(&servers.0, &source, base);
+            load(&servers.1, &target, base);
+            let mut diff = LiveDiff::new(servers.0.url().parse().unwrap(), servers.1.url().parse().unwrap());
+            let live = diff.live_mut();
+            (live.batch, live.parallel, live.big_key, live.rounds) = (batch, parallel, big_key, rounds);
+            live.interval = std::time::Duration::ZERO;
+            diff.options_mut().memory = memory;
+            diff.options_mut().ttl_tolerance = std::time::Duration::from_millis(tolerance as u64);
+            let models = Some((&later_source, &later_target));
+            let mut sink = Between { servers: &servers, models, base, told: Vec::new() };
+            let report = diff.run(&mut sink).unwrap();
+            // The model's deadlines are a second apart where the servers' are so much more.
+            let tolerance = (tolerance / APART * 1000) as u64;
+            let first = expected(&source, &target, tolerance);
+            let expected = if rounds == 1 {
+                first
+            } else {
+                let differed =
+                    |db: u64, key: &[u8]| first.iter().any(|(of, name, _)| (*of, &name[..]) == (db, key));
+                let later = expected(&later_source, &later_target, tolerance).into_iter();
+                later.filter(|(db, key, _)| differed(*db, key)).collect()
+            };
+            prop_assert_eq!(told(&sink.told), expected);
+            if rounds == 1 {
+                let counts = (report.source.keys, report.target.keys);
+                prop_assert_eq!(counts, (source.len() as u64, target.len() as u64));
+            }
+            Ok(())
+        });
+    outcome.unwrap();
 }
 
 fn tempfile() -> tempfile::TempDir {

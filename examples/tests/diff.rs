@@ -263,7 +263,7 @@ fn only_what_the_journal_names_is_compared_again() {
     let shown = diff(&arguments);
     assert!(text(&shown.stdout).contains("\nbut only keys were compared that "), "{shown:?}");
     // Who follows nothing has no checkpoint.
-    let none = diff(&[&b.url(), &a.url(), "--live", "--barrier", "--barrier-by", "checkpoint"]);
+    let none = diff(&[&b.url(), &a.url(), "--live", "--barrier", "0.1", "--barrier-by", "checkpoint"]);
     assert!(none.status.code() == Some(2) && text(&none.stderr).contains("has no checkpoint"), "{none:?}");
     // Wrong usage, and what is no journal.
     for wrong in [

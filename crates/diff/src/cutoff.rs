@@ -70,6 +70,15 @@ impl Cutoff {
     }
 }
 
+/// By how much a migration of this project puts deadlines off while the target is behind. Held ones lie in `HELD..HELD + HELD / 2`,
+/// where nobody's own are, and servers keep nothing from there on (2^46).
+const HELD: i64 = 1 << 45;
+
+/// The deadline that one stands for which may be held back.
+pub(crate) fn exact(deadline: i64) -> i64 {
+    if (HELD..HELD + HELD / 2).contains(&deadline) { deadline - HELD } else { deadline }
+}
+
 /// Milliseconds since the Unix epoch.
 pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -90,6 +99,16 @@ mod tests {
         });
         assert_eq!(settled, [Some(10_000); 3]);
         assert_eq!(cutoff.latest(), Some(10_000));
+    }
+
+    #[test]
+    fn held_deadlines_are_known_by_themselves() {
+        for at in [0, 1, 1_795_799_140_540, 1 << 43] {
+            assert_eq!((exact(at), exact(at + (1 << 45))), (at, at));
+        }
+        for other in [-1, 1 << 44, (1 << 45) - 1, (1 << 45) + (1 << 44), i64::MAX] {
+            assert_eq!(exact(other), other);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use keyferry_rdb::elements::Element;
 
+use crate::cutoff::exact;
 use crate::digest::{DigestOptions, Hash};
 
 /// An element: what it is called among those of its value, and what it holds.
@@ -19,6 +20,7 @@ pub(crate) struct Named {
 pub(crate) struct Namer {
     hash: Hash,
     unreplicated: bool,
+    held_deadlines: bool,
     items: u64,
     group: Vec<u8>,
 }
@@ -28,6 +30,7 @@ impl Namer {
         Self {
             hash: Hash::new(options.seed),
             unreplicated: options.unreplicated,
+            held_deadlines: options.held_deadlines,
             items: 0,
             group: Vec::new(),
         }
@@ -53,7 +56,10 @@ impl Namer {
                 let score = if score.value() == 0.0 { 0.0 } else { score.value() };
                 (member.to_vec(), u128::from(score.to_bits()), None)
             }
-            Element::Field { name, value, expires_at } => (name.to_vec(), hash.bytes(value), *expires_at),
+            Element::Field { name, value, expires_at } => {
+                let expiry = expires_at.map(|at| if self.held_deadlines { exact(at) } else { at });
+                (name.to_vec(), hash.bytes(value), expiry)
+            }
             Element::ArrayItem { index, value } => (index.to_string().into_bytes(), hash.bytes(value), None),
             Element::ArrayCursor(at) => (b"cursor".to_vec(), u128::from(*at), None),
             Element::StreamEntry(entry) => {

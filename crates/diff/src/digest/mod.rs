@@ -23,6 +23,9 @@ pub struct DigestOptions {
     /// Whether that counts as well which snapshots keep, but the servers' own replication does not always: how many entries a
     /// group has read, consumers without pending entries, and when consumers were last seen. Default: no.
     pub unreplicated: bool,
+    /// Whether expiries of hash fields count as exact that a keyferry migration holds back, 2^45 ms later, while its target is behind.
+    /// Default: no.
+    pub held_deadlines: bool,
     /// Bounds on what snapshots may make this hold.
     pub limits: Limits,
 }

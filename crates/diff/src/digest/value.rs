@@ -4,6 +4,7 @@ use keyferry_rdb::Kind;
 use keyferry_rdb::elements::{Element, StreamId};
 
 use super::hash::{Chunks, Hash, Tag};
+use crate::cutoff::exact;
 
 /// What a value was reduced to.
 ///
@@ -87,6 +88,7 @@ impl ValueDifferences {
 pub struct ValueDigester {
     hash: Hash,
     unreplicated: bool,
+    held_deadlines: bool,
     expired_until: i64,
     kind: Kind,
     /// Of all elements whose order does not count, modulo 2¹²⁸.
@@ -109,6 +111,7 @@ impl ValueDigester {
         Self {
             hash: Hash::new(options.seed),
             unreplicated: options.unreplicated,
+            held_deadlines: options.held_deadlines,
             expired_until: options.expired_until.unwrap_or(i64::MIN),
             kind: Kind::String,
             sum: 0,
@@ -176,6 +179,7 @@ impl ValueDigester {
                 self.add(hash.mix(Tag::Scored, [hash.bytes(member), u128::from(score.to_bits())]));
             }
             Element::Field { name, value, expires_at } => {
+                let expires_at = expires_at.map(|at| if self.held_deadlines { exact(at) } else { at });
                 if expires_at.is_some_and(|at| at <= self.expired_until) {
                     return;
                 }
@@ -183,7 +187,7 @@ impl ValueDigester {
                 let name = hash.bytes(name);
                 self.add(hash.mix(Tag::Field, [name, hash.bytes(value)]));
                 if let Some(at) = expires_at {
-                    let expiry = hash.mix(Tag::FieldExpiry, [name, number(*at)]) as u64;
+                    let expiry = hash.mix(Tag::FieldExpiry, [name, number(at)]) as u64;
                     self.digest.field_expiries = self.digest.field_expiries.wrapping_add(expiry);
                 }
             }

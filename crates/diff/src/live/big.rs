@@ -11,7 +11,7 @@ use keyferry_rdb::elements::StreamId;
 use super::finding::Fields;
 use super::nodes::Channel;
 use super::read::{Unexpected, describe, is_wrong_type};
-use crate::cutoff::now;
+use crate::cutoff::{exact, now};
 use crate::difference::DifferenceKind;
 use crate::digest::{Hash, KeyDigest, ValueDigest};
 use crate::elements::names;
@@ -31,6 +31,8 @@ pub(crate) struct Job<'a> {
     /// Elements to name.
     pub(crate) most: usize,
     pub(crate) unreplicated: bool,
+    /// Whether deadlines that a migration holds back count as exact.
+    pub(crate) held_deadlines: bool,
     /// How many milliseconds the delivery times of pending entries may lie apart, which servers tell as ages.
     pub(crate) tolerance: u64,
     pub(crate) hash: Hash,
@@ -184,7 +186,11 @@ impl Job<'_> {
             return Ok(Vec::new());
         }
         let times = self.array(channel, reply)?;
-        Ok(times.iter().map(|time| time.as_i64().filter(|at| *at >= 0)).collect())
+        let read = |time: &Frame| {
+            let at = time.as_i64().filter(|at| *at >= 0)?;
+            Some(if self.held_deadlines { exact(at) } else { at })
+        };
+        Ok(times.iter().map(read).collect())
     }
 
     async fn stream(&self, channel: &mut Channel, store: &mut Store) -> Result<Counters, Error> {

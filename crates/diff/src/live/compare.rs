@@ -11,7 +11,7 @@ use super::nodes::Channel;
 use super::options::{Depth, LiveOptions};
 use super::read::{Deadline, Lengths, Payload};
 use super::values::Values;
-use crate::cutoff::now;
+use crate::cutoff::{exact, now};
 use crate::difference::{DifferenceKind, Held};
 use crate::digest::DigestOptions;
 use crate::error::Error;
@@ -237,8 +237,12 @@ impl Comparer {
     }
 
     pub(super) fn compare_deadlines(&self, found: &mut [Key]) {
+        let held = self.rules.digest.held_deadlines;
         for key in found.iter_mut().filter(|key| !key.gone && key.lacks.is_none()) {
             let differs = match key.deadlines {
+                [Deadline::At(a), Deadline::At(b)] if held => {
+                    exact(a).abs_diff(exact(b)) > self.rules.tolerance
+                }
                 [Deadline::At(a), Deadline::At(b)] => a.abs_diff(b) > self.rules.tolerance,
                 [Deadline::At(_), Deadline::Never] | [Deadline::Never, Deadline::At(_)] => true,
                 _ => false,

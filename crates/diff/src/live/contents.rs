@@ -136,6 +136,7 @@ impl Comparer {
             page: page.clamp(1, 1000),
             most,
             unreplicated: self.rules.digest.unreplicated,
+            held_deadlines: self.rules.digest.held_deadlines,
             tolerance: self.rules.tolerance,
             hash: Hash::new(self.rules.digest.seed),
             room: &self.rules.room,

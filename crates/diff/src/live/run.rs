@@ -70,6 +70,8 @@ impl Run {
             digest: DigestOptions {
                 seed,
                 unreplicated: options.unreplicated,
+                // A migration that runs may hold deadlines back.
+                held_deadlines: live.barrier.is_some(),
                 limits: options.limits.clone(),
                 ..DigestOptions::default()
             },
@@ -78,7 +80,7 @@ impl Run {
             live,
         };
         let barrier = match rules.live.barrier {
-            Some(_) => Some(Barrier::choose(rules.live.barrier_by, &sides).await?),
+            Some(wait) => Some(Barrier::choose(rules.live.barrier_by, &sides, wait).await?),
             None => None,
         };
         report.barrier = barrier.as_ref().map(Barrier::describe);

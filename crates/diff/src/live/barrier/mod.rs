@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::compare::Comparer;
 use super::finding::Outcome;
@@ -24,6 +25,8 @@ use crate::cutoff::now;
 use crate::digest::Hash;
 use crate::error::Error;
 
+/// How often it is looked for a checkpoint.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Values asked for at once.
 const CHUNK: usize = 64;
 
@@ -36,21 +39,30 @@ pub(crate) enum Barrier {
 }
 
 impl Barrier {
-    /// The one that was asked for, if it is there.
+    /// The one that was asked for. A checkpoint that is wanted alone is waited for: while its snapshot is applied, a migration has
+    /// none.
     ///
     /// # Errors
     ///
-    /// [`Error::NoCheckpoint`] when only that was wanted.
-    pub(crate) async fn choose(by: BarrierBy, sides: &[Arc<LiveSide>; 2]) -> Result<Self, Error> {
+    /// [`Error::NoCheckpoint`] when only that was wanted, and did not come.
+    pub(crate) async fn choose(
+        by: BarrierBy,
+        sides: &[Arc<LiveSide>; 2],
+        wait: Duration,
+    ) -> Result<Self, Error> {
         if by == BarrierBy::Marks {
             return Ok(Self::Marks);
         }
-        match checkpoint::find(&sides[0], &sides[1]).await? {
-            Some(key) => Ok(Self::Checkpoint(key)),
-            None if by == BarrierBy::Checkpoint => {
-                Err(Error::NoCheckpoint { target: sides[1].name().to_owned() })
+        let end = Instant::now() + wait;
+        loop {
+            match checkpoint::find(&sides[0], &sides[1]).await? {
+                Some(key) => return Ok(Self::Checkpoint(key)),
+                None if by == BarrierBy::Either => return Ok(Self::Marks),
+                None if Instant::now() > end => {
+                    return Err(Error::NoCheckpoint { target: sides[1].name().to_owned() });
+                }
+                None => tokio::time::sleep(LOOK_AGAIN).await,
             }
-            None => Ok(Self::Marks),
         }
     }
 

@@ -11,14 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keyferry_client::{Connection, Error as ClientError, Pipeline};
-use keyferry_resp::{ErrorCode, ErrorReply, Frame};
+use keyferry_client::{Backoff, Connection, Error as ClientError, Pipeline};
+use keyferry_resp::{ErrorReply, Frame};
 use keyferry_routing::Redirect;
 
 use crate::{
     error::Error,
     identity::MigrationId,
-    sharded::{TargetMap, state},
+    progress::Meter,
+    sharded::{TargetMap, Windows, reason, state},
 };
 
 /// How long a lease lasts that nobody renews.
@@ -77,6 +78,9 @@ pub(crate) struct Fence {
     id: MigrationId,
     token: Token,
     map: Arc<TargetMap>,
+    windows: Windows,
+    /// Who is told what is waited for.
+    meter: Option<Meter>,
     pub(crate) lease: Arc<Lease>,
     /// True when the lease is not to be renewed any more; held while it is.
     over: tokio::sync::Mutex<bool>,
@@ -115,9 +119,15 @@ enum Attempt {
 }
 
 impl Fence {
-    fn new(id: MigrationId, token: Token, map: Arc<TargetMap>) -> Self {
+    fn new(
+        id: MigrationId,
+        token: Token,
+        map: Arc<TargetMap>,
+        windows: Windows,
+        meter: Option<Meter>,
+    ) -> Self {
         let lease = Arc::new(Lease(Mutex::new(Instant::now())));
-        Fence { id, token, map, lease, over: tokio::sync::Mutex::new(false) }
+        Fence { id, token, map, windows, meter, lease, over: tokio::sync::Mutex::new(false) }
     }
 
     /// Takes the migration over, unless somebody else works on it, and gives what the target keeps of it. `known` is a token
@@ -126,16 +136,17 @@ impl Fence {
     /// Whoever held it before cannot write any more when this returns.
     ///
     /// # Errors
-    /// [`Error::Fenced`], when somebody else goes on holding it; [`Error::FencedForGood`]; those of the connection, after
-    /// `window`.
+    /// [`Error::Fenced`], when somebody else goes on holding it; [`Error::FencedForGood`]; those of the connection and of
+    /// the target, after their windows.
     pub(crate) async fn claim(
         id: MigrationId,
         token: Token,
         map: Arc<TargetMap>,
         known: Option<&str>,
-        window: Duration,
+        windows: Windows,
+        meter: Meter,
     ) -> Result<(Self, state::State), Error> {
-        let fence = Fence::new(id, token, map);
+        let fence = Fence::new(id, token, map, windows, Some(meter));
         let since = Instant::now();
         let mut last: Option<(String, i64)> = None;
         loop {
@@ -152,7 +163,7 @@ impl Fence {
                     }
                     last = Some((holder, left));
                 }
-                Err(Barred::Lost(error)) if since.elapsed() < window && is_passing(&error) => {}
+                Err(Barred::Lost(error)) if fence.waits_for(&error, since) => {}
                 Err(barred) => return Err(barred.into_error()),
             }
             tokio::time::sleep(RETRY).await;
@@ -161,7 +172,7 @@ impl Fence {
         loop {
             match fence.settle().await {
                 Ok(state) => return Ok((fence, state)),
-                Err(Barred::Lost(error)) if since.elapsed() < window && is_passing(&error) => {}
+                Err(Barred::Lost(error)) if fence.waits_for(&error, since) => {}
                 Err(barred) => return Err(barred.into_error()),
             }
             tokio::time::sleep(delay).await;
@@ -305,6 +316,23 @@ impl Fence {
         }
     }
 
+    /// True when what has failed since then is to be tried again.
+    fn waits_for(&self, error: &ClientError, since: Instant) -> bool {
+        let window = match error {
+            ClientError::Server { code, message, .. } => {
+                let reply = ErrorReply::new(format!("{code} {message}").into_bytes());
+                self.windows.of(&reason(&reply))
+            }
+            ClientError::Auth { .. } => None,
+            _ => Some(self.windows.connect),
+        };
+        let waits = window.is_some_and(|window| since.elapsed() < window);
+        if waits && let Some(meter) = &self.meter {
+            meter.note_trouble(Some(format!("{error}; it is tried again")));
+        }
+        waits
+    }
+
     fn fenced(&self, holder: &str) -> Error {
         let (id, target) = (self.id.to_string(), self.map.name());
         Error::Fenced { id, target, holder: holder.to_owned() }
@@ -360,29 +388,44 @@ impl Fence {
         self.token.as_str()
     }
 
-    /// Writes fields of the state, and removes others.
+    /// Writes fields of the state, and removes others. A target that cannot take them now is waited for, within the windows.
     pub(crate) async fn write(&self, fields: &[(String, String)], outdated: &[String]) -> Result<(), Error> {
-        let written = async {
-            let mut connection = self.connect().await?;
-            self.check(&mut connection).await?;
-            let key = self.id.state_key();
-            let mut change = Pipeline::new();
-            change.push(["MULTI"]);
-            if !outdated.is_empty() {
-                let mut args = vec!["HDEL", &key];
-                args.extend(outdated.iter().map(String::as_str));
-                change.push(args);
+        let since = Instant::now();
+        let mut backoff = Backoff::new(RETRY, RENEW);
+        loop {
+            match self.try_write(fields, outdated).await {
+                Err(Barred::Lost(error)) if self.waits_for(&error, since) => {
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                done => {
+                    if let Some(meter) = &self.meter {
+                        meter.note_trouble(None);
+                    }
+                    return done.map_err(Barred::into_error);
+                }
             }
-            if !fields.is_empty() {
-                let mut args = vec!["HSET", &key];
-                args.extend(fields.iter().flat_map(|(field, value)| [field.as_str(), value.as_str()]));
-                change.push(args);
-            }
-            change.push(["EXEC"]);
-            answers(&mut connection, &change).await?;
-            Ok::<(), Barred>(())
-        };
-        written.await.map_err(Barred::into_error)
+        }
+    }
+
+    async fn try_write(&self, fields: &[(String, String)], outdated: &[String]) -> Result<(), Barred> {
+        let mut connection = self.connect().await?;
+        self.check(&mut connection).await?;
+        let key = self.id.state_key();
+        let mut change = Pipeline::new();
+        change.push(["MULTI"]);
+        if !outdated.is_empty() {
+            let mut args = vec!["HDEL", &key];
+            args.extend(outdated.iter().map(String::as_str));
+            change.push(args);
+        }
+        if !fields.is_empty() {
+            let mut args = vec!["HSET", &key];
+            args.extend(fields.iter().flat_map(|(field, value)| [field.as_str(), value.as_str()]));
+            change.push(args);
+        }
+        change.push(["EXEC"]);
+        answers(&mut connection, &change).await?;
+        Ok(())
     }
 
     /// Gives the lease back, so that the next one need not wait.
@@ -412,7 +455,13 @@ impl Fence {
 
     /// Refuses everybody from now on, and ends who is at it.
     pub(crate) async fn close(id: MigrationId, map: Arc<TargetMap>, why: &str) -> Result<(), Error> {
-        let fence = Fence::new(id, Token(String::new()), map);
+        let fence = Fence::new(
+            id,
+            Token(String::new()),
+            map,
+            Windows { connect: Duration::ZERO, other: Duration::ZERO },
+            None,
+        );
         let closed = async {
             let mut connection = fence.connect().await?;
             let mut write = Pipeline::new();
@@ -463,22 +512,6 @@ fn refusal(connection: &Connection, reply: &ErrorReply) -> ClientError {
 
 fn out_of_step(connection: &Connection) -> Barred {
     Barred::Lost(ClientError::OutOfStep { address: connection.address().clone() })
-}
-
-/// True for what may be over soon.
-fn is_passing(error: &ClientError) -> bool {
-    match error {
-        ClientError::Server { code, .. } => !matches!(
-            ErrorCode::of(code),
-            ErrorCode::Err
-                | ErrorCode::NoPerm
-                | ErrorCode::NoAuth
-                | ErrorCode::WrongType
-                | ErrorCode::WrongPass
-        ),
-        ClientError::Auth { .. } => false,
-        _ => true,
-    }
 }
 
 fn text(frame: &Frame) -> Option<String> {

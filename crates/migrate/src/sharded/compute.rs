@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keyferry_resp::{Command, ErrorReply, Frame, Retry};
+use keyferry_resp::{Command, Frame};
 use keyferry_routing::{Compute, SLOTS, sibling_key, with_keys_replaced};
 
 use super::{
@@ -204,9 +204,11 @@ impl<'t> Across<'t> {
                     Ok(reply) => match reply.error_reply() {
                         None => break,
                         Some(error) if is_gone_already(command, &error.to_string()) => break,
-                        Some(error) if passes(&error) && !late && self.is_owner(&address) => {}
-                        Some(error) if passes(&error) && !self.is_owner(&address) => {
-                            return Box::pin(self.everywhere(command, at)).await;
+                        Some(error) if self.target.waits_for(&error, since) => {
+                            self.target.core().counts.note_retry(&error);
+                            if !self.is_owner(&address) {
+                                return Box::pin(self.everywhere(command, at)).await;
+                            }
                         }
                         Some(error) => return Err(refused(&address, &error, cause)),
                     },
@@ -310,11 +312,6 @@ pub(super) fn repeatable(command: &Command) -> Command {
         args.push(b"REPLACE");
     }
     Command::new(args)
-}
-
-/// True for errors that pass by themselves, or when another node takes over.
-pub(super) fn passes(error: &ErrorReply) -> bool {
-    matches!(error.retry(), Retry::BackOff | Retry::RefreshTopology | Retry::Redirect)
 }
 
 /// True for the deletion of a function library that is gone.

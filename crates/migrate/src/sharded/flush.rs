@@ -10,7 +10,6 @@ use super::{
     Databases, Target,
     aside::{Aside, Cause, refused},
     checkpoint::{self, Reached},
-    compute::passes,
     item::Mark,
     state::field,
 };
@@ -98,7 +97,7 @@ impl Flush<'_> {
             match missed {
                 None => return Ok(()),
                 Some(Missed::Refused(address, error)) => {
-                    if !passes(&error) || late {
+                    if !target.waits_for(&error, since) {
                         return Err(refused(&address, &error, cause));
                     }
                 }

@@ -44,6 +44,7 @@ use std::{
 };
 
 use keyferry_client::Connection;
+use keyferry_resp::ErrorReply;
 use keyferry_routing::{CommandTable, SlotSet};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -56,7 +57,7 @@ use self::{
     feed::{SnapshotFeed, StreamFeed},
 };
 pub(crate) use self::{
-    core::{Counts, Windows},
+    core::{Counts, Windows, reason},
     databases::Databases,
     map::TargetMap,
     run::{AGAIN, LinkSource, Sides, run},
@@ -282,6 +283,12 @@ impl Target {
 
     pub(crate) fn windows(&self) -> Windows {
         self.core().windows()
+    }
+
+    /// True when something that has been refused since then is to be tried again.
+    pub(crate) fn waits_for(&self, error: &ErrorReply, since: Instant) -> bool {
+        let window = self.windows().of(&reason(error));
+        window.is_some_and(|window| since.elapsed() < window)
     }
 
     pub(crate) fn retry_window(&self) -> Duration {

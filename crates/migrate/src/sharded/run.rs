@@ -94,9 +94,15 @@ pub(crate) async fn run(
     meter.enter(Phase::Preparing);
     let several = links.len() > 1;
     // Whoever was here before is kept from writing before anything of what it left is read.
-    let (fence, state) =
-        Fence::claim(id.clone(), token, Arc::clone(&settings.map), root.token(), options.reconnect_window)
-            .await?;
+    let (fence, state) = Fence::claim(
+        id.clone(),
+        token,
+        Arc::clone(&settings.map),
+        root.token(),
+        settings.windows,
+        meter.clone(),
+    )
+    .await?;
     let (at, shown) = (root.clone(), fence.token().to_owned());
     blocking(move || at.set_token(&shown)).await?;
     let (from, to, changes) = (migration.source.to_string(), settings.map.name(), options.changes());

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use keyferry_client::Error as ClientError;
-use keyferry_resp::{Command, ErrorReply, Frame, Retry};
+use keyferry_resp::{Command, ErrorReply, Frame};
 use keyferry_routing::SLOTS;
 
 use super::{
@@ -56,9 +56,7 @@ impl<'t> Attempts<'t> {
         match missed {
             Missed::Failed(error) => return Err(error),
             Missed::Refused(address, error) => {
-                let passes =
-                    matches!(error.retry(), Retry::BackOff | Retry::RefreshTopology | Retry::Redirect);
-                if late || !passes {
+                if !self.target.waits_for(&error, self.since) {
                     return Err(refused(&address, &error, Cause { command, db: 0, offset: None }));
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyferry_migrate::{Error, OnError, Phase};
+use keyferry_migrate::{Error, OnError, Phase, Progress};
 use keyferry_testkit::{
     Server,
     data::{self, Writer, WriterOptions},
@@ -54,6 +54,34 @@ async fn a_target_that_is_full_gets_room() {
     let full = |target: &mut Server| call(target, &["CONFIG", "SET", "maxmemory", "1mb"]);
     let room = |target: &mut Server| call(target, &["CONFIG", "SET", "maxmemory", "0"]);
     goes_on_after("full for a while", any(), full, room).await;
+}
+
+/// Full when the migration is entered there, and again when the snapshot comes, which begins with function libraries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_is_full_from_the_start_gets_room() {
+    let (source, target) = (any(), any());
+    let full = |size: &str| call(&target, &["CONFIG", "SET", "maxmemory", size]);
+    block_in_place(|| {
+        data::small(&mut source.client().unwrap(), 3, 3).unwrap();
+        // The snapshot comes this late.
+        call(&source, &["CONFIG", "SET", "repl-diskless-sync", "yes"]);
+        call(&source, &["CONFIG", "SET", "repl-diskless-sync-delay", "4"]);
+        full("1mb");
+    });
+    let mut running = Running::start(&source.url(), &target.url(), |options| options.look_first = false);
+    let is_full = |p: &Progress| p.figures().trouble.is_some_and(|why| why.contains("OOM"));
+    running.until("no room at the start", is_full).await;
+    block_in_place(|| full("0"));
+    let entered = || target.client().unwrap().int(&["DBSIZE"]).unwrap() > 0;
+    running.until("the migration is entered", |_| block_in_place(entered)).await;
+    block_in_place(|| full("1mb"));
+    running.until("no room for the snapshot", is_full).await;
+    block_in_place(|| full("0"));
+    running.until_phase(Phase::Following).await;
+    running.until("nothing in the way", |p| p.figures().trouble.is_none()).await;
+    running.stopper.stop();
+    running.end().await.result.unwrap();
+    block_in_place(|| assert_equal(&source, &target, "full from the start"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

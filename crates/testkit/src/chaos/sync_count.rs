@@ -85,13 +85,16 @@ fn full_syncs(client: &mut Client) -> Result<u64> {
     Ok(count.and_then(|count| count.parse().ok()).unwrap_or(0))
 }
 
-/// Whether a replica that is none of ours has confirmed that it has the snapshot.
+/// Whether a replica that is none of ours has confirmed that it has the snapshot: an offset is confirmed after it only. A server
+/// calls a replica online already when it has handed the last byte to the network.
 fn has_snapshot(client: &mut Client, own: &[u16]) -> Result<bool> {
     let text = client.text(&["INFO", "replication"])?;
     // slave0:ip=127.0.0.1,port=6380,state=online,offset=1,lag=0
     let replicas = text.lines().filter(|line| line.starts_with("slave") && line.contains("state=online"));
-    let port = |line: &str| {
-        line.split(',').find_map(|field| field.strip_prefix("port=")).and_then(|port| port.parse().ok())
+    let number = |line: &str, name: &str| {
+        line.split(',').find_map(|field| field.strip_prefix(name)?.parse::<u64>().ok())
     };
-    Ok(replicas.filter_map(port).any(|port: u16| !own.contains(&port)))
+    let mut confirmed = replicas.filter(|line| number(line, "offset=").is_some_and(|offset| offset > 0));
+    Ok(confirmed
+        .any(|line| number(line, "port=").is_some_and(|port| !own.iter().any(|&own| u64::from(own) == port))))
 }

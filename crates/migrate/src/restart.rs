@@ -51,9 +51,14 @@ impl Migration {
                 _ => error.is_passing() || error.is_away(),
             };
             let error = match result {
-                Err(error) if again(&error) && !self.stop.is_cancelled() => error,
+                Err(error) if again(&error) => error,
                 result => return result,
             };
+            if self.stop.is_cancelled() {
+                // What would be tried again by this run is tried by the next one.
+                ends.notes.push(format!("stopped while this was in the way: {}", error.to_line()));
+                return Ok(Outcome::Stopped { everything_applied: false });
+            }
             let failed = failures.get_or_insert_with(|| Failures {
                 since: Instant::now(),
                 count: 0,
@@ -106,9 +111,11 @@ impl Migration {
 }
 
 impl Error {
-    /// True when a side cannot be reached at the moment, or the disk of the journal is full.
+    /// True when a side cannot be reached at the moment, a shard of the source is without a primary, as in a failover, or the
+    /// disk of the journal is full.
     fn is_away(&self) -> bool {
         match self {
+            Error::SourceSlotsUnserved { .. } | Error::SourceShardDown { .. } => true,
             Error::SourceConnection(error) | Error::Target(error) => error.is_retryable(),
             Error::Journal { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
             _ => false,

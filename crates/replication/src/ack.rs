@@ -72,6 +72,10 @@ impl Acks {
         self.0.received.store(offset, Ordering::Relaxed);
     }
 
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.0.streaming.load(Ordering::Relaxed)
+    }
+
     /// From now on offsets are sent, the first at once.
     pub(crate) fn start_streaming(&self) {
         self.0.streaming.store(true, Ordering::Relaxed);

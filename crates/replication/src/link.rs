@@ -202,10 +202,7 @@ impl Link {
             match framing.next(&mut self.buf) {
                 Ok(Some(Piece::Start(transfer))) => self.transfer = Some(transfer),
                 Ok(Some(Piece::Data(bytes))) => return Ok(Some(bytes)),
-                Ok(Some(Piece::End)) => {
-                    self.acks.start_streaming();
-                    return Ok(None);
-                }
+                Ok(Some(Piece::End)) => return Ok(None),
                 Ok(None) if framing.is_done() => return Ok(None),
                 Ok(None) => {
                     let doing = if framing.is_waiting() {
@@ -228,11 +225,16 @@ impl Link {
 
     /// The next commands, as soon as there is a whole one.
     ///
-    /// Dropping the future loses nothing. Requests for acknowledgement are answered here.
+    /// Dropping the future loses nothing. Requests for acknowledgement are answered here. The first call after a snapshot
+    /// acknowledges it: until then the server counts this replica as one that is still loading, so whoever keeps what comes
+    /// does that before.
     ///
     /// # Errors
     /// When the link breaks or the stream is damaged; [`Link::position`] is then where to go on.
     pub async fn next_batch(&mut self) -> Result<Batch, Error> {
+        if !self.acks.is_streaming() {
+            self.acks.start_streaming();
+        }
         loop {
             match self.scanner.next(&mut self.buf) {
                 Ok(Some(Item::Commands(batch))) => {

@@ -22,7 +22,7 @@ use super::{
     aside::Aside,
     checkpoint,
     flush::Owned,
-    state::field,
+    state::{State, field},
     sweep::{Attempts, Missed, Owners, Scan},
 };
 use crate::{
@@ -35,7 +35,10 @@ use crate::{
 };
 
 /// In the state of the migration: there was nothing.
-pub(crate) const NONE: &str = "none";
+const NONE: &str = "none";
+
+/// In the state of the migration: there was something, which the journal directory has, or nobody has looked.
+const SOMETHING: &str = "something";
 
 /// Where the keys are kept that were at the target before.
 const FOREIGN: &str = "keyferry-foreign.keys";
@@ -43,7 +46,7 @@ const FOREIGN: &str = "keyferry-foreign.keys";
 /// Names of removed keys in the report, at most.
 const SAMPLES: usize = 8;
 
-/// When the migration first began.
+/// When the migration first began to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum First {
     /// Nothing of it is at the target yet.
@@ -52,6 +55,17 @@ pub(crate) enum First {
     WithNothing,
     /// Before.
     Before,
+}
+
+impl First {
+    /// As the state of the migration has it, which is told before anything is written.
+    pub(crate) fn of(state: &State) -> Self {
+        match state.get(field::FOREIGN) {
+            None => First::Now,
+            Some(NONE) => First::WithNothing,
+            Some(_) => First::Before,
+        }
+    }
 }
 
 /// What is known of the keys that were at the target before the migration first began.
@@ -64,11 +78,27 @@ pub(crate) enum Foreign {
 }
 
 impl Foreign {
-    /// What an earlier run has kept; else, if nothing of this migration is at the target yet, what is there now.
-    pub(crate) async fn of(target: &Target, directory: &Path, first: First) -> Result<Self, Error> {
+    /// What an earlier run has kept; else, if nothing of this migration is at the target yet, what is there now, where that
+    /// matters. To be called before anything is written.
+    pub(crate) async fn of(
+        target: &Target,
+        directory: &Path,
+        first: First,
+        matters: bool,
+    ) -> Result<Self, Error> {
+        let tell = |what: &str| [(field::FOREIGN.to_owned(), what.to_owned())];
+        if !matters {
+            if first == First::Now {
+                target.fence().write(&tell(SOMETHING), &[]).await?;
+            }
+            return Ok(Foreign::Unknown);
+        }
         let path = directory.join(FOREIGN);
         let kept = path.clone();
         if let Some(known) = blocking(move || KeySet::open(&kept)).await? {
+            if first == First::Now {
+                target.fence().write(&tell(SOMETHING), &[]).await?;
+            }
             return Ok(Foreign::Known(Arc::new(known)));
         }
         match first {
@@ -85,11 +115,9 @@ impl Foreign {
             let missed = match collect(target, &mut keys).await {
                 Ok(()) if owners == Owners::of(target) => {
                     let known = blocking(move || keys.keep(&path)).await?;
-                    if known.len() == 0 {
-                        // This outlives the directory.
-                        let nothing = (field::FOREIGN.to_owned(), NONE.to_owned());
-                        target.fence().write(&[nothing], &[]).await?;
-                    }
+                    // That there was nothing outlives the directory.
+                    let told = if known.len() == 0 { NONE } else { SOMETHING };
+                    target.fence().write(&tell(told), &[]).await?;
                     return Ok(Foreign::Known(Arc::new(known)));
                 }
                 Ok(()) => Missed::Lost(None),
@@ -259,4 +287,26 @@ async fn sweep(rest: &Arc<Rest>, target: &Target) -> Result<(), Missed> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use keyferry_resp::Frame;
+
+    use super::*;
+
+    /// A run may end between entering the migration and looking at what is there: nothing is written before that is told.
+    #[test]
+    fn a_run_that_told_nothing_has_written_nothing() {
+        let bulk = |text: &str| Frame::from(Bytes::copy_from_slice(text.as_bytes()));
+        let state = |told: Option<&str>| {
+            let mut fields = vec![bulk("link:0"), bulk("1 snapshot 0")];
+            fields.extend(told.iter().flat_map(|told| [bulk(field::FOREIGN), bulk(told)]));
+            First::of(&State::read(&Frame::Array(fields)).unwrap())
+        };
+        assert_eq!(First::of(&State::default()), First::Now);
+        assert_eq!(state(None), First::Now);
+        assert_eq!(state(Some(NONE)), First::WithNothing);
+        assert_eq!(state(Some(SOMETHING)), First::Before);
+    }
 }

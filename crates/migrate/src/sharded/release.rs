@@ -98,13 +98,7 @@ impl Release {
                     hold.set_mode(Mode::All).await;
                     continue;
                 }
-                Mode::Near if !hold.is_empty() && looked.elapsed() >= NEAR_PERIOD => {
-                    if self.meters.iter().all(|link| link.quiet_for() >= QUIET) {
-                        Which::All
-                    } else {
-                        Which::Far
-                    }
-                }
+                Mode::Near if !hold.is_empty() && looked.elapsed() >= NEAR_PERIOD => self.nearness(),
                 Mode::All | Mode::Near => continue,
             };
             looked = Instant::now();
@@ -117,16 +111,21 @@ impl Release {
         self
     }
 
-    /// Releases everything: nothing more will come.
-    pub(crate) async fn finish(&self) -> Result<(), Error> {
+    /// Releases everything, as nothing more will come. Unless the migration is `done`, near deadlines stay held where the source
+    /// was being written to just now: what prolongs them may come to the next run only.
+    pub(crate) async fn finish(&self, done: bool) -> Result<(), Error> {
         let hold = self.target.hold();
         if *hold.mode().await == Mode::Off {
             return Ok(());
         }
         hold.set_mode(Mode::Near).await;
-        self.release(Which::All).await?;
+        self.release(if done { Which::All } else { self.nearness() }).await?;
         hold.set_released();
         Ok(())
+    }
+
+    fn nearness(&self) -> Which {
+        if self.meters.iter().all(|link| link.quiet_for() >= QUIET) { Which::All } else { Which::Far }
     }
 
     /// True when some link has not come in time to where it was.

@@ -18,7 +18,7 @@ use super::{
     checkpoint::{Checkpoints, Constant, slot_key},
     flush::Owned,
     hand_over::follow,
-    mirror::{Due, First, Foreign, NONE, Rest},
+    mirror::{Due, First, Foreign, Rest},
     plan::Plan,
     release::Release,
     state::{LinkState, Stage, field},
@@ -117,11 +117,7 @@ pub(crate) async fn run(
     ends.resumed = plan.is_resumed();
     ends.notes.extend(plan.notes.iter().cloned());
     fence.write(&plan.fields, &plan.outdated).await?;
-    let first = match (plan.is_begun(), state.get(field::FOREIGN)) {
-        (false, _) => First::Now,
-        (true, Some(NONE)) => First::WithNothing,
-        (true, _) => First::Before,
-    };
+    let first = First::of(&state);
     if plan.is_begun() {
         // Deadlines that a run before has held may be anywhere.
         settings.hold = Arc::new(Hold::new(options.expiry, abilities.deadline_forms(), true));
@@ -201,21 +197,19 @@ pub(crate) async fn run(
         };
         begun.push((run, journal, start));
     }
-    // Before anything is written.
-    if options.mirror == Mirror::Owned {
-        let foreign = tokio::select! {
-            foreign = Foreign::of(&target, root.path(), first) => foreign,
-            () = stop.cancelled() => Ok(Foreign::Unknown),
-        };
-        match foreign {
-            Ok(foreign) => begun.iter_mut().for_each(|(run, ..)| run.foreign = foreign.clone()),
-            Err(error) => {
-                let error = target.core().take_failure().unwrap_or(error);
-                leave(&target, Some(&error), &[]).await;
-                driver.abort();
-                release.abort();
-                return Err(error);
-            }
+    let matters = options.mirror == Mirror::Owned;
+    let foreign = tokio::select! {
+        foreign = Foreign::of(&target, root.path(), first, matters) => foreign.map(Some),
+        () = stop.cancelled() => Ok(None),
+    };
+    match foreign {
+        Ok(Some(foreign)) => begun.iter_mut().for_each(|(run, ..)| run.foreign = foreign.clone()),
+        unknown => {
+            let error = unknown.err().map(|error| target.core().take_failure().unwrap_or(error));
+            leave(&target, error.as_ref(), &[]).await;
+            driver.abort();
+            release.abort();
+            return error.map_or(Ok(Outcome::Stopped { everything_applied: false }), Err);
         }
     }
     for (run, journal, start) in begun {
@@ -303,7 +297,7 @@ pub(crate) async fn run(
     release_end.cancel();
     let released = if everything_applied && result.is_ok() && !target.core().has_failed() {
         match release.await {
-            Ok(release) => release.finish().await,
+            Ok(release) => release.finish(caught_up && !source_was_writing).await,
             Err(e) => Err(Error::Internal(format!("the task that puts deadlines ended: {e}"))),
         }
     } else {
@@ -349,7 +343,7 @@ async fn leave(target: &Target, failed: Option<&Error>, over: &[(String, String)
     if !over.is_empty() {
         target.close_positions().await;
         // Where this is not possible, the next one finds out by itself.
-        target.fence().write(over, &[]).await.ok();
+        tokio::time::timeout(LEAVE, target.fence().write(over, &[])).await.ok();
     }
     if let Some(Error::Refused(refusal)) = failed
         && refusal.passed

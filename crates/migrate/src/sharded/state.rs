@@ -23,7 +23,7 @@ pub(crate) mod field {
     pub(crate) const OWNER: &str = "owner";
     /// Nobody may take it over any more; the text says why.
     pub(crate) const FENCE: &str = "fence";
-    /// What was at the target before the migration began: `none`, or not told here.
+    /// What was at the target before the migration began: `none` or `something`. Without it nothing has been written.
     pub(crate) const FOREIGN: &str = "foreign";
 
     /// A command at which a run ended although the target has what came behind it.

@@ -208,15 +208,29 @@ impl Discovery {
 }
 
 /// The topology as one node tells it.
+///
+/// `CLUSTER SHARDS` gives each shard the slots of one of its nodes. Where the node that was asked has filed a replica under
+/// another shard than its primary (7.2 and what comes from it, while shard ids spread), the slots of one that took over are
+/// missing there for good. `CLUSTER SLOTS` has them.
 async fn ask(options: &ConnectOptions) -> Result<Result<Topology, TopologyError>, Error> {
     let mut connection = Connection::connect(options).await?;
     let reply = connection.call_frame(["CLUSTER", "SHARDS"]).await?;
-    match reply.error_reply() {
-        Some(error) if is_unknown(&error) => {}
-        _ => return Ok(Topology::from_shards(&reply)),
-    }
+    let shards = match reply.error_reply() {
+        Some(error) if is_unknown(&error) => None,
+        _ => Some(Topology::from_shards(&reply)),
+    };
+    let shards = match shards {
+        Some(Ok(topology)) if without_owner(&topology) > 0 => Some(topology),
+        Some(told) => return Ok(told),
+        None => None,
+    };
     let reply = connection.call_frame(["CLUSTER", "SLOTS"]).await?;
-    Ok(Topology::from_slots(&reply))
+    let slots = Topology::from_slots(&reply);
+    Ok(match (shards, slots) {
+        (Some(shards), Ok(slots)) if without_owner(&slots) < without_owner(&shards) => Ok(slots),
+        (Some(shards), _) => Ok(shards),
+        (None, slots) => slots,
+    })
 }
 
 /// How many slots no primary serves.

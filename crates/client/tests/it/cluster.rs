@@ -6,6 +6,8 @@ use keyferry_client::{Address, Backoff, ClusterOptions, Connection, Endpoint, Er
 use keyferry_routing::slot;
 use keyferry_testkit::{Certs, Cluster, MoveStep, Proxy, Server, ServerBinary, all, any, unused_port};
 
+use crate::peer::peer;
+
 fn options(url: &str) -> ClusterOptions {
     match url.parse() {
         Ok(Endpoint::Cluster(options)) => options,
@@ -168,4 +170,35 @@ async fn nodes_behind_other_addresses() {
     let reply = connection.call_frame(["GET", "foo"]).await.unwrap();
     let redirect = keyferry_routing::Redirect::parse(&reply.error_reply().unwrap()).unwrap();
     assert_eq!(found.redirected(&redirect).address().to_string(), proxies[1].addr().to_string());
+}
+
+/// Seen at a server of 7.3 after a takeover: the replica is filed under a shard of its own, and its slots are in no shard.
+#[tokio::test]
+async fn slots_that_are_missing_in_the_shards_are_sought_elsewhere() {
+    let node = |host: &str| {
+        format!(
+            "*14\r\n$2\r\nid\r\n$40\r\n{}\r\n$4\r\nport\r\n:7000\r\n$2\r\nip\r\n$9\r\n127.0.0.{host}\r\n\
+             $8\r\nendpoint\r\n$9\r\n127.0.0.{host}\r\n$4\r\nrole\r\n$6\r\nmaster\r\n\
+             $18\r\nreplication-offset\r\n:1\r\n$6\r\nhealth\r\n$6\r\nonline\r\n",
+            host.repeat(40)
+        )
+    };
+    let shard =
+        |slots: &str, host: &str| format!("*4\r\n$5\r\nslots\r\n{slots}$5\r\nnodes\r\n*1\r\n{}", node(host));
+    let shards = format!("*2\r\n{}{}", shard("*2\r\n:0\r\n:99\r\n", "1"), shard("*0\r\n", "2"));
+    let owner = |host: &str| format!("*3\r\n$9\r\n127.0.0.{host}\r\n:7000\r\n$40\r\n{}\r\n", host.repeat(40));
+    let slots = format!("*2\r\n*3\r\n:0\r\n:99\r\n{}*3\r\n:100\r\n:16383\r\n{}", owner("1"), owner("2"));
+    let node = peer(move |mut script| {
+        let (shards, slots) = (shards.clone(), slots.clone());
+        async move {
+            script.greet().await;
+            script.answer(&shards).await;
+            script.answer(&slots).await;
+            script.stay().await;
+        }
+    })
+    .await;
+    let found = cluster::discover(&options(&format!("redis+cluster://{}", node.address()))).await.unwrap();
+    assert!(found.topology().unserved().is_empty());
+    assert_eq!(found.topology().owner(100).unwrap().host.as_deref(), Some("127.0.0.2"));
 }

@@ -5,6 +5,8 @@
 //! write that must not be repeated, so that both are there or neither is, and it moves, fails over and rolls back together
 //! with the data.
 
+use std::sync::OnceLock;
+
 use bytes::BytesMut;
 use keyferry_replication::{Position, ReplicationId};
 use keyferry_resp::{Command, Frame, encode_command};
@@ -37,6 +39,8 @@ pub(crate) struct Checkpoints {
     links: Vec<LinkName>,
     /// What is written anew when the target has been emptied.
     constant: Constant,
+    /// Belongs to it, once it is known: what was at the target before the migration began.
+    foreign: OnceLock<String>,
 }
 
 /// What a target keeps of a migration whatever happens.
@@ -59,13 +63,18 @@ pub(crate) struct Reached {
 
 impl Checkpoints {
     pub(crate) fn new(id: MigrationId, single: bool, links: Vec<LinkName>) -> Self {
-        Checkpoints { id, single, links, constant: Constant::default() }
+        Checkpoints { id, single, links, constant: Constant::default(), foreign: OnceLock::new() }
     }
 
     /// This is to survive what empties the target.
     pub(crate) fn keeping(mut self, constant: Constant) -> Self {
         self.constant = constant;
         self
+    }
+
+    /// As [`Checkpoints::keeping`], of the field that tells what was at the target before.
+    pub(crate) fn keep_foreign(&self, told: &str) {
+        self.foreign.get_or_init(|| told.to_owned());
     }
 
     pub(crate) fn id(&self) -> &MigrationId {
@@ -146,6 +155,7 @@ impl Checkpoints {
         let Constant { fields, token } = &self.constant;
         let mut args = vec!["HSET", &state, state::field::OWNER, token];
         args.extend(fields.iter().flat_map(|(field, value)| [field.as_str(), value.as_str()]));
+        args.extend(self.foreign.get().into_iter().flat_map(|told| [state::field::FOREIGN, told]));
         let lease = LEASE.as_millis().to_string();
         [Command::new(args), Command::new(["SET", &owner, token, "PX", &lease])]
     }
@@ -216,6 +226,19 @@ pub(crate) mod tests {
         ]);
         assert_eq!(checkpoints.read(&found), Some(vec![(1, Mark::Stream(77))]));
         assert_eq!(checkpoints.read(&Frame::Integer(1)), None);
+    }
+
+    /// Else the next run would take what this one has copied for what was there before.
+    #[test]
+    fn what_was_there_before_survives_a_flush() {
+        let checkpoints = some(true);
+        let told = |checkpoints: &Checkpoints| {
+            let [state, _] = checkpoints.restoring();
+            state.args().skip_while(|arg| *arg != field::FOREIGN.as_bytes()).nth(1).map(<[u8]>::to_vec)
+        };
+        assert_eq!(told(&checkpoints), None);
+        checkpoints.keep_foreign("none");
+        assert_eq!(told(&checkpoints).as_deref(), Some(&b"none"[..]));
     }
 
     #[test]

@@ -86,10 +86,13 @@ impl Foreign {
         first: First,
         matters: bool,
     ) -> Result<Self, Error> {
-        let tell = |what: &str| [(field::FOREIGN.to_owned(), what.to_owned())];
+        let tell = async |what: &str| {
+            target.checkpoints().keep_foreign(what);
+            target.fence().write(&[(field::FOREIGN.to_owned(), what.to_owned())], &[]).await
+        };
         if !matters {
             if first == First::Now {
-                target.fence().write(&tell(SOMETHING), &[]).await?;
+                tell(SOMETHING).await?;
             }
             return Ok(Foreign::Unknown);
         }
@@ -97,7 +100,7 @@ impl Foreign {
         let kept = path.clone();
         if let Some(known) = blocking(move || KeySet::open(&kept)).await? {
             if first == First::Now {
-                target.fence().write(&tell(SOMETHING), &[]).await?;
+                tell(SOMETHING).await?;
             }
             return Ok(Foreign::Known(Arc::new(known)));
         }
@@ -117,7 +120,7 @@ impl Foreign {
                     let known = blocking(move || keys.keep(&path)).await?;
                     // That there was nothing outlives the directory.
                     let told = if known.len() == 0 { NONE } else { SOMETHING };
-                    target.fence().write(&tell(told), &[]).await?;
+                    tell(told).await?;
                     return Ok(Foreign::Known(Arc::new(known)));
                 }
                 Ok(()) => Missed::Lost(None),

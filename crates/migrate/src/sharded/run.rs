@@ -125,6 +125,9 @@ pub(crate) async fn run(
     let one_lane = settings.has_one_lane();
     let checkpoints = Checkpoints::new(id, one_lane, plan.names.clone())
         .keeping(Constant { fields: plan.constant.clone(), token: fence.token().to_owned() });
+    if let Some(told) = state.get(field::FOREIGN) {
+        checkpoints.keep_foreign(told);
+    }
     let target = Target::new(settings, fence, checkpoints);
     for ((number, link), applied) in (0..).zip(&mut links).zip(&plan.applied) {
         let Applied::Stream(position) = applied else { continue };
@@ -143,9 +146,6 @@ pub(crate) async fn run(
         }
         target.core().resume(number, (position.offset, position.db), until);
     }
-    ends.begun = true;
-    // Of attempts before.
-    meter.note_trouble(None);
     let mut driver = tokio::spawn(Arc::clone(&target).drive());
     let mut followers = JoinSet::new();
     if let Some((shards, ownership)) = ownership {
@@ -212,6 +212,9 @@ pub(crate) async fn run(
             return error.map_or(Ok(Outcome::Stopped { everything_applied: false }), Err);
         }
     }
+    ends.begun = true;
+    // Of attempts before.
+    meter.note_trouble(None);
     for (run, journal, start) in begun {
         tasks.spawn(run.run(journal, start));
     }

@@ -161,8 +161,20 @@ struct Gate {
     expected: State,
 }
 
+/// A promise that is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lie {
+    /// A transaction is carried out without what it says of itself: the server loses checkpoints.
+    Checkpoints,
+    /// A replica has what it has not: the server loses writes in a failover.
+    Replicas,
+    /// The program keeps a position of what it has been given, not of what is done.
+    Positions,
+}
+
 struct World {
     rng: Rng,
+    lie: Option<Lie>,
     single: bool,
     dbs: u64,
     shards: Vec<Shard>,
@@ -207,6 +219,7 @@ impl World {
             known: false,
         };
         let mut world = World {
+            lie: None,
             single,
             dbs: if single { 2 } else { 1 },
             shards: (0..shards).map(shard).collect(),
@@ -342,6 +355,9 @@ impl World {
                 // It covers what this connection has written.
                 let patient = self.rng.chance(2, 3);
                 let shard = &mut self.shards[shard];
+                if self.lie == Some(Lie::Replicas) {
+                    return Reply::Frame(Frame::Integer(i64::from(shard.attached)));
+                }
                 while patient && shard.executed - (shard.behind.len() as u64) < link.written {
                     shard.replicate(1);
                 }
@@ -359,11 +375,14 @@ impl World {
             _ => {}
         }
         let executes = words[0] == "EXEC";
-        let commands = if executes {
+        let mut commands = if executes {
             link.transaction.clone().expect("EXEC without MULTI")
         } else {
             vec![(link.db, words.clone())]
         };
+        if executes && self.lie == Some(Lie::Checkpoints) {
+            commands.retain(|(_, words)| words[0] != "HSET");
+        }
         let asking = link.asking;
         if link.transaction.is_none() || executes {
             link.asking = false;
@@ -733,7 +752,10 @@ impl World {
 
     fn write_positions(&mut self) {
         for link in 0..2u16 {
-            let reached = self.core.link(link).unwrap().reached;
+            let mut reached = self.core.link(link).unwrap().reached;
+            if self.lie == Some(Lie::Positions) {
+                reached = reached.map(|(_, db)| (self.marks[usize::from(link)], db));
+            }
             if let (Some((offset, _)), Some(position)) = (reached, &mut self.positions[usize::from(link)]) {
                 *position = offset.max(*position);
             }
@@ -929,5 +951,18 @@ fn everything_is_there_once_whatever_happens() {
                 world.core.lanes, world.core.nodes, world.core.gates
             );
         }
+    }
+}
+
+/// What the test above rests on: it finds out when servers or the program do not do what they promise.
+#[test]
+fn a_promise_that_is_not_kept_is_found_out() {
+    for lie in [Lie::Checkpoints, Lie::Replicas, Lie::Positions] {
+        let found = (0..100).find(|&seed| {
+            let mut world = World::new(seed);
+            world.lie = Some(lie);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run())).is_err()
+        });
+        assert!(found.is_some(), "{lie:?}");
     }
 }

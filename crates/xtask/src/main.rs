@@ -65,14 +65,17 @@ enum Command {
         /// Run the cases of keyferry-compat on each, alone and as a cluster
         #[arg(long, group = "what")]
         compat: bool,
+        /// Plant differences among a million equal keys and look for them in every way, on the oldest and newest servers
+        #[arg(long, group = "what")]
+        diff: bool,
         /// With --clusters: only scenarios whose name holds this
         #[arg(long, value_name = "TEXT", requires = "clusters")]
         only: Option<String>,
         /// With --clusters: so many times
         #[arg(long, default_value_t = 1, requires = "clusters")]
         times: u32,
-        /// Not with --offline and --compat: only these servers [default: all that are found; with --clusters: redis-7.0, redis-8.0, valkey-9]
-        #[arg(conflicts_with_all = ["offline", "compat"])]
+        /// Not with --offline, --compat and --diff: only these servers [default: all that are found; with --clusters: redis-7.0, redis-8.0, valkey-9]
+        #[arg(conflicts_with_all = ["offline", "compat", "diff"])]
         names: Vec<String>,
         /// With --migrate: how many seconds the source is written to
         #[arg(long, default_value_t = 3)]
@@ -113,6 +116,7 @@ fn run(command: Command) -> Outcome {
         Command::Servers { names, .. } => servers::fetch(&names),
         Command::Matrix { offline: true, .. } => matrix::offline(),
         Command::Matrix { compat: true, .. } => matrix::compat(),
+        Command::Matrix { diff: true, .. } => matrix::diff(),
         Command::Matrix { clusters: true, names, only, times, .. } => {
             clusters::matrix(&names, only.as_deref().unwrap_or_default(), times)
         }

@@ -60,6 +60,18 @@ pub(crate) fn offline() -> Outcome {
     succeed(&mut command)
 }
 
+/// Plants differences among a million equal keys, and looks for them in every way: oldest and newest servers, clusters.
+pub(crate) fn diff() -> Outcome {
+    bootstrap::ensure_server()?;
+    // The tests do it among ten thousand keys; this is the long form of the same.
+    let arguments =
+        ["test", "--release", "--package", "keyferry-diff", "--test", "it", "--quiet", "planted::"];
+    let shown = ["--", "--nocapture", "--test-threads", "1"];
+    let mut command = cargo(arguments.into_iter().chain(shown));
+    command.env("KEYFERRY_DIFF_KEYS", "1000000");
+    succeed(&mut command)
+}
+
 /// Runs the cases of keyferry-compat on every server, alone and as a cluster.
 pub(crate) fn compat() -> Outcome {
     bootstrap::ensure_server()?;

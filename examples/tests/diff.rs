@@ -174,7 +174,7 @@ fn nothing_differs_while_a_migration_runs_but_what_does() {
         });
         let mut found = Vec::new();
         for by in ["checkpoint", "marks", "either"] {
-            let barrier = ["--live", "--barrier", "--barrier-by", by, "--jsonl", "-"];
+            let barrier = ["--live", "--barrier", "300", "--barrier-by", by, "--jsonl", "-"];
             found.push((by, diff(&[&[&a_url[..], &b_url], &barrier[..]].concat())));
         }
         ended.store(true, Ordering::Relaxed);
@@ -206,7 +206,7 @@ fn migration(source: &str, target: &keyferry_testkit::Server, more: &[&str]) -> 
 
 fn arrives(target: &keyferry_testkit::Server, key: &str) -> bool {
     let mut client = target.client().unwrap();
-    client.wait_until(Duration::from_secs(60), |client| Ok(client.int(&["EXISTS", key])? == 1)).unwrap()
+    client.wait_until(Duration::from_secs(180), |client| Ok(client.int(&["EXISTS", key])? == 1)).unwrap()
 }
 
 #[test]

@@ -4,9 +4,10 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use keyferry_client::Endpoint;
+use keyferry_examples::Source;
 use keyferry_migrate::{
-    CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Migration, Mirror, OnError, Outcome, Report,
-    RoutingCounts, Stopper, Until, metrics::MetricsServer, precheck::Plan,
+    CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Mirror, OnError, Outcome, Report, RoutingCounts,
+    Stopper, Until, metrics::MetricsServer, precheck::Plan,
 };
 
 /// Move everything from one Redis-compatible server to another while both stay in service.
@@ -14,10 +15,11 @@ use keyferry_migrate::{
 #[command(name = "migrate", version, after_help = EXAMPLES)]
 struct Args {
     /// Where the data is: redis://[user:password@]host[:port], rediss:// (TLS), unix:///path,
-    /// redis+cluster://host:port,host:port, redis+sentinel://host:port,host:port/service
+    /// redis+cluster://host:port,host:port, redis+sentinel://host:port,host:port/service; or files (repeatable), - for
+    /// standard input: snapshots (RDB), append-only files and their directories, a journal, dead letters
     // Text, not options: a wrong URL must not be echoed with its password.
-    #[arg(long, value_name = "URL", env = "KEYFERRY_SOURCE", hide_env_values = true)]
-    source: String,
+    #[arg(long, value_name = "URL|FILE", env = "KEYFERRY_SOURCE", hide_env_values = true, required = true)]
+    source: Vec<String>,
 
     /// Where it goes, in the same form
     #[arg(long, value_name = "URL", env = "KEYFERRY_TARGET", hide_env_values = true)]
@@ -123,6 +125,10 @@ struct Args {
     #[arg(long)]
     skip_refused: bool,
 
+    /// Take a file of commands that ends inside of one, as a crash leaves it, up to there (journals always)
+    #[arg(long)]
+    allow_cut_log: bool,
+
     #[command(flatten)]
     filter: keyferry_examples::FilterArgs,
 }
@@ -217,6 +223,9 @@ Examples:
   migrate --source redis://old:6379 --target redis://new:6379 --precheck
   migrate --source redis://old:6379 --target redis://new:6379 --include-keys 'user:*' --rename add-prefix:old:
   migrate --source redis+sentinel://s1,s2,s3/mymaster --target redis://new:6379 --until caught-up
+  migrate --source dump.rdb --source appendonlydir/ --target redis+cluster://new1:6379
+  migrate --source refused.aof --target redis://new:6379   # what --on-error dead-letter refused.aof has kept
+  zcat dump.rdb.gz | migrate --source - --target redis://new:6379
 
 Passwords: in the URL, or by its options password-env=VARIABLE and password-file=FILE.
 Exit status: 0 done (caught up, or stopped with everything applied), 1 failed, 2 wrong usage.";
@@ -247,11 +256,28 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
-    let parse =
-        |side: &str, url: &str| url.parse::<Endpoint>().map_err(|e| eprintln!("migrate: --{side}: {e}"));
-    let (Ok(source), Ok(target)) = (parse("source", &args.source), parse("target", &args.target)) else {
-        return ExitCode::from(2);
+    let source = Source::of(&args.source);
+    let target = args.target.parse::<Endpoint>().map_err(|e| format!("--target: {e}"));
+    let (source, target) = match (source, target) {
+        (Ok(source), Ok(target)) => (source, target),
+        (Err(wrong), _) | (_, Err(wrong)) => {
+            eprintln!("migrate: {wrong}");
+            return ExitCode::from(2);
+        }
     };
+    if source.is_files() {
+        let meaningless = [
+            ("--journal", args.journal.is_some() || args.journal_max.is_some()),
+            ("--precheck", args.precheck.precheck),
+            ("--plan", plan.is_some()),
+            ("--prefer-replicas", args.prefer_replicas),
+            ("--source-disk", args.source_disk),
+        ];
+        if let Some((option, _)) = meaningless.iter().find(|(_, given)| *given) {
+            eprintln!("migrate: {option} is about a server that is followed; the source is a file");
+            return ExitCode::from(2);
+        }
+    }
     let on_error = match &args.on_error.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] | ["stop"] => OnError::Stop,
         ["dead-letter", file] => OnError::DeadLetter(file.into()),
@@ -273,7 +299,7 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut migration = Migration::new(source, target);
+    let mut migration = source.to(target);
     let options = migration.options_mut();
     options.journal = args.journal;
     options.journal_max = args.journal_max.map(|(size, _)| size);
@@ -295,6 +321,7 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
     options.reconnect_window = args.retry_connect;
     options.retry_other = args.retry_other;
     options.skip_refused = args.skip_refused;
+    options.allow_cut_log = args.allow_cut_log;
     options.on_error = on_error;
     options.delivery = match args.delivery {
         Deliver::ExactlyOnce => Delivery::ExactlyOnce,
@@ -396,7 +423,12 @@ fn print_summary(report: &Report) {
         snapshot.large,
         snapshot.functions,
     );
-    println!("stream   {} commands, {} reconnects", figures.commands_applied, figures.reconnects);
+    if report.files.is_empty() {
+        println!("stream   {} commands, {} reconnects", figures.commands_applied, figures.reconnects);
+    } else {
+        keyferry_examples::print_files(&report.files);
+        println!("commands {}", figures.commands_applied);
+    }
     print_routing(&report.routing);
     let mirror = &report.mirror;
     if mirror.resyncs > 0 {
@@ -429,7 +461,7 @@ fn print_summary(report: &Report) {
     for (loss, count) in &snapshot.losses {
         println!("lost     {loss} of {count} large values; the report names them");
     }
-    if let Some(position) = &report.position {
+    if let Some(position) = report.position.as_ref().filter(|_| report.files.is_empty()) {
         println!("position {position}");
     }
     if let Some(journal) = &report.journal {
@@ -441,6 +473,9 @@ fn print_summary(report: &Report) {
         println!("note     {note}");
     }
     match &report.outcome {
+        Outcome::CaughtUp { .. } if !report.files.is_empty() => {
+            println!("done in {:.1} s: the target holds what the files hold", figures.elapsed_seconds);
+        }
         Outcome::CaughtUp { source_was_writing: false } => {
             println!("caught up in {:.1} s: the target holds what the source holds", figures.elapsed_seconds);
         }

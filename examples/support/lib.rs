@@ -8,6 +8,7 @@ mod plan;
 mod precheck;
 mod report_file;
 mod selection;
+mod source;
 mod ticker;
 
 pub use diff_bar::DiffBar;
@@ -18,6 +19,7 @@ pub use plan::{expand, planned};
 pub use precheck::{PrecheckArgs, precheck, print_warnings};
 pub use report_file::write_report;
 pub use selection::SelectionArgs;
+pub use source::{Source, print_files};
 
 use std::{
     io::IsTerminal,
@@ -25,7 +27,7 @@ use std::{
 };
 
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
-use keyferry_migrate::{Figures, Phase, Progress};
+use keyferry_migrate::{Figures, InputFigures, Phase, Progress};
 
 /// How often the view on a terminal is renewed.
 const TERMINAL_PERIOD: Duration = Duration::from_millis(200);
@@ -53,18 +55,25 @@ async fn show_bars(progress: Progress) {
         if shown != Some(figures.phase) {
             shown = Some(figures.phase);
             bar.set_style(match (figures.phase, expected(&figures)) {
-                (Phase::Snapshot, Some(_)) => style("{elapsed_precise} {bar:30} {percent:>3} %  {msg}"),
+                (Phase::Snapshot, Some(_)) | (Phase::CatchingUp, Some(_)) if has_bar(&figures) => {
+                    style("{elapsed_precise} {bar:30} {percent:>3} %  {msg}")
+                }
                 _ => style("{spinner} {elapsed_precise} {msg}"),
             });
         }
         if let Some(total) = expected(&figures) {
             bar.set_length(total);
-            bar.set_position(figures.snapshot_applied.min(total));
+            bar.set_position(done(&figures).min(total));
         }
         bar.set_message(message(&figures, per_second));
         bar.tick();
         tokio::time::sleep(TERMINAL_PERIOD).await;
     }
+}
+
+/// True while a share of the whole says something: of a snapshot, and of files.
+fn has_bar(figures: &Figures) -> bool {
+    figures.phase == Phase::Snapshot || figures.input.is_some()
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -101,6 +110,9 @@ fn message(figures: &Figures, per_second: f64) -> String {
     if let Some(trouble) = &figures.trouble {
         return format!("{phase}: trying again: {trouble}");
     }
+    if let Some(input) = figures.input.filter(|_| figures.phase != Phase::Connecting) {
+        return importing(figures, input, per_second);
+    }
     match figures.phase {
         Phase::Snapshot => {
             let keys = match figures.keys_announced {
@@ -111,13 +123,7 @@ fn message(figures: &Figures, per_second: f64) -> String {
                     HumanCount(all.max(figures.keys_applied))
                 ),
             };
-            let left = expected(figures)
-                .filter(|_| per_second > 0.0)
-                .map(|total| total.saturating_sub(figures.snapshot_applied) as f64 / per_second)
-                // A rate near zero makes it longer than a duration can be.
-                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-                .map(|left| format!(", {} left", HumanDuration(left)))
-                .unwrap_or_default();
+            let left = time_left(expected(figures), figures.snapshot_applied, per_second);
             format!(
                 "{phase}: {keys} keys, {} of {} received, {}/s{left}",
                 HumanBytes(figures.snapshot_applied),
@@ -141,8 +147,39 @@ fn message(figures: &Figures, per_second: f64) -> String {
     }
 }
 
+/// One line that says how far files are.
+fn importing(figures: &Figures, input: InputFigures, per_second: f64) -> String {
+    let mut line = format!("import: {} keys", HumanCount(figures.keys_applied));
+    if figures.commands_applied > 0 {
+        line.push_str(&format!(", {} commands", HumanCount(figures.commands_applied)));
+    }
+    line.push_str(&format!(", {}", HumanBytes(input.applied)));
+    if let Some(total) = input.total {
+        line.push_str(&format!(" of {}", HumanBytes(total)));
+    }
+    format!(
+        "{line}, {}/s{}",
+        HumanBytes(per_second as u64),
+        time_left(input.total, input.applied, per_second)
+    )
+}
+
+/// How long the rest takes at this rate, where that can be told.
+fn time_left(total: Option<u64>, done: u64, per_second: f64) -> String {
+    total
+        .filter(|_| per_second > 0.0)
+        .map(|total| total.saturating_sub(done) as f64 / per_second)
+        // A rate near zero makes it longer than a duration can be.
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .map(|left| format!(", {} left", HumanDuration(left)))
+        .unwrap_or_default()
+}
+
 /// Bytes that the present phase has done.
 fn done(figures: &Figures) -> u64 {
+    if let Some(input) = figures.input {
+        return input.applied;
+    }
     match figures.phase {
         Phase::CatchingUp | Phase::Following => figures.applied_offset,
         _ => figures.snapshot_applied,
@@ -151,6 +188,9 @@ fn done(figures: &Figures) -> u64 {
 
 /// Bytes that the snapshot has, where that is known or can be told from its own count of keys.
 fn expected(figures: &Figures) -> Option<u64> {
+    if let Some(input) = figures.input {
+        return input.total;
+    }
     figures.snapshot_total.or_else(|| {
         let share = figures.keys_applied as f64 / figures.keys_announced as f64;
         (share > 0.01 && share <= 1.0).then(|| (figures.snapshot_applied as f64 / share) as u64)

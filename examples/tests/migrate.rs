@@ -165,3 +165,54 @@ fn a_program_that_is_killed_while_the_target_is_behind_is_gone_on_with() {
     assert!(result.is_equal() && result.keys_a > 100, "{result}");
     assert_eq!(stream_bytes(&journal), 0);
 }
+
+/// Runs the program to its end, with a file for standard input.
+fn to_its_end(args: &[&str], stdin: Stdio) -> (Option<i32>, String, String) {
+    let output = Command::new(program()).args(args).stdin(stdin).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn files_and_standard_input_are_sources() {
+    let (source, target) = (Server::any().unwrap(), Server::any().unwrap());
+    let mut client = source.client().unwrap();
+    data::small(&mut client, 3, 2).unwrap();
+    client.call(&["SAVE"]).unwrap();
+    let dump = source.dir().join("dump.rdb");
+    let dir = tempfile::tempdir().unwrap();
+    let more = dir.path().join("more.resp");
+    std::fs::write(&more, "*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n#KIND:x\r\n*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n")
+        .unwrap();
+    let (dump, more) = (dump.display().to_string(), more.display().to_string());
+    let url = target.url();
+    for (first, stdin) in [(dump.as_str(), None), ("-", Some(&dump))] {
+        target.client().unwrap().call(&["FLUSHALL"]).unwrap();
+        let stdin = stdin.map_or(Stdio::null(), |file| std::fs::File::open(file).unwrap().into());
+        let (code, out, err) = to_its_end(&["--source", first, "--source", &more, "--target", &url], stdin);
+        assert_eq!(code, Some(0), "{err}");
+        for line in
+            ["more.resp: commands, 53 B, 2 commands", "1 lines #KIND", "the target holds what the files hold"]
+        {
+            assert!(out.contains(line), "{line}: {out}");
+        }
+        client.call(&["SET", "n", "2"]).unwrap();
+        let result = compare(&mut client, &mut target.client().unwrap()).unwrap();
+        assert!(result.is_equal() && result.keys_a > 100, "{result}");
+    }
+    // Damaged: told with the byte.
+    let cut = dir.path().join("cut.rdb");
+    std::fs::write(&cut, &std::fs::read(&dump).unwrap()[..5000]).unwrap();
+    let cut = cut.display().to_string();
+    let (code, _, err) = to_its_end(&["--source", &cut, "--target", &url], Stdio::null());
+    assert_eq!(code, Some(1));
+    assert!(err.contains("cut.rdb") && err.contains("5000"), "{err}");
+    for wrong in [
+        &["--source", &cut, "--target", &url, "--journal", "somewhere"][..],
+        &["--source", &cut, "--target", &url, "--precheck"],
+        &["--source", "none.rdb", "--target", &url],
+        &["--source", &cut, "--source", "redis://a", "--target", &url],
+    ] {
+        assert_eq!(to_its_end(wrong, Stdio::null()).0, Some(2), "{wrong:?}");
+    }
+}

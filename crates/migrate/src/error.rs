@@ -184,6 +184,57 @@ pub enum Error {
         source: StreamFault,
     },
 
+    /// A file that is the source cannot be read, or is damaged; the message names the byte. What stands before it is on the
+    /// target.
+    #[error("{0}")]
+    File(#[from] keyferry_files::Error),
+
+    /// A file that is the source is not the one that was begun with, so what an earlier run has applied of it says nothing.
+    #[error(
+        "{name} is not the file that migration {id} was begun with, and a part of that one's commands is on the target already: \
+         go on with that file, or import this one under another name (--id)"
+    )]
+    OtherFile {
+        /// The file.
+        name: String,
+        /// The migration.
+        id: String,
+    },
+
+    /// What is refused while a file is applied would be added to that file.
+    #[error("{} is the source: commands that are refused need another file (--on-error dead-letter FILE)", path.display())]
+    SameFile {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A journal holds the end of a stream, and nothing that it goes on from.
+    #[error(
+        "journal {} holds no snapshot (it is dropped once it has been applied, unless it is kept by --keep): without it there is \
+         nothing for its commands to go on from; nothing was written",
+        path.display()
+    )]
+    NoSnapshot {
+        /// The directory.
+        path: PathBuf,
+    },
+
+    /// A part of a journal's stream is missing.
+    #[error(
+        "{name}: the stream goes on at byte {at} with offset {found}, and was at {expected}: what is between is missing; what \
+         stands before it is on the target"
+    )]
+    JournalGap {
+        /// The file.
+        name: String,
+        /// Where in the file.
+        at: u64,
+        /// The offset at which the stream should go on.
+        expected: u64,
+        /// The one that the file tells.
+        found: u64,
+    },
+
     /// Something of the source has no place or no way on this target.
     #[error(
         "{}{} (database {db} of the source) cannot be carried out on the target: {why}",
@@ -473,6 +524,7 @@ impl Error {
             Error::Target(_) | Error::TargetProtocol { .. } | Error::TargetSilent { .. } => "target",
             Error::Refused(_) => "refused",
             Error::Snapshot(_) => "snapshot",
+            Error::File(_) | Error::OtherFile { .. } | Error::SameFile { .. } => "file",
             Error::Unsupported { .. } | Error::NoRoute { .. } | Error::Collisions(_) => "unsupported",
             Error::HistoryLost { .. } => "history_lost",
             Error::Journal { .. }
@@ -481,7 +533,9 @@ impl Error {
             | Error::JournalOfAnother { .. }
             | Error::JournalFormat { .. }
             | Error::JournalManifest { .. }
-            | Error::JournalDamaged { .. } => "journal",
+            | Error::JournalDamaged { .. }
+            | Error::NoSnapshot { .. }
+            | Error::JournalGap { .. } => "journal",
             Error::Precheck { .. } => "precheck",
             Error::Internal(_) => "internal",
             // The ends are not as they have to be.

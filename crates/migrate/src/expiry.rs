@@ -84,7 +84,21 @@ pub(crate) fn hold(
     forms: Forms,
     which: impl Fn(i64) -> bool,
 ) -> Option<Held> {
-    Rewrite { command, clock, forms, which }.held()
+    Rewrite { command, clock, forms, which, moves: held }.held()
+}
+
+/// A command in its held form with the deadline that it holds; none for one without a held deadline.
+pub(crate) fn exact_form(command: &CommandRef<'_>) -> Option<Command> {
+    let is_held_one = |arg: &[u8]| Some(exact(std::str::from_utf8(arg).ok()?.parse().ok()?).is_some());
+    if !command.args().skip(2).any(|arg| is_held_one(arg).unwrap_or(false)) {
+        return None;
+    }
+    let forms = Forms { set_pxat: true, absolute_ttl: true, fields: true };
+    let moves = |deadline: i64| exact(deadline).unwrap_or(deadline);
+    let is_held = |deadline: i64| exact(deadline).is_some();
+    // A time from now is none of ours, whatever the time is.
+    let rewritten = Rewrite { command, clock: 0, forms, which: is_held, moves }.held()?;
+    rewritten.commands.into_iter().next()
 }
 
 /// How a command tells a time.
@@ -164,14 +178,16 @@ fn form(command: &CommandRef<'_>) -> Option<Form> {
     }
 }
 
-struct Rewrite<'c, W> {
+struct Rewrite<'c, W, M> {
     command: &'c CommandRef<'c>,
     clock: i64,
     forms: Forms,
     which: W,
+    /// Where a deadline goes.
+    moves: M,
 }
 
-impl<W: Fn(i64) -> bool> Rewrite<'_, W> {
+impl<W: Fn(i64) -> bool, M: Fn(i64) -> i64> Rewrite<'_, W, M> {
     fn held(&self) -> Option<Held> {
         let key = self.arg(1)?;
         let one = |command: Command| Held { commands: vec![command], keys: vec![1], fields: false };
@@ -246,7 +262,7 @@ impl<W: Fn(i64) -> bool> Rewrite<'_, W> {
 
     /// The held form of a deadline, if it is to be held.
     fn moved(&self, deadline: i64) -> Option<String> {
-        let moved = held(deadline);
+        let moved = (self.moves)(deadline);
         (moved != deadline && (self.which)(deadline)).then(|| moved.to_string())
     }
 
@@ -288,7 +304,7 @@ impl<W: Fn(i64) -> bool> Rewrite<'_, W> {
         let absolute = (4..self.command.len()).any(|i| self.is_word(i, b"ABSTTL"));
         let deadline = Unit { milliseconds: true, absolute }.deadline(ttl, self.clock)?;
         self.moved(deadline)?;
-        let moved = held(deadline);
+        let moved = (self.moves)(deadline);
         if !self.forms.absolute_ttl {
             let left = moved.saturating_sub(self.clock).max(1).to_string();
             let words = (0..self.command.len()).filter(|&i| i < 4 || !self.is_word(i, b"ABSTTL"));
@@ -368,6 +384,33 @@ mod tests {
         assert_eq!(exact(held(9_999_999_999_000)), Some(9_999_999_999_000));
         // What fields of hashes may have at most.
         const { assert!(SHIFT + HORIZON < 1 << 46) };
+    }
+
+    #[test]
+    fn the_exact_form_of_what_was_held_is_found() {
+        for sent in [
+            "SET k v PXAT 1700000001234",
+            "PEXPIREAT k 1700000001234",
+            "MSETEX 1 k v PXAT 1700000001234",
+            "RESTORE k 1700000001234 payload REPLACE ABSTTL",
+            "HPEXPIREAT k 1700000001234 FIELDS 1 f",
+            "HSETEX k PXAT 1700000001234 FIELDS 1 f v",
+        ] {
+            let command = Command::new(sent.split(' ').collect::<Vec<_>>());
+            let held = hold(&command.as_ref(), CLOCK, NEW, |_| true).unwrap().commands;
+            assert_eq!(exact_form(&held[0].as_ref()).as_ref().map(line), Some(sent.to_owned()));
+        }
+        for other in [
+            "SET k 35184372088999 PXAT 1700000001234",
+            "EXPIRE k 10 NX",
+            "PEXPIREAT k 1700000001234 GT",
+            "RPUSH k 35184372088999",
+            "SET k v",
+            "GET k",
+        ] {
+            let command = Command::new(other.split(' ').collect::<Vec<_>>());
+            assert_eq!(exact_form(&command.as_ref()), None, "{other}");
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@ mod fence;
 pub mod filter;
 mod hold;
 mod identity;
+mod import;
 mod intake;
 mod journal;
 mod kept;
@@ -71,9 +72,10 @@ mod spool;
 mod target;
 
 pub use error::{Error, Refusal, RefusedAt};
+pub use import::{FileKind, FileReport};
 pub use migration::{Finished, Migration, Stopper};
 pub use options::{CrossSlotPolicy, Delivery, Expiry, Fsync, Mirror, OnError, Options, Until};
-pub use progress::{Figures, LinkFigures, Phase, Progress};
+pub use progress::{Figures, InputFigures, LinkFigures, Phase, Progress};
 pub use report::{
     CrossSlot, Endpoint, ExpiryCounts, LinkPosition, MirrorCounts, Outcome, Report, RoutingCounts,
 };

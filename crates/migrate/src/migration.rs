@@ -1,6 +1,6 @@
 //! A migration: what it is told, what is checked before it runs, and what it tells at the end.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use keyferry_client::{Connection, Endpoint, Mode};
 use tokio_util::sync::CancellationToken;
@@ -10,6 +10,7 @@ use crate::{
     fence::Fence,
     filter::Filter,
     identity::MigrationId,
+    import::{Files, Given},
     journal::{Identity, JournalRoot, blocking},
     log, mover,
     options::{Delivery, OnError, Options},
@@ -24,7 +25,7 @@ use crate::{
 /// A migration that has not begun.
 #[derive(Debug)]
 pub struct Migration {
-    pub(crate) source: Endpoint,
+    pub(crate) source: Given,
     pub(crate) target: Endpoint,
     pub(crate) options: Options,
     pub(crate) meter: Meter,
@@ -59,6 +60,23 @@ impl Migration {
     /// Database numbers in the options are not looked at: all databases go over.
     #[must_use]
     pub fn new(source: Endpoint, target: Endpoint) -> Self {
+        Self::of(Given::Servers(Box::new(source)), target)
+    }
+
+    /// A migration of what files hold, one after the other, to their end: snapshots (RDB), append-only files, plain, with a
+    /// snapshot in front or in several parts (their directory, or the manifest), the journals of migrations, the dead letters of one
+    /// ([`OnError`]); `-` is standard input. What each is, is told by its content.
+    ///
+    /// What a later file holds replaces what an earlier one does. A snapshot's values replace what is at the target; commands are
+    /// carried out, each once also when the run is killed and started again ([`Delivery`]), and their deadlines are
+    /// those of the file. Options about a source that is followed ([`Options::until`], [`Options::journal`],
+    /// [`Options::mirror`]) mean nothing here; what would be looked at [first](Options::look_first) are servers.
+    #[must_use]
+    pub fn from_files(files: Vec<PathBuf>, target: Endpoint) -> Self {
+        Self::of(Given::Files(Files(files)), target)
+    }
+
+    fn of(source: Given, target: Endpoint) -> Self {
         Migration {
             source,
             target,
@@ -149,8 +167,13 @@ impl Migration {
                 prepared = self.prepare(id, ends) => prepared?,
                 () = self.stop.cancelled() => return Ok(Outcome::Stopped { everything_applied: false }),
             };
-            let root = self.journal().await?;
+            let (prepared, root) = match prepared {
+                // It needs no journal: it has the files.
+                Prepared::Import(import) => return sharded::import(self, *import, ends).await,
+                prepared => (prepared, self.journal().await?),
+            };
             match prepared {
+                Prepared::Import(_) => Err(Error::Internal("an import with a journal".into())),
                 // What it copied in part would stay, also what the source deletes meanwhile.
                 Prepared::Direct(connected) => {
                     ends.begun = true;
@@ -180,7 +203,13 @@ impl Migration {
 
     /// Connects to both sides and refuses pairs that make no sense.
     async fn prepare(&self, id: MigrationId, ends: &mut Ends) -> Result<Prepared, Error> {
-        let (source, target) = (self.source.clone(), self.target.clone());
+        let (source, target) = match &self.source {
+            Given::Servers(source) => ((**source).clone(), self.target.clone()),
+            Given::Files(files) => {
+                let target = self.target.clone().detect().await.map_err(Error::Target)?;
+                return prepare::import(self, id, files, target, ends).await;
+            }
+        };
         let plain = self.options.db_map.is_empty()
             && self.options.on_error == OnError::Stop
             && self.options.active_filter().is_none();
@@ -227,6 +256,8 @@ impl Migration {
 pub(crate) enum Prepared {
     /// One server to one server.
     Direct(Box<Connected>),
+    /// Files.
+    Import(Box<sharded::Import>),
     /// Everything else.
     Sharded(Box<sharded::Sides>),
 }
@@ -267,6 +298,7 @@ fn finish(
         resumed: ends.resumed,
         restarts: ends.restarts,
         mirror: ends.mirror,
+        files: ends.files,
         precheck: ends.precheck,
         filter: filter.map(Filter::tallied).unwrap_or_default(),
     };

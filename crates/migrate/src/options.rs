@@ -89,6 +89,9 @@ pub struct Options {
     pub on_error: OnError,
     /// Go on behind a command at which the last run ended ([`crate::Error::WasRefused`]): it is left out. Default: no.
     pub skip_refused: bool,
+    /// Where files are the source: whether one of commands may end inside of a command or a transaction, as a crash leaves it. It
+    /// is applied up to there then, and [`FileReport::cut_at`](crate::FileReport::cut_at) tells. Journals may always. Default: no.
+    pub allow_cut_log: bool,
     /// How long the target may be away, load its data, be a replica, or have slots that nobody serves. The source is read
     /// meanwhile. Default: 12 hours.
     pub retry_connect: Duration,
@@ -223,6 +226,7 @@ impl Default for Options {
             ignore: BTreeSet::new(),
             on_error: OnError::Stop,
             skip_refused: false,
+            allow_cut_log: false,
             retry_connect: Duration::from_secs(12 * 3600),
             retry_other: Duration::from_secs(600),
             filter: None,

@@ -1,10 +1,10 @@
 //! What is looked at before anything is written.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use keyferry_client::{ConnectOptions, Connection, Endpoint, Mode, Role};
+use keyferry_client::{ConnectOptions, Connection, Endpoint, Mode, Role, ServerInfo};
 use keyferry_replication::ReplicationId;
-use keyferry_routing::CommandTable;
+use keyferry_routing::{CommandTable, SlotSet};
 
 use crate::{
     dead_letters::DeadLetters,
@@ -13,11 +13,13 @@ use crate::{
     filter::Filter,
     hold::Hold,
     identity::MigrationId,
+    import::{self, Files},
+    journal::blocking,
     migration::{Migration, Prepared},
-    options::{OnError, Options},
+    options::{Expiry, OnError, Options},
     progress::Meter,
     report::Ends,
-    sharded::{Databases, LinkSource, Settings, Sides, TargetMap, Windows},
+    sharded::{Databases, Import, LinkSource, Settings, Sides, TargetMap, Windows},
     source::{Source, collisions},
     target::Abilities,
 };
@@ -97,6 +99,89 @@ pub(crate) fn check_target(target: &Connection) -> Result<(), Error> {
     }
 }
 
+/// A target, looked at before anything is written.
+pub(crate) struct TargetSide {
+    map: Arc<TargetMap>,
+    /// The commands that it knows.
+    table: CommandTable,
+    databases: Databases,
+    /// What its primaries are.
+    identities: Vec<(String, Identity)>,
+    /// The oldest of them.
+    server: ServerInfo,
+}
+
+impl TargetSide {
+    /// Finds the primaries of a target, whose connections will bear this token.
+    async fn find(
+        options: &Options,
+        (id, token): (&MigrationId, &Token),
+        target: Endpoint,
+        ends: &mut Ends,
+    ) -> Result<Self, Error> {
+        let map = TargetMap::new(target).with_client_name(&token.connection_name(id));
+        let nodes = map.survey().await.map_err(Error::Target)?;
+        if let Some(slot) = nodes.first_gap() {
+            return Err(Error::SlotWithoutOwner { slot });
+        }
+        let mut lowest = None;
+        let mut identities = Vec::new();
+        let mut databases = None;
+        let mut table = CommandTable::builtin().clone();
+        for address in nodes.addresses() {
+            let to = map.connect_options(&address).with_db(0);
+            let mut connection = Connection::connect(&to).await.map_err(Error::Target)?;
+            check_target(&connection)?;
+            identities.push((address, identity(&mut connection).await.map_err(Error::Target)?));
+            databases = database_count(&mut connection, map.is_single()).await;
+            learn(&mut table, &mut connection).await;
+            let server = connection.server().clone();
+            if lowest.as_ref().is_none_or(|other: &ServerInfo| server.version < other.version) {
+                lowest = Some(server);
+            }
+        }
+        let Some(server) = lowest else { return Err(Error::SlotWithoutOwner { slot: 0 }) };
+        ends.target = Some(match identities.len() {
+            1 => server.to_string(),
+            several => format!("{server}, {several} primaries"),
+        });
+        let databases = Databases::new(options.db_map.clone(), databases);
+        Ok(TargetSide { map: Arc::new(map), table, databases, identities, server })
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities::of(&self.server)
+    }
+
+    /// How it is written to: `meter` has the whole migration's figures, `links` those of each link.
+    pub(crate) fn settings(
+        &self,
+        options: &Options,
+        meter: Meter,
+        links: Vec<(Meter, Option<SlotSet>)>,
+        hold: Arc<Hold>,
+    ) -> Result<Settings, Error> {
+        Ok(Settings {
+            map: Arc::clone(&self.map),
+            table: self.table.clone(),
+            databases: self.databases.clone(),
+            meter,
+            links,
+            silence: options.target_silence,
+            windows: Windows { connect: options.retry_connect, other: options.retry_other },
+            expiry_time: self.server.version >= keyferry_client::Version::new(7, 0, 0),
+            cross_slot: options.cross_slot,
+            hold,
+            delivery: options.delivery,
+            letters: match &options.on_error {
+                OnError::Stop => None,
+                OnError::DeadLetter(path) => Some(DeadLetters::open(path)?),
+            },
+            filter: options.active_filter().cloned(),
+        })
+    }
+}
+
 /// Both sides of a migration that has to look into commands.
 pub(crate) async fn sharded(
     migration: &Migration,
@@ -107,33 +192,7 @@ pub(crate) async fn sharded(
 ) -> Result<Prepared, Error> {
     let options = &migration.options;
     let token = Token::new();
-    let map = TargetMap::new(target).with_client_name(&token.connection_name(&id));
-    let nodes = map.survey().await.map_err(Error::Target)?;
-    if let Some(slot) = nodes.first_gap() {
-        return Err(Error::SlotWithoutOwner { slot });
-    }
-    let mut lowest = None;
-    let mut identities = Vec::new();
-    let mut databases = None;
-    let mut table = CommandTable::builtin().clone();
-    let addresses = nodes.addresses();
-    for address in &addresses {
-        let to = map.connect_options(address).with_db(0);
-        let mut connection = Connection::connect(&to).await.map_err(Error::Target)?;
-        check_target(&connection)?;
-        identities.push((address, identity(&mut connection).await.map_err(Error::Target)?));
-        databases = database_count(&mut connection, map.is_single()).await;
-        learn(&mut table, &mut connection).await;
-        let server = connection.server().clone();
-        if lowest.as_ref().is_none_or(|other: &keyferry_client::ServerInfo| server.version < other.version) {
-            lowest = Some(server);
-        }
-    }
-    let Some(server) = lowest else { return Err(Error::SlotWithoutOwner { slot: 0 }) };
-    ends.target = Some(match addresses.len() {
-        1 => server.to_string(),
-        several => format!("{server}, {several} primaries"),
-    });
+    let mut side = TargetSide::find(options, (&id, &token), target, ends).await?;
 
     let source = Source::find(source, options.prefer_replicas).await?;
     ends.notes.extend(source.notes.iter().cloned());
@@ -144,10 +203,10 @@ pub(crate) async fn sharded(
         let control = Connection::connect(&link.connect).await.map_err(Error::SourceConnection)?;
         let (control, identity) = match source_control(control, ends).await? {
             Some((mut connection, identity)) => {
-                for (address, other) in &identities {
+                for (address, other) in &side.identities {
                     identity.check(other, address)?;
                 }
-                learn(&mut table, &mut connection).await;
+                learn(&mut side.table, &mut connection).await;
                 (Some(connection), Some(identity))
             }
             None => (None, None),
@@ -167,10 +226,9 @@ pub(crate) async fn sharded(
     {
         server.push_str(&format!(", {} primaries", links.len()));
     }
-    let databases = Databases::new(options.db_map.clone(), databases);
     let filter = options.active_filter().map(|filter| &**filter);
     if let Some(filter) = filter {
-        check_filter(filter, options, ownership.is_some())?;
+        check_filter(filter, options, ownership.is_some(), true)?;
     }
     for link in &mut links {
         let Some(control) = &mut link.control else { continue };
@@ -180,7 +238,7 @@ pub(crate) async fn sharded(
             if filter.is_some_and(|filter| filter.leaves_out_all(db)) {
                 continue;
             }
-            databases.to(db).map_err(|why| Error::no_route(None, db, None, why))?;
+            side.databases.to(db).map_err(|why| Error::no_route(None, db, None, why))?;
         }
     }
     if !options.db_map.is_empty() {
@@ -198,36 +256,58 @@ pub(crate) async fn sharded(
             migration.meter.add_link(link.name.clone(), link.meter.clone());
         }
     }
-    let abilities = Abilities::of(&server);
+    let abilities = side.abilities();
     let hold = Arc::new(Hold::new(options.expiry, abilities.deadline_forms(), false));
-    let settings = Settings {
-        map: Arc::new(map),
-        table,
-        databases,
-        meter: migration.meter.clone(),
-        links: links.iter().map(|link| (link.meter.clone(), link.slots.clone())).collect(),
-        silence: options.target_silence,
-        windows: Windows { connect: options.retry_connect, other: options.retry_other },
-        expiry_time: server.version >= keyferry_client::Version::new(7, 0, 0),
-        cross_slot: options.cross_slot,
-        hold,
-        delivery: options.delivery,
-        letters: match &options.on_error {
-            OnError::Stop => None,
-            OnError::DeadLetter(path) => Some(DeadLetters::open(path)?),
-        },
-        filter: options.active_filter().cloned(),
-    };
+    let meters = links.iter().map(|link| (link.meter.clone(), link.slots.clone())).collect();
+    let settings = side.settings(options, migration.meter.clone(), meters, hold)?;
     Ok(Prepared::Sharded(Box::new(Sides { links, ownership, settings, abilities, id, token })))
 }
 
+/// Files, and a target for what they hold.
+pub(crate) async fn import(
+    migration: &Migration,
+    id: MigrationId,
+    files: &Files,
+    target: Endpoint,
+    ends: &mut Ends,
+) -> Result<Prepared, Error> {
+    let options = &migration.options;
+    let token = Token::new();
+    let side = TargetSide::find(options, (&id, &token), target, ends).await?;
+    // A pipe can be read once: from here on there is no other attempt.
+    ends.begun = true;
+    let (named, opened) = (files, files.clone());
+    let files = blocking(move || import::open(&opened)).await?;
+    let kinds: BTreeSet<&str> = files.iter().map(|file| file.kind.name()).collect();
+    ends.source = Some(kinds.into_iter().collect::<Vec<_>>().join(", "));
+    let has_log = files.iter().any(|file| file.has_log);
+    if let Some(filter) = options.active_filter() {
+        check_filter(filter, options, false, has_log)?;
+    }
+    if let OnError::DeadLetter(letters) = &options.on_error
+        && named.has(letters)
+    {
+        return Err(Error::SameFile { path: letters.clone() });
+    }
+    let abilities = side.abilities();
+    // Without commands there is nothing that could prolong what expires.
+    let expiry = if has_log { options.expiry } else { Expiry::AsItComes };
+    let hold = Arc::new(Hold::new(expiry, abilities.deadline_forms(), false));
+    Ok(Prepared::Import(Box::new(Import { files, target: side, hold, abilities, id, token })))
+}
+
 /// Refuses filters that cannot be kept in this migration.
-fn check_filter(filter: &Filter, options: &Options, from_cluster: bool) -> Result<(), Error> {
+fn check_filter(
+    filter: &Filter,
+    options: &Options,
+    from_cluster: bool,
+    has_stream: bool,
+) -> Result<(), Error> {
     let no = |why: String| Err(Error::Filter(why));
     if filter.renames() && from_cluster {
         return no("keys of a cluster cannot be renamed: their slots tell which of its shards has the last word on them".into());
     }
-    if filter.looks_at_values() {
+    if has_stream && filter.looks_at_values() {
         return no(
             "rules about size, expiry or idle time need every value to be seen, which the commands that follow the snapshot \
              do not show: choose by name, database, type or slot (or convert a snapshot file)"

@@ -124,6 +124,8 @@ pub(crate) struct Counters {
     pub(crate) in_flight: AtomicU64,
     /// When a command last came, in milliseconds after the start.
     last_write: AtomicU64,
+    /// Files are the source: their bytes, where that is known.
+    input: OnceLock<Option<u64>>,
     /// What its link leads to, where there are several.
     name: OnceLock<String>,
     /// How many errors there were of each class.
@@ -182,9 +184,22 @@ pub struct Figures {
     pub bytes_sent: u64,
     /// Why the source is not being followed at this moment: its link was lost and is being made anew.
     pub trouble: Option<String>,
-    /// Each link to the source, where there are several.
+    /// How far files are applied, where they are the source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<InputFigures>,
+    /// Each link to the source, or each file, where there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<LinkFigures>,
+}
+
+/// How far files are applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct InputFigures {
+    /// Bytes of the files whose keys and commands the target has confirmed.
+    pub applied: u64,
+    /// Bytes of all files, where that is known: not of pipes.
+    pub total: Option<u64>,
 }
 
 /// The figures of one of several links to the source.
@@ -231,6 +246,7 @@ impl Default for Meter {
             bytes_sent: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
+            input: OnceLock::new(),
             name: OnceLock::new(),
             errors: Mutex::new(BTreeMap::new()),
             precheck: Mutex::new(Vec::new()),
@@ -307,6 +323,10 @@ impl Meter {
             figures.links.push(LinkFigures { name: name.clone(), replication_id, figures: of });
         }
         if !links.is_empty() {
+            figures.input = figures.links.iter().filter_map(|link| link.figures.input).reduce(|all, of| {
+                let total = all.total.zip(of.total).map(|(all, of)| all + of);
+                InputFigures { applied: all.applied + of.applied, total }
+            });
             let of = |link: &LinkFigures| (link.figures.snapshot_total, link.figures.lag_bytes);
             // A sum of which a part is not known is not known.
             figures.snapshot_total = figures.links.iter().map(|link| of(link).0).sum();
@@ -351,6 +371,10 @@ impl Meter {
             reconnects: load(&self.reconnects),
             bytes_sent: load(&self.bytes_sent),
             trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            input: self.input.get().map(|&total| InputFigures {
+                applied: load(&self.snapshot_applied).max(applied_offset),
+                total,
+            }),
             links: Vec::new(),
         }
     }
@@ -453,6 +477,17 @@ impl Meter {
         ] {
             count.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// A file is the source, of so many bytes where that is known.
+    pub(crate) fn set_input(&self, total: Option<u64>) {
+        self.input.get_or_init(|| total);
+    }
+
+    /// The file is on the target already.
+    pub(crate) fn skip_input(&self) {
+        let total = self.input.get().copied().flatten().unwrap_or(0);
+        self.applied_offset.fetch_max(total, Ordering::Relaxed);
     }
 
     /// True while the link to the source is lost.

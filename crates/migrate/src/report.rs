@@ -8,7 +8,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    filter::FilterLine, hold::Hold, precheck, progress::Figures, sharded::Counts,
+    filter::FilterLine, hold::Hold, import::FileReport, precheck, progress::Figures, sharded::Counts,
     snapshot_counts::SnapshotCounts,
 };
 
@@ -77,6 +77,9 @@ pub struct Report {
     pub id: String,
     /// True when it went on where a run before had come to.
     pub resumed: bool,
+    /// What files held, where they were the source.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileReport>,
     /// What was found before it began, and what of it was ignored; none where nobody looked.
     pub precheck: Option<precheck::Report>,
 }
@@ -199,6 +202,7 @@ pub(crate) struct Ends {
     pub(crate) expiry: ExpiryCounts,
     pub(crate) resumed: bool,
     pub(crate) mirror: MirrorCounts,
+    pub(crate) files: Vec<FileReport>,
     pub(crate) precheck: Option<precheck::Report>,
 }
 

@@ -113,7 +113,10 @@ impl Run<'_> {
         ends: &mut Ends,
     ) -> Result<Outcome, Error> {
         let Migration { options, meter, stop, .. } = self.migration;
-        let from = self.migration.source.options();
+        let Some(source_endpoint) = self.migration.source.servers() else {
+            return Err(Error::Internal("files are not followed".into()));
+        };
+        let from = source_endpoint.options();
         meter.enter(Phase::Preparing);
         // Ends the intake: cancelled when the run is stopped, or when it is done.
         let end = stop.child_token();

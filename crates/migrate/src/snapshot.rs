@@ -234,6 +234,11 @@ impl SnapshotEncoder {
         self.whole
     }
 
+    /// What has been filled in and does not belong to the snapshot, which is over.
+    pub(crate) fn rest(&self) -> &[u8] {
+        self.parser.remaining()
+    }
+
     /// Keys that were left out.
     pub(crate) fn skipped(&self) -> u64 {
         self.state.skipped

@@ -14,6 +14,7 @@
 mod check;
 mod file;
 mod form;
+mod import;
 mod root;
 mod segment;
 mod sidecar;
@@ -37,13 +38,14 @@ use self::check::{Checked, check};
 pub(crate) use self::file::test_disk;
 pub(crate) use self::{
     file::{JournalFile, blocking, failed},
+    import::{base_of, is_journal, links, lock_for_reading},
     root::{Identity, JournalRoot},
     segment::SegmentReader,
     writer::{Received, SegmentWriter, now_ms},
 };
 use crate::{error::Error, options::Fsync};
 
-const SUBDIR: &str = "appendonlydir";
+pub(crate) const SUBDIR: &str = "appendonlydir";
 const NAME: &str = "appendonly.aof";
 const MANIFEST: &str = "appendonly.aof.manifest";
 const LINK: &str = "keyferry-link.json";

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::error::Error;
 
-const OWNER: &str = "keyferry.json";
-const LOCK: &str = "keyferry.lock";
+pub(super) const OWNER: &str = "keyferry.json";
+pub(super) const LOCK: &str = "keyferry.lock";
 
 /// Whose journal it is: a journal of another migration, or of other sides, must not be gone on with.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -60,17 +60,23 @@ impl Migration {
     /// Looks at both sides and writes nothing. The migration can be run afterwards.
     ///
     /// What cannot be asked is a finding, not an error: a server that is not reached fails [`Item::Reachable`], and what
-    /// could not be looked at because of it is in [`Report::left_out`].
+    /// could not be looked at because of it is in [`Report::left_out`]. Of a migration from files, only the target is looked at,
+    /// and whether it is reached.
     pub async fn precheck(&self, depth: Depth) -> Report {
         self.look(depth).await.0
     }
 
     /// What was found, and what it is built on where all servers were reached.
     async fn look(&self, depth: Depth) -> (Report, Option<Known<'_>>) {
-        let (source, target) =
-            tokio::join!(Surveyed::new(End::Source, &self.source), Surveyed::new(End::Target, &self.target));
-        let mut findings = items::reach::check(&source, &target);
         let ignore = &self.options.ignore;
+        let Some(source) = self.source.servers() else {
+            // What files hold is seen when they are read.
+            let target = Surveyed::new(End::Target, &self.target).await;
+            return (Report::new(items::reach::check(&[(End::Target, &target)]), depth, ignore, None), None);
+        };
+        let (source, target) =
+            tokio::join!(Surveyed::new(End::Source, source), Surveyed::new(End::Target, &self.target));
+        let mut findings = items::reach::check(&[(End::Source, &source), (End::Target, &target)]);
         let (Ok(source), Ok(target)) = (source, target) else {
             return (Report::new(findings, depth, ignore, None), None);
         };

@@ -82,8 +82,8 @@ impl Migration {
     pub async fn plan(&self, arguments: Vec<String>) -> (Report, Option<Plan>) {
         let (report, known) = self.look(Depth::Full).await;
         let plan = known.filter(|_| report.verdict != Verdict::Fail).map(|known| {
-            let [source, target] = [(&self.source, &known.source), (&self.target, &known.target)]
-                .map(|(endpoint, surveyed)| PlannedEnd::of(endpoint.to_string(), surveyed));
+            let source = PlannedEnd::of(self.source.to_string(), &known.source);
+            let target = PlannedEnd::of(self.target.to_string(), &known.target);
             let warnings = report.findings.iter().filter(|finding| finding.verdict == Verdict::Warn);
             let ignored = report.findings.iter().filter(|finding| finding.ignored);
             Plan {
@@ -114,13 +114,14 @@ impl Plan {
                 self.format
             )];
         }
-        let (source, target) = tokio::join!(
-            Surveyed::new(End::Source, &migration.source),
-            Surveyed::new(End::Target, &migration.target)
-        );
+        let Some(source) = migration.source.servers() else {
+            return vec![format!("the plan is for {}, not for files", self.source.url)];
+        };
+        let (surveyed, target) =
+            tokio::join!(Surveyed::new(End::Source, source), Surveyed::new(End::Target, &migration.target));
         let mut changes = Vec::new();
         for (end, planned, endpoint, surveyed) in [
-            (End::Source, &self.source, &migration.source, source),
+            (End::Source, &self.source, source, surveyed),
             (End::Target, &self.target, &migration.target, target),
         ] {
             match surveyed {

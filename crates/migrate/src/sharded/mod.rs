@@ -18,6 +18,7 @@ mod feed;
 mod filtered;
 mod flush;
 mod hand_over;
+mod import;
 mod item;
 mod lane;
 mod links;
@@ -59,6 +60,7 @@ use self::{
 pub(crate) use self::{
     core::{Counts, Windows, reason},
     databases::Databases,
+    import::{Import, import},
     map::TargetMap,
     run::{AGAIN, LinkSource, Sides, run},
 };

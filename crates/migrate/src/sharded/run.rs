@@ -335,7 +335,7 @@ pub(crate) const AGAIN: &str = "the source sent everything once more: the target
                                 since it sent it before";
 
 /// Leaves the target so that another run can go on; `over` is what is to stand there of links whose stream is over.
-async fn leave(target: &Target, failed: Option<&Error>, over: &[(String, String)]) {
+pub(super) async fn leave(target: &Target, failed: Option<&Error>, over: &[(String, String)]) {
     if matches!(failed, Some(Error::Fenced { .. } | Error::FencedForGood { .. } | Error::StateGone { .. })) {
         return;
     }
@@ -577,7 +577,7 @@ async fn ended(intake: &mut Option<Intake>) -> Result<Closed, Error> {
 }
 
 /// Removes half-built keys of a run that ended early.
-async fn remove_temporaries(target: &Target, temporaries: &[Temporary], ends: &mut Ends) {
+pub(super) async fn remove_temporaries(target: &Target, temporaries: &[Temporary], ends: &mut Ends) {
     let mut aside = Aside::new(target);
     for Temporary { db, key, .. } in temporaries {
         let command = Command::new([b"DEL", &key[..]]);
@@ -598,7 +598,7 @@ async fn remove_temporaries(target: &Target, temporaries: &[Temporary], ends: &m
 }
 
 /// Removes the migration's own keys when they are of no more use.
-async fn remove_checkpoints(target: &Target, ends: &mut Ends) {
+pub(super) async fn remove_checkpoints(target: &Target, ends: &mut Ends) {
     // Whoever writes them from time to time is done with it.
     target.close_positions().await;
     target.fence().end().await;

@@ -29,6 +29,9 @@ pub(crate) mod field {
     /// A command at which a run ended although the target has what came behind it.
     pub(crate) const REFUSED: &str = "refused";
 
+    /// Of an import: the number of the file that is under way, and what that one begins with.
+    pub(crate) const FILE: &str = "file";
+
     pub(crate) fn link(name: &str) -> String {
         format!("link:{name}")
     }

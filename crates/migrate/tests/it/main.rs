@@ -12,6 +12,7 @@ mod expiry;
 mod faults;
 mod fencing;
 mod filter;
+mod import;
 mod journal;
 mod live;
 mod mirror;

@@ -14,12 +14,12 @@ use crate::precheck::{
 const SLOW: Duration = Duration::from_millis(10);
 
 /// What can be said of the ends, reached or not.
-pub(crate) fn check(source: &Result<Surveyed, Error>, target: &Result<Surveyed, Error>) -> Vec<Finding> {
+pub(crate) fn check(ends: &[(End, &Result<Surveyed, Error>)]) -> Vec<Finding> {
     let mut reachable = Judge::new(Item::Reachable);
     let mut credentials = Judge::new(Item::Credentials);
     let mut roles = None;
     let mut all_accepted = true;
-    for (end, surveyed) in [(End::Source, source), (End::Target, target)] {
+    for &(end, surveyed) in ends {
         match surveyed {
             Ok(surveyed) => {
                 for node in &surveyed.nodes {
@@ -54,11 +54,12 @@ pub(crate) fn check(source: &Result<Surveyed, Error>, target: &Result<Surveyed, 
         }
     }
     if all_accepted {
-        credentials.note("both sides took them");
+        credentials.note(if ends.len() > 1 { "both sides took them" } else { "it took them" });
     }
     let mut findings = vec![reachable.done(), credentials.done()];
     findings.extend(roles.map(Judge::done));
-    let nodes = || [source, target].into_iter().flatten().flat_map(|surveyed| &surveyed.nodes);
+    let surveyed = || ends.iter().filter_map(|(_, surveyed)| surveyed.as_ref().ok());
+    let nodes = || surveyed().flat_map(|surveyed| &surveyed.nodes);
     if nodes().next().is_some() {
         findings.push(latency(nodes()));
         findings.push(tls(nodes()));

@@ -242,8 +242,9 @@ impl Core {
         reply: &ErrorReply,
     ) -> Result<bool, Error> {
         let Some(letters) = &mut self.letters else { return Ok(false) };
+        let history = self.links.get(usize::from(link)).and_then(LinkAccount::history);
         let link = self.checkpoints.link_name(link).unwrap_or_default();
-        letters.add(&Letter { link, offset, db, command, reply })?;
+        letters.add(&Letter { link, history, offset, db, command, reply })?;
         *self.counts.dead_letters.entry(reply.code().to_owned()).or_default() += 1;
         Ok(true)
     }

@@ -192,7 +192,7 @@ fn files_and_standard_input_are_sources() {
         let (code, out, err) = to_its_end(&["--source", first, "--source", &more, "--target", &url], stdin);
         assert_eq!(code, Some(0), "{err}");
         for line in
-            ["more.resp: commands, 53 B, 2 commands", "1 lines #KIND", "the target holds what the files hold"]
+            ["more.resp: commands, 51 B, 2 commands", "1 lines #KIND", "the target holds what the files hold"]
         {
             assert!(out.contains(line), "{line}: {out}");
         }

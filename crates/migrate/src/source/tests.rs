@@ -252,10 +252,14 @@ async fn slots_that_move_are_followed() {
                 }
             }
         });
+        // Where the old owner last spoke of each slot. It has to speak of each before they move.
+        let mut last_words = [0_u64; 6];
+        while last_words.contains(&0) {
+            hear(replica.next().await.unwrap(), &mut last_words);
+        }
         let moving = std::thread::spawn({
             let cluster = Arc::clone(&cluster);
             move || {
-                std::thread::sleep(Duration::from_millis(200));
                 let pause = |step| {
                     if matches!(step, MoveStep::Opened(_)) {
                         std::thread::sleep(Duration::from_millis(150));
@@ -266,8 +270,6 @@ async fn slots_that_move_are_followed() {
             }
         });
         let (mut announced, mut offsets) = (0, BTreeMap::new());
-        // Where the old owner last spoke of each slot.
-        let mut last_words = [0_u64; 6];
         while offsets.len() < 6 {
             tokio::select! {
                 event = replica.next() => hear(event.unwrap(), &mut last_words),

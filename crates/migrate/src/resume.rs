@@ -12,10 +12,37 @@ pub(crate) enum Applied {
     /// Something of a snapshot is there, and nobody knows how much, or of which.
     Begun,
     /// The snapshot that stands for `position` is there in part: entries that end at or before this byte of it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "told by targets that keep it"))]
     Snapshot { position: Position, bytes: u64 },
     /// Everything up to here is there. Never inside of a transaction.
     Stream(Position),
+}
+
+impl Applied {
+    /// The snapshot that the target has the beginning of, and up to which byte; for the target's state.
+    pub(crate) fn snapshot_text(epoch: u64, position: &Position, bytes: u64) -> String {
+        format!("{epoch} {}:{} {bytes}", position.id, position.offset)
+    }
+
+    /// Reads that; [`Applied::Begun`] where it is of another full sync than `epoch`, or is none.
+    pub(crate) fn of_snapshot(text: Option<&str>, epoch: u64) -> Self {
+        let read = || {
+            let mut words = text?.split(' ');
+            let (of, at, bytes) = (words.next()?, words.next()?, words.next()?.parse().ok()?);
+            let (id, offset) = at.rsplit_once(':')?;
+            let position = Position::after_snapshot(id.parse().ok()?, offset.parse().ok()?);
+            let fits = of.parse().ok() == Some(epoch) && words.next().is_none();
+            fits.then_some(Applied::Snapshot { position, bytes })
+        };
+        read().unwrap_or(Applied::Begun)
+    }
+
+    /// The same, if it is of the snapshot that stands for this; else something is there of another.
+    pub(crate) fn of_position(self, wanted: &Option<Position>) -> Self {
+        match &self {
+            Applied::Snapshot { position, .. } if Some(position) != wanted.as_ref() => Applied::Begun,
+            _ => self,
+        }
+    }
 }
 
 /// How a link begins.
@@ -121,6 +148,20 @@ mod tests {
         assert_eq!(Plan::of(&over, &Applied::Begun), plan);
         let other = Applied::Snapshot { position: at(B, 100), bytes: 5 };
         assert_eq!(Plan::of(&kept(Some(100), None), &other), Plan::Full { again: true });
+    }
+
+    #[test]
+    fn how_much_of_a_snapshot_is_there_is_read_back() {
+        let applied = Applied::Snapshot { position: at(A, 100), bytes: 77 };
+        let text = Applied::snapshot_text(3, &at(A, 100), 77);
+        assert_eq!(Applied::of_snapshot(Some(&text), 3), applied);
+        // Of another full sync, or damaged.
+        assert_eq!(Applied::of_snapshot(Some(&text), 4), Applied::Begun);
+        for bad in
+            [None, Some(""), Some("3"), Some("3 x:1 2"), Some(&*format!("{text} 1")), Some(&text[..40])]
+        {
+            assert_eq!(Applied::of_snapshot(bad, 3), Applied::Begun);
+        }
     }
 
     #[test]

@@ -289,11 +289,13 @@ impl State {
             Event::Entry(entry) => {
                 self.count(&entry.head);
                 self.counts.large += u64::from(!entry.value.ty().fits_dump());
+                self.counts.already_there += 1;
                 self.skipped += 1;
             }
             Event::ValueStart(head) => {
                 self.count(head);
                 self.counts.large += 1;
+                self.counts.already_there += 1;
                 self.skipped += 1;
             }
             Event::ValuePart(_) | Event::ValueEnd => {}

@@ -13,6 +13,8 @@ pub struct SnapshotCounts {
     pub keys: BTreeMap<u64, u64>,
     /// Keys by type.
     pub types: BTreeMap<&'static str, u64>,
+    /// Of these keys, how many an earlier run had brought to the target, and were not applied again.
+    pub already_there: u64,
     /// Keys with an expiry.
     pub with_expiry: u64,
     /// Keys above the size limit, built in parts.
@@ -50,6 +52,7 @@ impl SnapshotCounts {
         for (loss, count) in &other.losses {
             *self.losses.entry(loss).or_default() += count;
         }
+        self.already_there += other.already_there;
         self.with_expiry += other.with_expiry;
         self.large += other.large;
         self.stream_db = other.stream_db;

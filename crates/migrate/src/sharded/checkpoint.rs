@@ -121,6 +121,11 @@ impl Checkpoints {
         (state.epoch == *epoch).then_some(state.stage)
     }
 
+    /// A link as the state has it.
+    pub(crate) fn link(&self, link: u16) -> Option<&LinkName> {
+        self.links.get(usize::from(link))
+    }
+
     /// The name of a link in the state.
     pub(crate) fn link_name(&self, link: u16) -> Option<&str> {
         self.links.get(usize::from(link)).map(|link| link.name.as_str())

@@ -188,10 +188,14 @@ impl Run<'_> {
         ends.begun = true;
         self.migration.meter.note_trouble(None);
         let driver = Driver(tokio::spawn(Arc::clone(&target).drive()));
-        let encoder = SnapshotEncoder::new(self.abilities, target.name(), options.value_limit)
+        let mut encoder = SnapshotEncoder::new(self.abilities, target.name(), options.value_limit)
             .dividing()
             .holding(target.hold(), target.databases())
             .filtering(options.active_filter());
+        if let Applied::Snapshot { bytes, .. } = &begin.applied {
+            encoder.skip_to(*bytes);
+            meter.snapshot_applied.store(*bytes, Ordering::Relaxed);
+        }
         let applied = apply(&target, file, encoder, resume, &meter, self.migration).await;
         let Applying { encoder, report, result, stopped } = applied;
         ends.files.extend(report);
@@ -281,6 +285,7 @@ async fn apply(
     let abandon = stop.child_token();
     let _abandon = abandon.clone().drop_guard();
     let from = resume.as_ref().map(|position| position.offset);
+    let position = snapshot_position(&file);
     let allow_cut = migration.options.allow_cut_log;
     let reader = FileReader::new(file, from, allow_cut, out, meter.clone(), abandon.clone());
     let (tell, told) = oneshot::channel();
@@ -299,6 +304,9 @@ async fn apply(
         meter.enter(Phase::CatchingUp);
     }
     let handed_over = async {
+        if let Some(position) = position.filter(|_| from.is_none()) {
+            target.begin_snapshot(0, &position, meter.snapshot_applied.load(Ordering::Relaxed)).await?;
+        }
         let mut keys = SnapshotFeed::new(Arc::clone(target), 0);
         let mut commands = StreamFeed::new(Arc::clone(target), 0, db, false, meter.clone());
         while let Some(work) = work.recv().await {
@@ -401,6 +409,10 @@ impl Begin {
                 }
                 (applied, epoch, print) = (Applied::Stream(position.clone()), *same, had);
             }
+            (Some((at, had)), Some(LinkState { epoch: same, .. })) if at == number && file.is(&had) => {
+                applied = Applied::of_snapshot(state.get(&field::snapshot(LINK)), *same)
+                    .of_position(&snapshot_position(file));
+            }
             // The one before this is not known to be there.
             (Some((at, _)), _) if at < number && before != number.checked_sub(1) => {
                 return Err(Error::Internal(format!("file {at} is under way, not file {number}")));
@@ -421,8 +433,16 @@ impl Begin {
             let state = LinkState { epoch, stage: Stage::Snapshot(0) };
             fields.push((field::link(LINK), state.to_string()));
         }
+        if let Applied::Snapshot { position, bytes } = &applied {
+            fields.push((field::snapshot(LINK), Applied::snapshot_text(epoch, position, *bytes)));
+        }
         Ok(Some(Begin { epoch, applied, fields, outdated, constant, notes }))
     }
+}
+
+/// What the snapshot in a file stands for.
+fn snapshot_position(file: &FileSource) -> Option<Position> {
+    Some(Position::after_snapshot(history(file)?, 0))
 }
 
 /// What the offsets of a file belong to, in the form of a replication id: the same for the same file.

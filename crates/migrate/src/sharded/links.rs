@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use keyferry_replication::ReplicationId;
+use keyferry_replication::{Position, ReplicationId};
 use tokio::sync::Notify;
 
 use crate::progress::Meter;
@@ -49,6 +49,8 @@ pub(crate) struct LinkAccount {
     pub(crate) marked: Option<u64>,
     /// Up to this offset a run before may have handed over more than it is known to have done.
     pub(crate) replay_until: u64,
+    /// What the snapshot stands for that is being applied.
+    pub(crate) snapshot: Option<Position>,
     /// Told when there is room again, or when everything is done.
     pub(crate) room: Arc<Notify>,
 }
@@ -66,6 +68,7 @@ impl LinkAccount {
             reached: None,
             marked: None,
             replay_until: 0,
+            snapshot: None,
             room: Arc::default(),
         }
     }
@@ -131,6 +134,12 @@ impl LinkAccount {
     /// The history that its offsets belong to.
     pub(crate) fn history(&self) -> Option<ReplicationId> {
         self.meter.history()
+    }
+
+    /// What the snapshot stands for that is being applied, and the byte of it up to which the target has confirmed everything.
+    pub(crate) fn snapshot_applied(&self) -> Option<(Position, u64)> {
+        let position = self.snapshot.clone().filter(|_| self.reached.is_none())?;
+        Some((position, self.meter.snapshot_applied.load(Ordering::Relaxed)))
     }
 
     /// The target's state says that its stream is there up to here.

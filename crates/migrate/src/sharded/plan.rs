@@ -104,18 +104,34 @@ impl Plan {
                 continue;
             }
             let epoch = last + 1;
-            let state = LinkState { epoch, stage: Stage::Snapshot(0) };
-            plan.fields.push((field::link(&name), state.to_string()));
+            let begun = LinkState { epoch, stage: Stage::Snapshot(0) };
+            plan.fields.push((field::link(&name), begun.to_string()));
             if let Some(slots) = &link.slots {
                 plan.fields.push((field::slots(&name), slots.to_string()));
             }
             plan.names.push(LinkName { name, epoch });
             // Also where the shards are others now: of what they bring, something may be there.
-            plan.applied.push(if known.is_empty() { Applied::Nothing } else { Applied::Begun });
+            let applied = match before {
+                None if known.is_empty() => Applied::Nothing,
+                None => Applied::Begun,
+                Some(before) => {
+                    Applied::of_snapshot(state.get(&field::snapshot(before.name)), before.state.epoch)
+                }
+            };
+            if let Applied::Snapshot { position, bytes } = &applied {
+                let text = Applied::snapshot_text(epoch, position, *bytes);
+                let name = plan.names.last().map_or("", |link| &link.name);
+                plan.fields.push((field::snapshot(name), text));
+            }
+            plan.applied.push(applied);
         }
         let names: Vec<&str> = plan.names.iter().map(|link| link.name.as_str()).collect();
         let unused = known.iter().filter(|link| !names.contains(&link.name));
-        plan.outdated.extend(unused.flat_map(|link| [field::link(link.name), field::slots(link.name)]));
+        plan.outdated.extend(
+            unused.flat_map(|link| {
+                [field::link(link.name), field::slots(link.name), field::snapshot(link.name)]
+            }),
+        );
         Ok(plan)
     }
 
@@ -230,10 +246,22 @@ mod tests {
             let plan = plan(&left, &[source]).unwrap();
             assert_eq!((offsets(&plan), plan.names[0].epoch), (vec![Some(77)], 2));
         }
-        // One that was in its snapshot begins it anew.
-        let left = state(&[("link:0", "snapshot 4 9".to_owned())]);
-        let plan = plan(&left, &[link(IDS[0], None, None)]).unwrap();
-        assert_eq!((offsets(&plan), plan.names[0].epoch), (vec![None], 5));
+        // One that was in its snapshot begins it anew …
+        let left = [("link:0", "snapshot 4 9".to_owned())];
+        let begun = plan(&state(&left), &[link(IDS[0], None, None)]).unwrap();
+        assert_eq!((offsets(&begun), begun.names[0].epoch), (vec![None], 5));
+        assert_eq!(begun.applied, [Applied::Begun]);
+        // … but for what is known to be there.
+        let position = Position::after_snapshot(IDS[0].parse().unwrap(), 7);
+        let [there, outdated] = [4, 3].map(|epoch| Applied::snapshot_text(epoch, &position, 1000));
+        let left = |text: String| state(&[left[0].clone(), ("snapshot:0", text)]);
+        let begun = plan(&left(there), &[link(IDS[0], None, None)]).unwrap();
+        assert!(
+            begun.fields.contains(&("snapshot:0".to_owned(), Applied::snapshot_text(5, &position, 1000)))
+        );
+        assert_eq!(begun.applied, [Applied::Snapshot { position, bytes: 1000 }]);
+        let begun = plan(&left(outdated), &[link(IDS[0], None, None)]).unwrap();
+        assert_eq!(begun.applied, [Applied::Begun]);
     }
 
     #[test]
@@ -265,7 +293,7 @@ mod tests {
             assert!(plan.names.iter().all(|link| link.epoch == 3));
         }
         let one = plan(&left, &[link(IDS[0], None, None)]).unwrap();
-        assert_eq!(one.outdated, ["link:1", "slots:1"]);
+        assert_eq!(one.outdated, ["link:1", "slots:1", "snapshot:1"]);
     }
 
     #[test]

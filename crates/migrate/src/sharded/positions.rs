@@ -2,18 +2,19 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use keyferry_replication::Position;
 use keyferry_resp::Command;
 use tokio::sync::Mutex;
 
 use super::{
     Target,
     aside::{Aside, Cause},
-    checkpoint::Reached,
+    checkpoint::{LinkName, Reached},
     item::{Item, Mark},
     links::Done,
     state::field,
 };
-use crate::error::Error;
+use crate::{error::Error, resume::Applied};
 
 /// How often.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -25,18 +26,22 @@ pub(crate) struct Written(Mutex<Links>);
 #[derive(Debug, Default)]
 struct Links {
     written: HashMap<u16, (u64, String)>,
+    /// Of snapshots.
+    snapshots: HashMap<u16, String>,
     /// Nothing is written any more.
     closed: bool,
 }
 
 /// Writes positions from time to time, until the future is dropped.
 pub(super) async fn keep(target: Arc<Target>) {
-    if target.has_one_lane() && target.is_exact() {
-        return std::future::pending().await;
-    }
+    let streams = !(target.has_one_lane() && target.is_exact());
     loop {
         tokio::time::sleep(PERIOD).await;
-        if let Err(error) = target.write_positions().await {
+        let written = async {
+            target.write_snapshots().await?;
+            if streams { target.write_positions().await } else { Ok(()) }
+        };
+        if let Err(error) = written.await {
             target.core().fail(error);
         }
     }
@@ -52,6 +57,49 @@ impl Target {
                 self.write_position(link, end, db).await?;
             }
         }
+        Ok(())
+    }
+
+    /// A link begins with the snapshot that stands for this; so much of it is there already.
+    pub(crate) async fn begin_snapshot(
+        &self,
+        link: u16,
+        position: &Position,
+        skip: u64,
+    ) -> Result<(), Error> {
+        if let Some(account) = self.core().link(link) {
+            account.snapshot = Some(position.clone());
+        }
+        // What is told of another one must not be taken for it.
+        self.write_snapshot(link, position, skip).await
+    }
+
+    /// Writes how much is there of the snapshots that are being applied.
+    pub(crate) async fn write_snapshots(&self) -> Result<(), Error> {
+        let links = self.core().link_count();
+        for link in (0..links).filter_map(|link| u16::try_from(link).ok()) {
+            let applied = self.core().link(link).and_then(|account| account.snapshot_applied());
+            if let Some((position, bytes)) = applied {
+                self.write_snapshot(link, &position, bytes).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What it says has been confirmed before, so that it is no more than a lower bound, whatever becomes of this write.
+    async fn write_snapshot(&self, link: u16, position: &Position, bytes: u64) -> Result<(), Error> {
+        let mut links = self.positions.0.lock().await;
+        let Some(LinkName { name, epoch }) = self.checkpoints().link(link) else { return Ok(()) };
+        let text = Applied::snapshot_text(*epoch, position, bytes);
+        if links.closed || links.snapshots.get(&link) == Some(&text) {
+            return Ok(());
+        }
+        let command =
+            Command::new(["HSET", &self.checkpoints().id().state_key(), &field::snapshot(name), &text]);
+        let cause = Cause { command: &command, db: 0, offset: None };
+        let slot = self.checkpoints().id().slot();
+        Aside::new(self).ask(slot, 0, std::slice::from_ref(&command), cause).await?;
+        links.snapshots.insert(link, text);
         Ok(())
     }
 

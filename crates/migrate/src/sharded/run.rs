@@ -339,8 +339,9 @@ pub(super) async fn leave(target: &Target, failed: Option<&Error>, over: &[(Stri
     if matches!(failed, Some(Error::Fenced { .. } | Error::FencedForGood { .. } | Error::StateGone { .. })) {
         return;
     }
+    // What is not written is done again.
+    tokio::time::timeout(LEAVE, target.write_snapshots()).await.ok();
     if !(target.has_one_lane() && target.is_exact()) {
-        // What is not written is done again.
         tokio::time::timeout(LEAVE, target.write_positions()).await.ok();
     }
     if !over.is_empty() {
@@ -465,6 +466,7 @@ impl LinkRun {
                         encoder.record(keys, self.target.databases());
                     }
                 }
+                self.target.begin_snapshot(self.number, &position, skip).await?;
                 if !self.apply_snapshot(snapshot, skip).await? {
                     return ended(&mut self.intake).await;
                 }

@@ -36,6 +36,11 @@ pub(crate) mod field {
         format!("link:{name}")
     }
 
+    /// How much of its snapshot is there: [`crate::resume::Applied::snapshot_text`].
+    pub(crate) fn snapshot(name: &str) -> String {
+        format!("snapshot:{name}")
+    }
+
     /// The slots of the source that a link brings keys of.
     pub(crate) fn slots(name: &str) -> String {
         format!("slots:{name}")

@@ -297,6 +297,18 @@ pub enum Error {
         to: String,
     },
 
+    /// Slots of the source went to another shard while their keys were read.
+    #[error(
+        "source: the slots {slots} of the shard of {shard} are elsewhere now, so that keys may have been missed; nothing is left of \
+         what was written: start again"
+    )]
+    SlotsMovedMeanwhile {
+        /// The slots that it had.
+        slots: String,
+        /// A node of it.
+        shard: String,
+    },
+
     /// A shard of the source cannot be read.
     #[error(
         "source: the shard of {shard} with the slots {slots} is down: {why}; bring it back, or let a replica take over \

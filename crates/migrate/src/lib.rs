@@ -33,6 +33,7 @@
 //! # }
 //! ```
 
+pub mod backup;
 mod catch_up;
 mod dead_letters;
 mod error;

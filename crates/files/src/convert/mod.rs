@@ -84,6 +84,14 @@ impl Default for ConvertOptions {
     }
 }
 
+impl ConvertOptions {
+    /// True when everything is chosen and nothing changed: a snapshot could be copied as it is.
+    #[must_use]
+    pub fn is_copy(&self) -> bool {
+        self.target.is_none() && self.selection.is_everything() && self.databases.is_identity()
+    }
+}
+
 /// How a conversion ended.
 #[derive(Debug)]
 #[non_exhaustive]

@@ -7,11 +7,13 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod backup;
 mod clusters;
 mod expiry;
 mod faults;
 mod fencing;
 mod filter;
+mod full_phase;
 mod import;
 mod journal;
 mod live;

@@ -1,0 +1,164 @@
+//! Reading the snapshot of one server into a file, and making sure that it is whole.
+
+use std::{fs, io::Write, path::Path, sync::atomic::Ordering, time::Duration};
+
+use bytes::Bytes;
+use keyferry_client::Backoff;
+use keyferry_files::Error as FileError;
+use keyferry_rdb::{Event, Parser};
+use keyferry_replication::{
+    Error as LinkError, Link, LinkOptions, Locate, Locator, handshake::SyncReply, snapshot::Transfer,
+};
+use tempfile::NamedTempFile;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{BackupProgress, BackupSnapshot};
+use crate::{error::Error, journal::blocking};
+
+/// Pieces that wait to be written, of 256 KiB at most.
+const PIECES: usize = 16;
+
+/// A server to be read.
+pub(super) struct Copy {
+    pub(super) stream: Locator,
+    pub(super) slots: Option<String>,
+    pub(super) link: LinkOptions,
+    pub(super) patience: Duration,
+    pub(super) progress: BackupProgress,
+    /// Another one has failed.
+    pub(super) end: CancellationToken,
+}
+
+/// A snapshot in a file, which is removed with this value unless it is named.
+pub(super) struct Copied {
+    file: NamedTempFile,
+    pub(super) snapshot: BackupSnapshot,
+}
+
+impl Copied {
+    /// Where it is until it is named.
+    pub(super) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Gives it its name. It is on disk.
+    pub(super) fn name(self, out: &Path, replace: bool) -> Result<(), Error> {
+        let shown = || out.display().to_string();
+        let named = if replace { self.file.persist(out) } else { self.file.persist_noclobber(out) };
+        named.map_err(|e| match e.error.kind() {
+            std::io::ErrorKind::AlreadyExists => FileError::Exists { output: shown() },
+            _ => FileError::Output { output: shown(), error: e.error },
+        })?;
+        // The name is on disk when the directory is. Where directories cannot be opened, the rename is all there is.
+        let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Ok(parent) = fs::File::open(parent.unwrap_or(Path::new("."))) {
+            parent.sync_all().ok();
+        }
+        Ok(())
+    }
+}
+
+impl Copy {
+    /// Reads it to its end.
+    pub(super) async fn run(self, dir: &Path) -> Result<Copied, Error> {
+        tokio::select! {
+            copied = self.copy(dir) => copied,
+            () = self.end.cancelled() => Err(Error::Internal("another server could not be read".into())),
+        }
+    }
+
+    async fn copy(&self, dir: &Path) -> Result<Copied, Error> {
+        let mut link = self.connect().await?;
+        let server = link.address().to_owned();
+        let SyncReply::Full { id, offset } = *link.reply() else {
+            return Err(Error::Internal(format!("{server} sends no snapshot")));
+        };
+        let failed = |error| FileError::Output { output: dir.display().to_string(), error };
+        let file = tempfile::Builder::new().prefix(".keyferry-backup-").suffix(".part").tempfile_in(dir);
+        let file = file.map_err(failed)?;
+        let (sender, pieces) = mpsc::channel::<Bytes>(PIECES);
+        let writer = Writer {
+            name: server.clone(),
+            file: file.reopen().map_err(failed)?,
+            progress: self.progress.clone(),
+        };
+        let written = tokio::spawn(blocking(move || writer.run(pieces)));
+        let mut told = false;
+        while let Some(piece) = link.snapshot_chunk().await? {
+            if !told && let Some(Transfer::Length(total)) = link.transfer() {
+                told = true;
+                self.progress.0.total.fetch_add(total, Ordering::Relaxed);
+                self.progress.0.told.fetch_add(1, Ordering::Relaxed);
+            }
+            self.progress.0.received.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            if sender.send(piece).await.is_err() {
+                // It tells why.
+                break;
+            }
+        }
+        drop((sender, link));
+        let written = written
+            .await
+            .map_err(|e| Error::Internal(format!("the task that writes a file ended: {e}")))??;
+        let Written { bytes, keys, functions } = written;
+        let (slots, replication_id) = (self.slots.clone(), id.to_string());
+        let snapshot = BackupSnapshot { server, slots, replication_id, offset, bytes, keys, functions };
+        Ok(Copied { file, snapshot })
+    }
+
+    /// Asks for a snapshot, again while the server is not ready.
+    async fn connect(&self) -> Result<Link, Error> {
+        let end = tokio::time::Instant::now() + self.patience;
+        let mut backoff = Backoff::default();
+        loop {
+            let to = self.stream.locate(None).await?;
+            match Link::connect(&to, &self.link, None).await {
+                Err(LinkError::NotReady { .. }) if tokio::time::Instant::now() < end => {
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                result => return Ok(result?),
+            }
+        }
+    }
+}
+
+/// Writes what comes, and reads it: what is no whole snapshot with the right checksum is an error.
+struct Writer {
+    name: String,
+    file: fs::File,
+    progress: BackupProgress,
+}
+
+struct Written {
+    bytes: u64,
+    keys: u64,
+    functions: u64,
+}
+
+impl Writer {
+    fn run(mut self, mut pieces: mpsc::Receiver<Bytes>) -> Result<Written, Error> {
+        let mut parser = Parser::new();
+        let mut written = Written { bytes: 0, keys: 0, functions: 0 };
+        let name = self.name.clone();
+        let damaged = |error| FileError::Data { input: name.clone(), error: Box::new(error) };
+        let failed = |error| FileError::Output { output: format!("the snapshot of {name}"), error };
+        while let Some(piece) = pieces.blocking_recv() {
+            self.file.write_all(&piece).map_err(failed)?;
+            written.bytes += piece.len() as u64;
+            parser.feed(&piece);
+            let before = written.keys;
+            while let Some(event) = parser.next_event().map_err(damaged)? {
+                match event {
+                    Event::Entry(_) | Event::ValueStart(_) => written.keys += 1,
+                    Event::Function { .. } | Event::FunctionPreGa(_) => written.functions += 1,
+                    _ => {}
+                }
+            }
+            self.progress.0.keys.fetch_add(written.keys - before, Ordering::Relaxed);
+        }
+        parser.end_of_input().map_err(damaged)?;
+        self.file.sync_all().map_err(failed)?;
+        Ok(written)
+    }
+}

@@ -199,6 +199,9 @@ async fn a_journal_that_is_kept_loads_in_a_server() {
     let Some(binary) = binaries().iter().find(|b| b.version.at_least(7, 0)) else { return };
     let (source, target) = (start(binary), start(binary));
     let proxy = Proxy::start(target.addr()).unwrap();
+    // Slow enough for the target to stop answering before it has the snapshot.
+    proxy.fragment(16 << 10);
+    proxy.delay(Duration::from_millis(20));
     let dir = tempfile::tempdir().unwrap();
     let journal = dir.path().join("journal");
     data::small(&mut source.client().unwrap(), 6, 3).unwrap();
@@ -221,8 +224,9 @@ async fn a_journal_that_is_kept_loads_in_a_server() {
     running.stopper.stop();
     let finished = running.end().await;
     finished.result.unwrap();
-    assert_eq!(finished.report.outcome, Outcome::Stopped { everything_applied: false });
-    assert_eq!(finished.report.journal.as_deref(), journal.to_str());
+    let report = &finished.report;
+    assert_eq!(report.outcome, Outcome::Stopped { everything_applied: false }, "{report:?}");
+    assert_eq!(report.journal.as_deref(), journal.to_str(), "{report:?}");
 
     let loaded = Server::builder(binary).dir(&journal).append_only("no").start().unwrap();
     assert_equal(&source, &loaded, "the journal");

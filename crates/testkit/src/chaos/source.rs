@@ -20,7 +20,7 @@ const LACKING: Duration = Duration::from_millis(60);
 const NOT_IN_PARTS: &str = "stream:groups-large";
 
 /// Any wait for a server.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is migrated from: shards, each with a primary that a [`Proxy`] stands before.
 #[derive(Debug)]
@@ -55,7 +55,8 @@ impl Source {
             for (name, value) in settings {
                 builder = builder.config(name, value);
             }
-            let cluster = builder.start()?;
+            // Who is the primary is the round's to say: one that only stands still for a while stays it.
+            let cluster = builder.config("cluster-replica-no-failover", "yes").start()?;
             let primaries = cluster.primaries()?;
             return Ok(Source::Cluster { cluster, primaries });
         }

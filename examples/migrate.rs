@@ -130,6 +130,9 @@ struct Args {
     allow_cut_log: bool,
 
     #[command(flatten)]
+    reading: keyferry_examples::ReadingArgs,
+
+    #[command(flatten)]
     filter: keyferry_examples::FilterArgs,
 }
 
@@ -223,6 +226,8 @@ Examples:
   migrate --source redis://old:6379 --target redis://new:6379 --precheck
   migrate --source redis://old:6379 --target redis://new:6379 --include-keys 'user:*' --rename add-prefix:old:
   migrate --source redis+sentinel://s1,s2,s3/mymaster --target redis://new:6379 --until caught-up
+  migrate --source redis://service:6379 --target redis://new:6379 --source-mode scan --until caught-up
+  migrate --source redis://one:6379 --target redis://one:6379 --source-mode scan --only-db 0 --db-map 0=1 --until caught-up
   migrate --source dump.rdb --source appendonlydir/ --target redis+cluster://new1:6379
   migrate --source refused.aof --target redis://new:6379   # what --on-error dead-letter refused.aof has kept
   zcat dump.rdb.gz | migrate --source - --target redis://new:6379
@@ -311,6 +316,7 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
         WriteThrough::No => Fsync::No,
     };
     options.value_limit = args.value_limit;
+    args.reading.put(options);
     options.link.diskless = !args.source_disk;
     options.link.silence = Duration::from_secs(args.source_silence);
     options.target_silence = Duration::from_secs(args.target_silence);
@@ -429,6 +435,7 @@ fn print_summary(report: &Report) {
         keyferry_examples::print_files(&report.files);
         println!("commands {}", figures.commands_applied);
     }
+    keyferry_examples::print_reading(report);
     print_routing(&report.routing);
     let mirror = &report.mirror;
     if mirror.resyncs > 0 {

@@ -19,6 +19,15 @@ pub enum Error {
     #[error("source: {0}")]
     SourceConnection(#[source] keyferry_client::Error),
 
+    /// The source cannot be read key by key.
+    #[error("source {address}: {why}")]
+    Scan {
+        /// The source's address.
+        address: String,
+        /// What is in the way, and what to do.
+        why: String,
+    },
+
     /// The target could not be reached, or its connection broke.
     #[error("target: {0}")]
     Target(#[source] keyferry_client::Error),
@@ -532,7 +541,7 @@ impl Error {
     #[must_use]
     pub fn class(&self) -> &'static str {
         match self {
-            Error::Source(_) | Error::SourceConnection(_) => "source",
+            Error::Source(_) | Error::SourceConnection(_) | Error::Scan { .. } => "source",
             Error::Target(_) | Error::TargetProtocol { .. } | Error::TargetSilent { .. } => "target",
             Error::Refused(_) => "refused",
             Error::Snapshot(_) => "snapshot",

@@ -3,7 +3,7 @@
 //! A [`Migration`] copies everything that one server holds to another, and then every write that follows, while
 //! both stay in service.
 //!
-//! **Takes** a source that allows PSYNC (Redis 2.8 to 8, Valkey 9 and their kin) and a target (`RESTORE` permitted), as
+//! **Takes** a source that allows PSYNC (Redis 2.8 to 8, Valkey 9 and their kin), or else SYNC, or else SCAN, and a target (`RESTORE` permitted), as
 //! `keyferry-client` endpoints: servers, clusters, primaries that sentinels know, in any combination.
 //!
 //! **Gives** the same keys, values, expiries, eviction hints and functions in the same databases at the target,
@@ -62,6 +62,7 @@ mod report_markdown;
 mod restart;
 mod resume;
 mod run;
+mod scan;
 mod sharded;
 mod snapshot;
 mod snapshot_counts;
@@ -75,10 +76,13 @@ mod target;
 pub use error::{Error, Refusal, RefusedAt};
 pub use import::{FileKind, FileReport};
 pub use migration::{Finished, Migration, Stopper};
-pub use options::{CrossSlotPolicy, Delivery, Expiry, Fsync, Mirror, OnError, Options, Until};
+pub use options::{
+    CrossSlotPolicy, Delivery, Expiry, Follow, Fsync, Mirror, OnError, Options, SourceMode, Until,
+};
 pub use progress::{Figures, InputFigures, LinkFigures, Phase, Progress};
 pub use report::{
     CrossSlot, Endpoint, ExpiryCounts, LinkPosition, MirrorCounts, Outcome, Report, RoutingCounts,
 };
+pub use scan::ScanCounts;
 pub use snapshot_counts::SnapshotCounts;
 pub use source::{Collisions, DatabasePair};

@@ -19,6 +19,7 @@ use crate::{
     report::{self, Ends, Outcome, Report},
     restart::Attempt,
     run::{Connected, run},
+    scan::{self, Reading, ScanCounts, Scanner},
     sharded::{self, TargetMap},
 };
 
@@ -30,6 +31,9 @@ pub struct Migration {
     pub(crate) options: Options,
     pub(crate) meter: Meter,
     pub(crate) stop: CancellationToken,
+    pub(crate) scan: Arc<scan::Memory>,
+    /// What was at the target before this run began, as soon as an attempt has found out.
+    pub(crate) foreign: std::sync::OnceLock<sharded::Foreign>,
 }
 
 /// Stops a running migration: what has been read is applied, or kept in the journal, and no more is read.
@@ -83,6 +87,8 @@ impl Migration {
             options: Options::default(),
             meter: Meter::default(),
             stop: CancellationToken::new(),
+            scan: Arc::default(),
+            foreign: std::sync::OnceLock::new(),
         }
     }
 
@@ -115,7 +121,7 @@ impl Migration {
             Err(error) => {
                 let mut ends = Ends::default();
                 ends.notes.push("no part of the migration was begun, or its thread ended".to_owned());
-                finish(endpoints, &meter, ends, filter.as_deref(), Err(error))
+                finish(endpoints, &meter, ends, filter.as_deref(), None, Err(error))
             }
         }
     }
@@ -131,7 +137,14 @@ impl Migration {
             Ok(()) => self.execute(&mut ends).await,
             Err(error) => Err(error),
         };
-        finish(self.endpoints(), &self.meter, ends, self.options.filter.as_deref(), result)
+        finish(
+            self.endpoints(),
+            &self.meter,
+            ends,
+            self.options.filter.as_deref(),
+            self.scan.counts(),
+            result,
+        )
     }
 
     /// Both URLs without their passwords, and the name.
@@ -161,10 +174,11 @@ impl Migration {
     /// One attempt at all of it.
     pub(crate) async fn attempt(&self, ends: &mut Ends) -> Attempt {
         let mut repeatable = false;
+        let mut scanner = None;
         let result = async {
             let id = self.id()?;
             let prepared = tokio::select! {
-                prepared = self.prepare(id, ends) => prepared?,
+                prepared = self.prepare(id, &mut scanner, ends) => prepared?,
                 () = self.stop.cancelled() => return Ok(Outcome::Stopped { everything_applied: false }),
             };
             let (prepared, root) = match prepared {
@@ -185,7 +199,17 @@ impl Migration {
                 }
             }
         };
-        let result = result.await;
+        let mut result = result.await;
+        if let Some(scanner) = scanner {
+            result = match result {
+                Ok(outcome) => {
+                    scanner.finish().await;
+                    Ok(outcome)
+                }
+                Err(error) => Err(scanner.finish_with(error).await),
+            };
+        }
+        self.scan.take_notes().iter().for_each(|note| ends.note(note));
         Attempt { result, repeatable }
     }
 
@@ -202,7 +226,12 @@ impl Migration {
     }
 
     /// Connects to both sides and refuses pairs that make no sense.
-    async fn prepare(&self, id: MigrationId, ends: &mut Ends) -> Result<Prepared, Error> {
+    async fn prepare(
+        &self,
+        id: MigrationId,
+        scanner: &mut Option<Scanner>,
+        ends: &mut Ends,
+    ) -> Result<Prepared, Error> {
         let (source, target) = match &self.source {
             Given::Servers(source) => ((**source).clone(), self.target.clone()),
             Given::Files(files) => {
@@ -210,10 +239,15 @@ impl Migration {
                 return prepare::import(self, id, files, target, ends).await;
             }
         };
+        let (reading, reasons) = scan::choose(&source, &self.options).await?;
+        reasons.iter().for_each(|reason| ends.note(reason));
+        ends.reading = Some(reading);
         let plain = self.options.db_map.is_empty()
             && self.options.on_error == OnError::Stop
             && self.options.active_filter().is_none();
-        let direct = plain && self.options.delivery == Delivery::AtLeastOnce;
+        let usual =
+            reading == Reading::Psync && self.options.link.psync_command.eq_ignore_ascii_case("PSYNC");
+        let direct = plain && usual && self.options.delivery == Delivery::AtLeastOnce;
         if let (Endpoint::Standalone(from), Endpoint::Standalone(to), true) = (&source, &target, direct) {
             let to = Connection::connect(&to.clone().with_db(0)).await.map_err(Error::Target)?;
             prepare::check_target(&to)?;
@@ -229,7 +263,7 @@ impl Migration {
             }
         }
         let target = target.detect().await.map_err(Error::Target)?;
-        prepare::sharded(self, id, source, target, ends).await
+        prepare::sharded(self, id, (source, reading), target, scanner, ends).await
     }
 
     /// One server on both sides.
@@ -268,6 +302,7 @@ fn finish(
     meter: &Meter,
     ends: Ends,
     filter: Option<&Filter>,
+    scan: Option<ScanCounts>,
     result: Result<Outcome, Error>,
 ) -> Finished {
     meter.enter(Phase::Ended);
@@ -298,6 +333,8 @@ fn finish(
         resumed: ends.resumed,
         restarts: ends.restarts,
         mirror: ends.mirror,
+        source_mode: ends.reading.map(Reading::name),
+        scan,
         files: ends.files,
         precheck: ends.precheck,
         filter: filter.map(Filter::tallied).unwrap_or_default(),

@@ -98,9 +98,51 @@ pub struct Options {
     /// How long the target may refuse what it would take at another time: as its memory or its disk is full, or too few
     /// replicas follow it. Default: 10 minutes.
     pub retry_other: Duration,
+    /// How the source is read. Default: [`SourceMode::Auto`].
+    pub source_mode: SourceMode,
+    /// With [`SourceMode::Scan`]: how writes are known that come meanwhile. Default: [`Follow::Auto`].
+    pub follow: Follow,
+    /// With [`Follow::Passes`]: how often everything is sent, at most, as the source was written to while it was read. With 1
+    /// nobody looks whether it was. Default: 10.
+    pub rescan: u32,
     /// Which keys and commands go over, and under which names. Default: everything as it is. It counts what it does, so give
     /// each migration one of its own.
     pub filter: Option<Arc<Filter>>,
+}
+
+/// How the source is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SourceMode {
+    /// The first of the others that every server of the source allows; the report tells why not those before it.
+    #[default]
+    Auto,
+    /// By `PSYNC`, under the name in [`LinkOptions::psync_command`]: a snapshot and all commands that follow it.
+    Psync,
+    /// By `SYNC`, as before Redis 2.8: the same, but a link that is lost begins from the start.
+    Sync,
+    /// By `SCAN` and `DUMP`, key by key. The report tells what this cannot promise.
+    Scan,
+}
+
+impl SourceMode {
+    /// False when there is another way where `PSYNC` is refused.
+    pub(crate) fn needs_psync(self) -> bool {
+        self == SourceMode::Psync
+    }
+}
+
+/// How writes are known that come while keys are read one by one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Follow {
+    /// By notifications where they are to be had, else by passes.
+    #[default]
+    Auto,
+    /// By keyspace notifications. Where the source does not send all that is needed, its setting is changed for the time of the run.
+    Notifications,
+    /// By reading everything again until nothing has changed. What is written later is not known.
+    Passes,
 }
 
 /// What happens to a command that the target refuses for good: the wrong type, an unknown command, no permission.
@@ -229,6 +271,9 @@ impl Default for Options {
             allow_cut_log: false,
             retry_connect: Duration::from_secs(12 * 3600),
             retry_other: Duration::from_secs(600),
+            source_mode: SourceMode::Auto,
+            follow: Follow::Auto,
+            rescan: 10,
             filter: None,
         }
     }

@@ -19,6 +19,7 @@ use crate::{
     options::{Expiry, OnError, Options},
     progress::Meter,
     report::Ends,
+    scan::{Found, Reading, Scanner},
     sharded::{Databases, Import, LinkSource, Settings, Sides, TargetMap, Windows},
     source::{Source, collisions},
     target::Abilities,
@@ -186,18 +187,37 @@ impl TargetSide {
 pub(crate) async fn sharded(
     migration: &Migration,
     id: MigrationId,
-    source: Endpoint,
+    (source, reading): (Endpoint, Reading),
     target: Endpoint,
+    scanner: &mut Option<Scanner>,
     ends: &mut Ends,
 ) -> Result<Prepared, Error> {
     let options = &migration.options;
     let token = Token::new();
     let mut side = TargetSide::find(options, (&id, &token), target, ends).await?;
 
-    let source = Source::find(source, options.prefer_replicas).await?;
+    let abilities = side.abilities();
+    let scanned = match reading {
+        Reading::Scan => Some(Found::find(&source).await?),
+        _ => None,
+    };
+    let source = match &scanned {
+        None => Source::find(source, options.prefer_replicas).await?,
+        Some(found) => {
+            let same = is_same_server(found, &side.identities, options).await?;
+            let found = found.clone();
+            let name = found.name();
+            let scanner =
+                scanner.insert(Scanner::start(found, options, abilities, same, &migration.scan).await?);
+            Source::of(name, scanner.connect.clone())
+        }
+    };
     ends.notes.extend(source.notes.iter().cloned());
     let ownership = source.ownership().map(|ownership| (source.watchables(), ownership));
-    let servers: Vec<ConnectOptions> = source.links.iter().map(|link| link.connect.clone()).collect();
+    let servers: Vec<ConnectOptions> = match scanned {
+        None => source.links.iter().map(|link| link.connect.clone()).collect(),
+        Some(found) => found.nodes,
+    };
     let mut links = Vec::new();
     for link in source.links {
         let control = Connection::connect(&link.connect).await.map_err(Error::SourceConnection)?;
@@ -211,10 +231,15 @@ pub(crate) async fn sharded(
             }
             None => (None, None),
         };
+        // Its offsets are not those that are counted here; and it may take a PSYNC that was renamed for a SYNC.
+        let counts = reading == Reading::Scan
+            || reading == Reading::Psync && options.link.psync_command.eq_ignore_ascii_case("PSYNC");
+        let (control, identity) = if counts { (control, identity) } else { (None, None) };
         links.push(LinkSource {
             name: link.name,
             stream: link.stream,
             primary: link.primary,
+            sync: reading == Reading::Sync,
             slots: link.slots,
             meter: Meter::default(),
             control,
@@ -256,11 +281,45 @@ pub(crate) async fn sharded(
             migration.meter.add_link(link.name.clone(), link.meter.clone());
         }
     }
-    let abilities = side.abilities();
     let hold = Arc::new(Hold::new(options.expiry, abilities.deadline_forms(), false));
     let meters = links.iter().map(|link| (link.meter.clone(), link.slots.clone())).collect();
     let settings = side.settings(options, migration.meter.clone(), meters, hold)?;
     Ok(Prepared::Sharded(Box::new(Sides { links, ownership, settings, abilities, id, token })))
+}
+
+/// True when a source that is scanned is the target itself, which is fine as long as no database is read that is written to.
+async fn is_same_server(
+    found: &Found,
+    targets: &[(String, Identity)],
+    options: &Options,
+) -> Result<bool, Error> {
+    let mut same = false;
+    for node in &found.nodes {
+        let mut connection =
+            Connection::connect(&node.clone().with_db(0)).await.map_err(Error::SourceConnection)?;
+        let own = match identity(&mut connection).await {
+            Ok(own) => own,
+            // Nobody can tell, then.
+            Err(error) if error.server_code() == Some("NOPERM") => continue,
+            Err(error) => return Err(Error::SourceConnection(error)),
+        };
+        for (address, other) in targets {
+            if own.run_id.is_none() || own.run_id != other.run_id {
+                own.check(other, address)?;
+                continue;
+            }
+            same = true;
+            let held = connection.info("keyspace").await.map_err(Error::SourceConnection)?;
+            let wanted = |db: u64| options.active_filter().is_none_or(|filter| !filter.leaves_out_all(db));
+            let read: Vec<u64> =
+                held.keyspace().map(|keyspace| keyspace.db.into()).filter(|db| wanted(*db)).collect();
+            let to = |db: &u64| *options.db_map.get(db).unwrap_or(db);
+            if options.db_map.is_empty() || read.iter().any(|db| wanted(to(db))) {
+                return own.check(other, address).map(|()| true);
+            }
+        }
+    }
+    Ok(same)
 }
 
 /// Files, and a target for what they hold.

@@ -8,7 +8,13 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    filter::FilterLine, hold::Hold, import::FileReport, precheck, progress::Figures, sharded::Counts,
+    filter::FilterLine,
+    hold::Hold,
+    import::FileReport,
+    precheck,
+    progress::Figures,
+    scan::{Reading, ScanCounts},
+    sharded::Counts,
     snapshot_counts::SnapshotCounts,
 };
 
@@ -77,6 +83,11 @@ pub struct Report {
     pub id: String,
     /// True when it went on where a run before had come to.
     pub resumed: bool,
+    /// How the source was read: `psync`, `sync` or `scan`; none where it did not come to that.
+    pub source_mode: Option<&'static str>,
+    /// What reading it by `SCAN` came to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scan: Option<ScanCounts>,
     /// What files held, where they were the source.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<FileReport>,
@@ -202,6 +213,7 @@ pub(crate) struct Ends {
     pub(crate) expiry: ExpiryCounts,
     pub(crate) resumed: bool,
     pub(crate) mirror: MirrorCounts,
+    pub(crate) reading: Option<Reading>,
     pub(crate) files: Vec<FileReport>,
     pub(crate) precheck: Option<precheck::Report>,
 }

@@ -67,6 +67,12 @@ impl Migration {
             if self.meter.figures().snapshot_received > 0 {
                 failed.since = Instant::now();
             }
+            if self.meter.is_past_snapshot() {
+                // None was lost on its way.
+                failed.count = 0;
+                failed.since = Instant::now();
+                failed.backoff = Backoff::default();
+            }
             if ends.begun {
                 failed.count += 1;
                 window = longest;

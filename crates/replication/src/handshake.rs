@@ -26,6 +26,10 @@ pub struct HandshakeOptions {
     pub psync_command: String,
     /// The name of the `REPLCONF` command, where the operator renamed it.
     pub replconf_command: String,
+    /// Asks by `SYNC`, for servers before 2.8 and those that refuse `PSYNC` alone: everything from the start, under an id that
+    /// this program makes up, and with offsets that it counts from 0. Off by default. Of `SYNC` and of a `PSYNC` that was renamed
+    /// the answer is the snapshot itself ([`SyncReply::Snapshot`]).
+    pub sync: bool,
 }
 
 impl Default for HandshakeOptions {
@@ -36,6 +40,7 @@ impl Default for HandshakeOptions {
             announce_version: None,
             psync_command: "PSYNC".into(),
             replconf_command: "REPLCONF".into(),
+            sync: false,
         }
     }
 }
@@ -50,6 +55,12 @@ pub enum SyncReply {
         id: ReplicationId,
         /// The offset that the snapshot stands for.
         offset: u64,
+    },
+    /// A snapshot follows, and the server says neither what history it is of nor at which offset: it was asked by `SYNC`, or
+    /// takes a renamed `PSYNC` for that, as servers do that know it by its name only. Offsets are counted from 0.
+    Snapshot {
+        /// An id that was made up.
+        id: ReplicationId,
     },
     /// The stream goes on at once after the position asked for.
     Continue {
@@ -135,6 +146,8 @@ enum Kind {
     /// A courtesy that old servers may refuse.
     Optional,
     Psync,
+    /// The snapshot itself is the answer.
+    Sync,
 }
 
 impl Handshake {
@@ -148,6 +161,11 @@ impl Handshake {
             steps.push_back(Step { kind, name: args[0].to_owned(), command });
         };
         push(Kind::Ping, &["PING"]);
+        if options.sync {
+            // Whoever needs this may know nothing of REPLCONF.
+            push(Kind::Sync, &["SYNC"]);
+            return Handshake { steps, waiting: None, searched: 0 };
+        }
         let replconf = options.replconf_command.as_str();
         if options.diskless {
             push(Kind::Optional, &[replconf, "capa", "eof", "capa", "psync2"]);
@@ -195,6 +213,10 @@ impl Handshake {
         while self.searched == 0 && matches!(input.first(), Some(b'\n')) {
             input.advance(1);
         }
+        if matches!(step.kind, Kind::Sync | Kind::Psync) && input.first() == Some(&b'$') {
+            self.waiting = None;
+            return Ok(Some(SyncReply::Snapshot { id: ReplicationId::random() }));
+        }
         let Some(end) = input[self.searched..].iter().position(|&b| b == b'\n').map(|i| i + self.searched)
         else {
             self.searched = input.len();
@@ -222,7 +244,7 @@ fn reply_to(step: &Step, line: &[u8]) -> Result<Option<SyncReply>, HandshakeFail
                 return Err(HandshakeFailure::NotReady { message: message(rest) });
             }
             // A refused PING says only that a password or permission may be missing: PSYNC will tell.
-            if step.kind == Kind::Psync {
+            if matches!(step.kind, Kind::Psync | Kind::Sync) {
                 return Err(HandshakeFailure::Refused { command: step.name.clone(), message: message(rest) });
             }
             if step.kind == Kind::Ping && !matches!(code, b"NOAUTH" | b"NOPERM" | b"ERR") {
@@ -295,6 +317,22 @@ mod tests {
             }
         }
         (sent, Ok(None), input)
+    }
+
+    #[test]
+    fn a_snapshot_at_once_is_the_answer_of_old() {
+        let sync = HandshakeOptions { sync: true, ..HandshakeOptions::default() };
+        let (sent, reply, rest) = play(sync, &["+PONG\r\n", "\n\n$18\r\nREDIS"]);
+        assert_eq!(sent, ["*1\r\n$4\r\nPING\r\n", "*1\r\n$4\r\nSYNC\r\n"]);
+        assert!(matches!(reply, Ok(Some(SyncReply::Snapshot { .. }))), "{reply:?}");
+        assert_eq!(&rest[..], b"$18\r\nREDIS");
+        let renamed = HandshakeOptions { psync_command: "tell".into(), ..HandshakeOptions::default() };
+        let (_, reply, rest) = play(renamed, &["+PONG\r\n", "+OK\r\n", "$EOF:"]);
+        assert!(matches!(reply, Ok(Some(SyncReply::Snapshot { .. }))), "{reply:?}");
+        assert_eq!(&rest[..], b"$EOF:");
+        let sync = HandshakeOptions { sync: true, ..HandshakeOptions::default() };
+        let (_, reply, _) = play(sync, &["+PONG\r\n", "-NOPERM no\r\n"]);
+        assert!(matches!(reply, Err(HandshakeFailure::Refused { .. })), "{reply:?}");
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct LinkOptions {
     pub psync_command: String,
     /// The name of `REPLCONF`, where it was renamed.
     pub replconf_command: String,
+    /// Asks by `SYNC`, see [`HandshakeOptions::sync`]. A link that is lost begins from the start. Nothing is acknowledged.
+    pub sync: bool,
 }
 
 impl Default for LinkOptions {
@@ -53,6 +55,7 @@ impl Default for LinkOptions {
             silence: Duration::from_secs(60),
             psync_command: names.psync_command,
             replconf_command: names.replconf_command,
+            sync: names.sync,
         }
     }
 }
@@ -77,6 +80,7 @@ pub struct Link {
     transfer: Option<Transfer>,
     scanner: StreamScanner,
     acks: Acks,
+    sync: bool,
     _ack_task: AckTask,
 }
 
@@ -101,12 +105,16 @@ impl Link {
             announce_version: (server.vendor == Vendor::Valkey).then(|| ANNOUNCED_VERSION.to_owned()),
             psync_command: options.psync_command.clone(),
             replconf_command: options.replconf_command.clone(),
+            sync: options.sync,
         });
         let (mut transport, mut buf) = connection.into_parts();
         let reply = shake_hands(handshake, &mut transport, &mut buf, &address, options.silence).await?;
         let (position, framing) = match (&reply, resume) {
             (SyncReply::Full { id, offset }, _) => {
                 (Position::after_snapshot(*id, *offset), Some(SnapshotFraming::new()))
+            }
+            (SyncReply::Snapshot { id }, _) => {
+                (Position::after_snapshot(*id, 0), Some(SnapshotFraming::new()))
             }
             (SyncReply::Continue { id }, Some(resume)) => {
                 let mut position = resume.clone();
@@ -132,6 +140,7 @@ impl Link {
             buf,
             silence: options.silence,
             heard: Instant::now(),
+            sync: options.sync,
             reply,
             framing,
             transfer: None,
@@ -232,7 +241,8 @@ impl Link {
     /// # Errors
     /// When the link breaks or the stream is damaged; [`Link::position`] is then where to go on.
     pub async fn next_batch(&mut self) -> Result<Batch, Error> {
-        if !self.acks.is_streaming() {
+        // A server of old would answer in the midst of its stream.
+        if !self.sync && !self.acks.is_streaming() {
             self.acks.start_streaming();
         }
         loop {

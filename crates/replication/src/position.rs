@@ -18,6 +18,19 @@ impl ReplicationId {
         id.iter().all(u8::is_ascii_graphic).then_some(ReplicationId(id))
     }
 
+    /// An id that no server has, for a history that has none of its own.
+    #[must_use]
+    pub fn random() -> Self {
+        use std::hash::{BuildHasher, RandomState};
+        let mut id = [b'0'; 40];
+        for digits in id.chunks_mut(16) {
+            // Seeded by the operating system.
+            let random = format!("{:016x}", RandomState::new().hash_one(0));
+            digits.copy_from_slice(&random.as_bytes()[..digits.len()]);
+        }
+        ReplicationId(id)
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

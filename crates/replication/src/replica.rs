@@ -258,6 +258,11 @@ impl Replica {
                             self.state = State::Snapshot(link);
                             return Ok(Event::FullSync { id, offset });
                         }
+                        SyncReply::Snapshot { id } => {
+                            self.previous = before;
+                            self.state = State::Snapshot(link);
+                            return Ok(Event::FullSync { id, offset: 0 });
+                        }
                         SyncReply::Continue { .. } => {
                             self.state = State::Streaming(link);
                             if resumed {

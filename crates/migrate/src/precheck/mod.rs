@@ -15,7 +15,7 @@ mod plan;
 mod report;
 mod sample;
 mod survey;
-mod trial;
+pub(crate) mod trial;
 
 use keyferry_client::Error as ClientError;
 use serde::Serialize;

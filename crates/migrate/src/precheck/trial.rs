@@ -9,7 +9,7 @@ use keyferry_client::{ConnectOptions, Connection, Error, Frame, Pipeline, Versio
 
 /// What a server says to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trial {
+pub(crate) enum Trial {
     Allowed,
     /// The user may not, or not with these keys.
     Denied(String),
@@ -20,7 +20,7 @@ pub(super) enum Trial {
 }
 
 /// Tries these commands, of which no one may be `MULTI`, `EXEC`, `DISCARD`, `RESET` or `QUIT`.
-pub(super) async fn trials(
+pub(crate) async fn trials(
     connection: &mut Connection,
     commands: &[Vec<Vec<u8>>],
 ) -> Result<Vec<Trial>, Error> {
@@ -50,14 +50,19 @@ fn judged(reply: &Frame) -> Trial {
 }
 
 /// Whether this user may replicate. The reply that says so, or why it is not known, comes with it.
-pub(super) async fn psync(options: &ConnectOptions) -> Result<Trial, Error> {
+/// `command` is its name there.
+pub(crate) async fn psync(options: &ConnectOptions, command: &str) -> Result<Trial, Error> {
+    if !command.eq_ignore_ascii_case("PSYNC") {
+        // Servers know it by its name, and would begin with a snapshot at once.
+        return Ok(Trial::Unknown(format!("{command} is not tried: it would begin a full sync")));
+    }
     // A connection of its own: a server that takes the trial for the real thing has to be left.
     let mut connection = Connection::connect(options).await?;
     if connection.server().version < Version::new(7, 0, 0) {
-        let command = ["PSYNC", "?", "-1"].map(|arg| arg.as_bytes().to_vec());
+        let command = [command, "?", "-1"].map(|arg| arg.as_bytes().to_vec());
         return Ok(trials(&mut connection, &[command.to_vec()]).await?.remove(0));
     }
-    let reply = connection.call_frame(["PSYNC", "?", "a trial of permissions"]).await?;
+    let reply = connection.call_frame([command, "?", "a trial of permissions"]).await?;
     Ok(match reply.error_reply().map(|error| error.to_string()) {
         Some(text) if text.starts_with("NOMASTERLINK") || text.contains("connected with my master") => {
             Trial::Unknown(text)

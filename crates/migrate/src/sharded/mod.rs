@@ -62,6 +62,7 @@ pub(crate) use self::{
     databases::Databases,
     import::{Import, import},
     map::TargetMap,
+    mirror::Foreign,
     run::{AGAIN, LinkSource, Sides, run},
 };
 use crate::{

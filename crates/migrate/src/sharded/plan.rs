@@ -201,6 +201,7 @@ mod tests {
             name: "a".to_owned(),
             stream: locator.clone(),
             primary: locator,
+            sync: false,
             slots: slots.map(|slots| slots.parse().unwrap()),
             meter: Meter::default(),
             control: None,

@@ -62,6 +62,8 @@ pub(crate) struct LinkSource {
     pub(crate) stream: Locator,
     /// Finds the primary, which knows how far it has written.
     pub(crate) primary: Locator,
+    /// By `SYNC`, which knows no offsets.
+    pub(crate) sync: bool,
     /// The slots that it brings keys of, where the source is a cluster.
     pub(crate) slots: Option<SlotSet>,
     pub(crate) meter: Meter,
@@ -173,6 +175,8 @@ pub(crate) async fn run(
             _ => None,
         };
         watched.push(Watched::new(link.meter.clone(), link.control, link.primary.clone()));
+        let mut options = options.clone();
+        options.link.sync |= link.sync;
         let run = LinkRun {
             number,
             stream: link.stream,
@@ -198,10 +202,17 @@ pub(crate) async fn run(
         begun.push((run, journal, start));
     }
     let matters = options.mirror == Mirror::Owned;
-    let foreign = tokio::select! {
-        foreign = Foreign::of(&target, root.path(), first, matters) => foreign.map(Some),
-        () = stop.cancelled() => Ok(None),
+    let foreign = match migration.foreign.get() {
+        // The directory of an attempt before may be gone, and a flush takes with it what the target was told.
+        Some(known) => Ok(Some(known.clone())),
+        None => tokio::select! {
+            foreign = Foreign::of(&target, root.path(), first, matters) => foreign.map(Some),
+            () = stop.cancelled() => Ok(None),
+        },
     };
+    if let Ok(Some(known @ Foreign::Known(_))) = &foreign {
+        migration.foreign.set(known.clone()).ok();
+    }
     match foreign {
         Ok(Some(foreign)) => begun.iter_mut().for_each(|(run, ..)| run.foreign = foreign.clone()),
         unknown => {

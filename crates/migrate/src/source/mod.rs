@@ -92,6 +92,14 @@ impl Source {
         Ok(source)
     }
 
+    /// One server that is known.
+    pub(crate) fn of(name: String, connect: ConnectOptions) -> Self {
+        let locator = Locator::new(connect.clone());
+        let (stream, primary) = (locator.clone(), locator);
+        let link = SourceLink { name, stream, primary, connect, slots: None, nodes: BTreeSet::new() };
+        Source { links: vec![link], notes: Vec::new() }
+    }
+
     /// What follows the slots of the source while it is read; `None` if it is no cluster.
     pub(crate) fn ownership(&self) -> Option<Ownership> {
         let link = |link: &SourceLink| Some((link.slots.clone()?, link.nodes.clone()));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use keyferry_migrate::{Delivery, Error, Finished, Outcome, Phase, RefusedAt, Until};
+use keyferry_migrate::{Delivery, Error, Finished, Outcome, Phase, RefusedAt, SourceMode, Until};
 use keyferry_testkit::{Certs, Proxy, Script, Server, data};
 
 use crate::support::{Running, any, assert_equal, run, temporary_keys};
@@ -44,6 +44,7 @@ fn scripted_source(snapshot: &[u8]) -> Script {
 fn directly(options: &mut keyferry_migrate::Options) {
     options.delivery = Delivery::AtLeastOnce;
     options.look_first = false;
+    options.source_mode = SourceMode::Psync;
 }
 
 /// A real snapshot of a real server.
@@ -98,6 +99,7 @@ async fn a_full_target_stops_the_run() {
     data::tiny_keys(&mut source.client().unwrap(), 1, 100_000).unwrap();
     let impatient = |o: &mut keyferry_migrate::Options| {
         o.look_first = false;
+        o.source_mode = SourceMode::Psync;
         o.retry_other = Duration::from_secs(1);
     };
     let (error, text) = failed(run(&source.url(), &target.url(), impatient).await);

@@ -20,4 +20,5 @@ mod live;
 mod mirror;
 mod resume;
 mod retries;
+mod scan;
 mod support;

@@ -6,7 +6,7 @@ use keyferry_client::Error;
 use keyferry_routing::{CommandFlags, CommandTable};
 
 use crate::precheck::{
-    Finding, Item, Known,
+    Finding, Item, Known, Verdict,
     report::Judge,
     trial::{self, Trial},
 };
@@ -50,15 +50,25 @@ const WANTED: &[(&str, &str)] = &[
 ];
 
 pub(super) async fn check(known: &mut Known<'_>) -> Result<Vec<Finding>, Error> {
-    Ok(vec![psync(known).await?, source(known).await?, target(known).await?])
+    let psync = psync(known).await?;
+    // Then it is read in another way, which needs nothing of a replica.
+    let otherwise = psync.verdict == Verdict::Warn && !known.options.source_mode.needs_psync();
+    Ok(vec![psync, source(known, otherwise).await?, target(known).await?])
 }
 
 async fn psync(known: &mut Known<'_>) -> Result<Finding, Error> {
     let mut judge = Judge::new(Item::Psync);
     for node in &known.source.nodes {
         let name = node.name();
-        match trial::psync(&node.options).await? {
+        match trial::psync(&node.options, &known.options.link.psync_command).await? {
             Trial::Allowed => judge.note(format!("{name}: allowed")),
+            Trial::Denied(why) | Trial::Missing(why) if !known.options.source_mode.needs_psync() => {
+                judge.warn(
+                    format!("{name}: {why}"),
+                    "the source is read in another way then (SYNC, or key by key with SCAN), which promises less: give the user +psync \
+                     +replconf +ping, or the new name of PSYNC (--psync-command)",
+                );
+            }
             Trial::Denied(why) => {
                 judge.fail(format!("{name}: {why}"), "give the user +psync +replconf +ping, or use another user");
             }
@@ -74,12 +84,13 @@ async fn psync(known: &mut Known<'_>) -> Result<Finding, Error> {
     Ok(judge.done())
 }
 
-async fn source(known: &mut Known<'_>) -> Result<Finding, Error> {
+async fn source(known: &mut Known<'_>, otherwise: bool) -> Result<Finding, Error> {
     let mut judge = Judge::new(Item::SourceAcl);
     for node in &known.source.nodes {
         let name = node.name();
         match trial::replconf(&node.options).await? {
             Trial::Allowed => judge.note(format!("{name}: REPLCONF is allowed")),
+            Trial::Denied(why) | Trial::Missing(why) if otherwise => judge.note(format!("{name}: {why}")),
             Trial::Denied(why) | Trial::Missing(why) => {
                 judge.fail(format!("{name}: {why}"), "give the user +psync +replconf +ping");
             }

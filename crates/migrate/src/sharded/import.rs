@@ -18,8 +18,8 @@ use tokio::{
 use super::{
     Counts, Settings, SnapshotFeed, StreamFeed, Target,
     checkpoint::{Checkpoints, Constant, LinkName},
+    leave::{leave, remove_checkpoints, remove_temporaries},
     release::Release,
-    run::{leave, remove_checkpoints, remove_temporaries},
     state::{FORMAT, LinkState, Stage, State, field},
 };
 use crate::{

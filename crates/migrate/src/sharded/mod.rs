@@ -21,6 +21,8 @@ mod hand_over;
 mod import;
 mod item;
 mod lane;
+mod leave;
+mod link;
 mod links;
 mod map;
 mod mirror;

@@ -1,24 +1,20 @@
 //! Running a migration into a target of several nodes, from one link or several.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use keyferry_client::Connection;
-use keyferry_replication::{Locator, Position};
-use keyferry_resp::Command;
-use keyferry_routing::{SLOTS, SlotSet};
+use keyferry_replication::Locator;
+use keyferry_routing::SlotSet;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Settings, SnapshotFeed, StreamFeed, Target,
-    aside::{Aside, Cause},
-    checkpoint::{Checkpoints, Constant, slot_key},
-    flush::Owned,
+    Settings, Target,
+    checkpoint::{Checkpoints, Constant},
     hand_over::follow,
-    mirror::{Due, First, Foreign, Rest},
+    leave::{LEAVE, leave, remove_checkpoints, remove_temporaries},
+    link::LinkRun,
+    mirror::{First, Foreign},
     plan::Plan,
     release::Release,
     state::{LinkState, Stage, field},
@@ -29,30 +25,22 @@ use crate::{
     fence::{Fence, Token},
     hold::Hold,
     identity::MigrationId,
-    intake::{Intake, Started},
-    journal::{Journal, JournalRoot, blocking},
-    key_set::KeyCollector,
+    journal::{JournalRoot, blocking},
     migration::Migration,
-    options::{Mirror, Options},
-    pipeline::Load,
+    options::Mirror,
     prepare::Identity,
     progress::{Meter, Phase},
     report::{Ends, Outcome},
     resume::{self, Applied},
-    run::{STOP_GRACE, intake_ended},
-    snapshot::{SnapshotEncoder, Temporary},
-    snapshot_counts::SnapshotCounts,
-    snapshot_thread::SnapshotThread,
+    run::STOP_GRACE,
+    snapshot::SnapshotEncoder,
     source::{Ownership, Watchable, watch},
-    spool::{Closed, Next, SpoolReader},
+    spool::Closed,
     target::Abilities,
 };
 
 /// How often the shards of a source are asked for their slots.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
-
-/// How long the last position may take to be written.
-const LEAVE: Duration = Duration::from_secs(3);
 
 /// One link to the source.
 pub(crate) struct LinkSource {
@@ -345,325 +333,6 @@ pub(crate) async fn run(
 pub(crate) const AGAIN: &str = "the source sent everything once more: the target may hold keys that the source has deleted \
                                 since it sent it before";
 
-/// Leaves the target so that another run can go on; `over` is what is to stand there of links whose stream is over.
-pub(super) async fn leave(target: &Target, failed: Option<&Error>, over: &[(String, String)]) {
-    if matches!(failed, Some(Error::Fenced { .. } | Error::FencedForGood { .. } | Error::StateGone { .. })) {
-        return;
-    }
-    // What is not written is done again.
-    tokio::time::timeout(LEAVE, target.write_snapshots()).await.ok();
-    if !(target.has_one_lane() && target.is_exact()) {
-        tokio::time::timeout(LEAVE, target.write_positions()).await.ok();
-    }
-    if !over.is_empty() {
-        target.close_positions().await;
-        // Where this is not possible, the next one finds out by itself.
-        tokio::time::timeout(LEAVE, target.fence().write(over, &[])).await.ok();
-    }
-    if let Some(Error::Refused(refusal)) = failed
-        && refusal.passed
-    {
-        // The position is behind it: nobody would ever know.
-        let refused = [(field::REFUSED.to_owned(), refusal.to_string())];
-        tokio::time::timeout(LEAVE, target.fence().write(&refused, &[])).await.ok();
-    }
-    target.fence().release().await;
-}
-
 fn grace_holds(grace: Option<tokio::time::Instant>) -> bool {
     grace.is_none_or(|at| tokio::time::Instant::now() < at)
-}
-
-/// One link at work.
-struct LinkRun {
-    number: u16,
-    stream: Locator,
-    slots: Option<SlotSet>,
-    meter: Meter,
-    options: Options,
-    target: Arc<Target>,
-    stop: CancellationToken,
-    /// Ends the intake.
-    end: CancellationToken,
-    /// Away while its thread uses it.
-    encoder: Option<SnapshotEncoder>,
-    intake: Option<Intake>,
-    reader: Option<SpoolReader>,
-    /// It goes on from here in the stream.
-    resume: Option<Position>,
-    again: bool,
-    root: JournalRoot,
-    /// What was at the target before, where that matters.
-    foreign: Foreign,
-}
-
-/// How a link ended.
-struct LinkEnd {
-    number: u16,
-    /// A snapshot has come over another one.
-    again: bool,
-    result: Result<Closed, Error>,
-    counts: SnapshotCounts,
-    /// Everything received has been applied.
-    applied: bool,
-    temporaries: Vec<Temporary>,
-    /// The rest is in the journal.
-    kept: bool,
-}
-
-impl LinkRun {
-    async fn run(mut self, journal: Journal, plan: resume::Plan) -> LinkEnd {
-        let result = self.execute(&journal, plan).await;
-        if let Some(intake) = self.intake.take() {
-            intake.stop().await;
-        }
-        let received = self.meter.received_offset.load(Ordering::Relaxed);
-        let applied = matches!(result, Ok(Closed::Stopped))
-            && self.meter.is_past_snapshot()
-            && self.meter.applied_offset.load(Ordering::Relaxed) >= received;
-        let mut end = LinkEnd {
-            number: self.number,
-            again: self.again,
-            result,
-            counts: SnapshotCounts::default(),
-            applied,
-            temporaries: Vec::new(),
-            kept: false,
-        };
-        if let Some(encoder) = &self.encoder {
-            end.counts = encoder.counts().clone();
-            end.temporaries = encoder.half_built(self.meter.snapshot_applied.load(Ordering::Relaxed));
-        }
-        let (reader, snapshot_applied) = (self.reader, self.meter.is_past_snapshot());
-        let kept = blocking(move || match applied {
-            true => journal.remove().map(|()| false),
-            false => journal.keep(reader, snapshot_applied),
-        });
-        match kept.await {
-            Ok(kept) => end.kept = kept,
-            Err(error) if end.result.is_ok() => end.result = Err(error),
-            Err(_) => {}
-        }
-        end
-    }
-
-    async fn execute(&mut self, journal: &Journal, plan: resume::Plan) -> Result<Closed, Error> {
-        let intake = self.intake.insert(Intake::start(
-            self.stream.clone(),
-            self.options.intake(),
-            plan,
-            journal,
-            self.meter.clone(),
-            self.end.clone(),
-        ));
-        let started = tokio::select! {
-            started = intake.started() => started,
-            error = self.target.failed() => return Err(error),
-        };
-        let Some(started) = started else { return ended(&mut self.intake).await };
-        let (position, db) = match started {
-            Started::Snapshot { position, skip, again, snapshot, reader } => {
-                self.again = again;
-                if let Some(had) = self.resume.take() {
-                    return Err(Error::HistoryLost { had: Box::new(had), now: Box::new(position) });
-                }
-                self.reader = Some(reader);
-                let due = Due::of(self.root.path(), self.number);
-                let mirrors = self.options.mirror != Mirror::Off && (again || due.is_set());
-                if mirrors {
-                    due.set()?;
-                    let keys = KeyCollector::new(self.root.path());
-                    if let Some(encoder) = &mut self.encoder {
-                        encoder.record(keys, self.target.databases());
-                    }
-                }
-                self.target.begin_snapshot(self.number, &position, skip).await?;
-                if !self.apply_snapshot(snapshot, skip).await? {
-                    return ended(&mut self.intake).await;
-                }
-                if mirrors {
-                    self.remove_rest().await?;
-                    due.clear()?;
-                }
-                let db = self.encoder.as_ref().map_or(0, |encoder| encoder.counts().stream_db);
-                self.target.begin_stream(self.number, position.offset, db).await?;
-                (position, db)
-            }
-            Started::Stream { position, reader } => {
-                self.reader = Some(reader);
-                let db = position.db.unwrap_or(0);
-                (position, db)
-            }
-        };
-        self.meter.applied_offset.fetch_max(position.offset, Ordering::Relaxed);
-        let applied = journal.clone();
-        blocking(move || applied.snapshot_applied()).await?;
-        self.meter.enter(Phase::CatchingUp);
-
-        let Some(reader) = self.reader.as_mut() else { return Err(Error::Internal("no reader".into())) };
-        let mut feed = StreamFeed::new(
-            Arc::clone(&self.target),
-            self.number,
-            db,
-            self.slots.is_some(),
-            self.meter.clone(),
-        );
-        loop {
-            let next = tokio::select! {
-                next = reader.next() => next?,
-                error = self.target.failed() => return Err(error),
-            };
-            match next {
-                Next::Batch { batch, received } => feed.batch(batch, received).await?,
-                Next::End(Closed::Failed) => return ended(&mut self.intake).await,
-                Next::End(closed) => {
-                    self.target.settled(self.number).await?;
-                    return Ok(closed);
-                }
-            }
-        }
-    }
-
-    /// Removes from the target what the snapshot that has been applied does not have.
-    async fn remove_rest(&mut self) -> Result<(), Error> {
-        let keys = self.encoder.as_mut().and_then(SnapshotEncoder::take_record);
-        let Some(keys) = keys else { return Err(Error::Internal("no record of keys".into())) };
-        let keys = Arc::new(blocking(move || keys.finish()).await?);
-        let slots = self.target.core().owned_by(self.number).cloned();
-        let (policy, foreign) = (self.options.mirror, self.foreign.clone());
-        let owned = |filter| Owned { filter: Arc::clone(filter), db: None };
-        let filter = self.target.filter().map(|filter| (owned(filter), self.target.databases().clone()));
-        Rest { policy, keys, foreign, slots, filter }.remove(&self.target).await
-    }
-
-    /// Applies the snapshot as it comes, and waits until it is done. False when it will never be complete, or when the run
-    /// is stopped.
-    async fn apply_snapshot(
-        &mut self,
-        snapshot: crate::snapshot_spool::SnapshotReader,
-        skip: u64,
-    ) -> Result<bool, Error> {
-        let Some(mut encoder) = self.encoder.take() else { return Err(Error::Internal("no encoder".into())) };
-        encoder.skip_to(skip);
-        let (loads, mut waiting) = mpsc::channel::<Load>(2);
-        let abandon = self.stop.child_token();
-        let thread = SnapshotThread::new(snapshot, loads, self.meter.clone(), abandon.clone());
-        let work = tokio::spawn(blocking(move || {
-            let result = thread.encode(&mut encoder);
-            Ok((encoder, result))
-        }));
-        let mut feed = SnapshotFeed::new(Arc::clone(&self.target), self.number);
-        let fed = async {
-            while let Some(load) = waiting.recv().await {
-                feed.load(load).await?;
-            }
-            Ok::<(), Error>(())
-        };
-        let fed = tokio::select! {
-            fed = fed => fed,
-            error = self.target.failed() => Err(error),
-            // A target that takes nothing must not hold up the end.
-            () = abandon.cancelled() => Ok(()),
-        };
-        // Wakes the thread, should it wait for room or for bytes.
-        drop(waiting);
-        if fed.is_err() {
-            abandon.cancel();
-        }
-        let (encoder, result) = work
-            .await
-            .map_err(|e| Error::Internal(format!("the thread that reads the snapshot ended: {e}")))??;
-        self.encoder = Some(encoder);
-        fed?;
-        if !result? || abandon.is_cancelled() {
-            return Ok(false);
-        }
-        tokio::select! {
-            done = self.target.settled(self.number) => done.map(|()| true),
-            () = abandon.cancelled() => Ok(false),
-        }
-    }
-}
-
-async fn ended(intake: &mut Option<Intake>) -> Result<Closed, Error> {
-    intake_ended(intake).await.map(|_| Closed::Failed)
-}
-
-/// Removes half-built keys of a run that ended early.
-pub(super) async fn remove_temporaries(target: &Target, temporaries: &[Temporary], ends: &mut Ends) {
-    let mut aside = Aside::new(target);
-    for Temporary { db, key, .. } in temporaries {
-        let command = Command::new([b"DEL", &key[..]]);
-        let Ok(db) = target.databases().to(*db) else { continue };
-        let cause = Cause { command: &command, db, offset: None };
-        let slot = keyferry_routing::slot(key);
-        let commands = std::slice::from_ref(&command);
-        let removed =
-            tokio::time::timeout(Duration::from_secs(5), aside.ask(slot, db, commands, cause)).await;
-        if !matches!(removed, Ok(Ok(_))) {
-            ends.notes.push(format!(
-                "the half-built key {} in database {db} of the target could not be removed: delete it, or migrate \
-                 again, which replaces it",
-                key.escape_ascii()
-            ));
-        }
-    }
-}
-
-/// Removes the migration's own keys when they are of no more use.
-pub(super) async fn remove_checkpoints(target: &Target, ends: &mut Ends) {
-    // Whoever writes them from time to time is done with it.
-    target.close_positions().await;
-    target.fence().end().await;
-    let owners: Vec<(String, Vec<u16>)> = {
-        let core = target.core();
-        let slots = |node: usize| (0..SLOTS).filter(|&slot| core.owner(slot) == Some(node)).collect();
-        core.owners().into_iter().map(|node| (core.node_address(node).to_owned(), slots(node))).collect()
-    };
-    let id = target.checkpoints().id();
-    let mut aside = Aside::new(target);
-    let mut all = true;
-    for (address, slots) in owners {
-        let keys: Vec<(u16, String)> = match target.has_one_lane() {
-            true => Vec::new(),
-            false => slots.iter().map(|&slot| (slot, slot_key(slot))).collect(),
-        };
-        let removed = async {
-            let options = target.map().connect_options(&address).with_db(0);
-            let mut connection = Connection::connect(&options).await.map_err(Error::Target)?;
-            let mut pipeline = keyferry_client::Pipeline::new();
-            for (_, key) in &keys {
-                pipeline.push(["DEL", key]);
-            }
-            let replies = connection.pipeline(&pipeline).await.map_err(Error::Target)?;
-            // Slots that have gone elsewhere, or are on their way.
-            let refused = keys.iter().zip(&replies).filter(|(_, reply)| reply.error_reply().is_some());
-            for ((slot, key), _) in refused {
-                let command = Command::new(["DEL", key]);
-                let cause = Cause { command: &command, db: 0, offset: None };
-                aside.ask(*slot, 0, std::slice::from_ref(&command), cause).await?;
-            }
-            Ok::<(), Error>(())
-        };
-        if let Err(error) = removed.await {
-            all = false;
-            ends.notes.push(format!(
-                "the migration's own keys (keyferry:*) could not all be removed from {address} ({}): delete them",
-                error.to_line()
-            ));
-        }
-    }
-    if all {
-        // At last, as no connection is let through without it.
-        let keys = Command::new(["DEL", &id.state_key(), &id.owner_key()]);
-        let cause = Cause { command: &keys, db: 0, offset: None };
-        if let Err(error) = aside.ask(id.slot(), 0, std::slice::from_ref(&keys), cause).await {
-            ends.notes.push(format!(
-                "what the target keeps of the migration could not be removed ({}): delete {} and {}",
-                error.to_line(),
-                id.state_key(),
-                id.owner_key()
-            ));
-        }
-    }
 }

@@ -188,7 +188,8 @@ async fn read_shard(
             let found = if keys.is_empty() { Vec::new() } else { reader.read(db, &keys).await? };
             {
                 let mut state = shared.state();
-                state.counts.keys_read += keys.len() as u64;
+                let read = keys.iter().filter(|key| !state.is_own(key)).count();
+                state.counts.keys_read += read as u64;
                 state.note_reads(&mut reader.counts);
             }
             if !keys.is_empty() && pages.send(Page { shard, db, seq, keys, found }).await.is_err() {

@@ -383,7 +383,7 @@ mod tests {
             assert_eq!((command.as_str(), message.as_str()), ("PSYNC", &text[1..]));
         }
         let long = format!("+FULLRESYNC {ID} 12 34\r\n");
-        for text in ["+HELLO\r\n", "$5\r\n", "\r\n", "+FULLRESYNC abc 1\r\n", "+CONTINUE abc\r\n", &long] {
+        for text in ["+HELLO\r\n", "\r\n", "+FULLRESYNC abc 1\r\n", "+CONTINUE abc\r\n", &long] {
             let (_, end, _) = play(HandshakeOptions::default(), &["+PONG\r\n", "+OK\r\n", text]);
             assert!(matches!(end, Err(HandshakeFailure::Unexpected { .. })), "{text:?}");
         }

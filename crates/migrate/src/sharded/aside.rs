@@ -395,7 +395,8 @@ impl<'t> Aside<'t> {
     ) -> Result<(), Error> {
         self.forget(address);
         self.target.core().topology.notify_one();
-        if attempts.since.elapsed() >= self.target.retry_window() {
+        // Of a target that has failed, as somebody else has taken over, nothing is to be waited for.
+        if self.target.core().has_failed() || attempts.since.elapsed() >= self.target.retry_window() {
             return Err(Error::Target(error));
         }
         tokio::time::sleep(attempts.backoff.next_delay()).await;

@@ -52,7 +52,7 @@ impl<'t> Attempts<'t> {
 
     /// Waits before the next attempt at what was missed.
     pub(super) async fn again(&self, missed: Missed, command: &Command) -> Result<(), Error> {
-        let late = self.since.elapsed() >= self.target.retry_window();
+        let late = self.target.core().has_failed() || self.since.elapsed() >= self.target.retry_window();
         match missed {
             Missed::Failed(error) => return Err(error),
             Missed::Refused(address, error) => {

@@ -342,7 +342,7 @@ impl<'t> Aside<'t> {
             };
             match owner {
                 Some(address) => break address,
-                None if since.elapsed() >= self.target.retry_window() => {
+                None if self.target.is_late(since) => {
                     return Err(Error::SlotWithoutOwner { slot });
                 }
                 None => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -395,8 +395,7 @@ impl<'t> Aside<'t> {
     ) -> Result<(), Error> {
         self.forget(address);
         self.target.core().topology.notify_one();
-        // Of a target that has failed, as somebody else has taken over, nothing is to be waited for.
-        if self.target.core().has_failed() || attempts.since.elapsed() >= self.target.retry_window() {
+        if self.target.is_late(attempts.since) {
             return Err(Error::Target(error));
         }
         tokio::time::sleep(attempts.backoff.next_delay()).await;

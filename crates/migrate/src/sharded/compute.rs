@@ -189,7 +189,7 @@ impl<'t> Across<'t> {
             if complete {
                 break owners;
             }
-            if since.elapsed() >= self.target.retry_window() {
+            if self.target.is_late(since) {
                 let slot = (0..SLOTS).find(|&slot| self.target.core().owner(slot).is_none());
                 return Err(Error::SlotWithoutOwner { slot: slot.unwrap_or_default() });
             }
@@ -199,7 +199,7 @@ impl<'t> Across<'t> {
         for address in owners {
             let since = Instant::now();
             loop {
-                let late = since.elapsed() >= self.target.retry_window();
+                let late = self.target.is_late(since);
                 match self.aside.at(&address, 0, command).await {
                     Ok(reply) => match reply.error_reply() {
                         None => break,

@@ -93,7 +93,7 @@ impl Flush<'_> {
                 }
             }
             let cause = Cause { command: self.command, db: self.db.unwrap_or(0), offset: Some(self.at) };
-            let late = since.elapsed() >= target.retry_window();
+            let late = target.is_late(since);
             match missed {
                 None => return Ok(()),
                 Some(Missed::Refused(address, error)) => {

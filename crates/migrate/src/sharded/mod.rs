@@ -292,12 +292,14 @@ impl Target {
 
     /// True when something that has been refused since then is to be tried again.
     pub(crate) fn waits_for(&self, error: &ErrorReply, since: Instant) -> bool {
-        let window = self.windows().of(&reason(error));
+        let window = self.windows().of(&reason(error)).filter(|_| !self.core().has_failed());
         window.is_some_and(|window| since.elapsed() < window)
     }
 
-    pub(crate) fn retry_window(&self) -> Duration {
-        self.retry_window
+    /// True when what has been away since then is not to be waited for any longer: also of a target that has failed, as
+    /// when somebody else has taken over.
+    pub(crate) fn is_late(&self, since: Instant) -> bool {
+        since.elapsed() >= self.retry_window || self.core().has_failed()
     }
 
     /// The target as a whole, for messages.

@@ -52,7 +52,7 @@ impl<'t> Attempts<'t> {
 
     /// Waits before the next attempt at what was missed.
     pub(super) async fn again(&self, missed: Missed, command: &Command) -> Result<(), Error> {
-        let late = self.target.core().has_failed() || self.since.elapsed() >= self.target.retry_window();
+        let late = self.target.is_late(self.since);
         match missed {
             Missed::Failed(error) => return Err(error),
             Missed::Refused(address, error) => {
@@ -139,7 +139,7 @@ impl Target {
                 (0..SLOTS).find(|&slot| core.owner(slot).is_none())
             };
             let Some(slot) = gap else { return Ok(()) };
-            if since.elapsed() >= self.retry_window() {
+            if self.is_late(since) {
                 return Err(Error::SlotWithoutOwner { slot });
             }
             self.core().topology.notify_one();

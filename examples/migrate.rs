@@ -129,6 +129,11 @@ struct Args {
     #[arg(long)]
     allow_cut_log: bool,
 
+    /// Copy nothing: carry over only what is written from now on, or from where a cutover has prepared it. For a target that
+    /// holds what the source holds; the way back after a cutover
+    #[arg(long)]
+    from_now: bool,
+
     #[command(flatten)]
     reading: keyferry_examples::ReadingArgs,
 
@@ -277,6 +282,7 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
             ("--plan", plan.is_some()),
             ("--prefer-replicas", args.prefer_replicas),
             ("--source-disk", args.source_disk),
+            ("--from-now", args.from_now),
         ];
         if let Some((option, _)) = meaningless.iter().find(|(_, given)| *given) {
             eprintln!("migrate: {option} is about a server that is followed; the source is a file");
@@ -327,6 +333,7 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
     options.reconnect_window = args.retry_connect;
     options.retry_other = args.retry_other;
     options.skip_refused = args.skip_refused;
+    options.from_now = args.from_now;
     options.allow_cut_log = args.allow_cut_log;
     options.on_error = on_error;
     options.delivery = match args.delivery {

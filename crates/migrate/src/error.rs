@@ -118,6 +118,26 @@ pub enum Error {
         now: Box<Position>,
     },
 
+    /// The source no longer has what comes next of a stream that began without a full copy.
+    #[error(
+        "the source cannot go on from {had}: its backlog no longer holds what comes next (it offers {now}), and this migration \
+         began without a full copy, so what was missed cannot be brought by one; compare both sides and repair the target, then \
+         begin again under another name (--from-now --id); raise repl-backlog-size at the source to survive longer interruptions"
+    )]
+    FromNowLost {
+        /// Where the migration stood.
+        had: Box<Position>,
+        /// What the source offers.
+        now: Box<Position>,
+    },
+
+    /// A migration that cannot begin without a full copy.
+    #[error("it cannot begin without a full copy (--from-now): {why}")]
+    FromNow {
+        /// What is in the way, and what to do.
+        why: String,
+    },
+
     /// Reading or writing the journal failed.
     #[error("journal {}: {doing}: {source}", path.display())]
     Journal {
@@ -547,7 +567,7 @@ impl Error {
             Error::Snapshot(_) => "snapshot",
             Error::File(_) | Error::OtherFile { .. } | Error::SameFile { .. } => "file",
             Error::Unsupported { .. } | Error::NoRoute { .. } | Error::Collisions(_) => "unsupported",
-            Error::HistoryLost { .. } => "history_lost",
+            Error::HistoryLost { .. } | Error::FromNowLost { .. } => "history_lost",
             Error::Journal { .. }
             | Error::JournalInUse { .. }
             | Error::JournalLocked { .. }

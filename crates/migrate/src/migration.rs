@@ -242,12 +242,20 @@ impl Migration {
         let (reading, reasons) = scan::choose(&source, &self.options).await?;
         reasons.iter().for_each(|reason| ends.note(reason));
         ends.reading = Some(reading);
+        if self.options.from_now && reading != Reading::Psync {
+            let why = format!(
+                "the source is read by {}, which has no stream to join at a position",
+                reading.name()
+            );
+            return Err(Error::FromNow { why });
+        }
         let plain = self.options.db_map.is_empty()
             && self.options.on_error == OnError::Stop
             && self.options.active_filter().is_none();
         let usual =
             reading == Reading::Psync && self.options.link.psync_command.eq_ignore_ascii_case("PSYNC");
-        let direct = plain && usual && self.options.delivery == Delivery::AtLeastOnce;
+        let direct =
+            plain && usual && !self.options.from_now && self.options.delivery == Delivery::AtLeastOnce;
         if let (Endpoint::Standalone(from), Endpoint::Standalone(to), true) = (&source, &target, direct) {
             let to = Connection::connect(&to.clone().with_db(0)).await.map_err(Error::Target)?;
             prepare::check_target(&to)?;

@@ -17,6 +17,7 @@ mod databases;
 mod feed;
 mod filtered;
 mod flush;
+mod from_now;
 mod hand_over;
 mod import;
 mod item;
@@ -34,6 +35,7 @@ mod release;
 mod run;
 mod runs;
 mod session;
+mod settled;
 pub(crate) mod state;
 mod sweep;
 

@@ -1,5 +1,6 @@
 //! Where each link begins: anew, or where a run before has come to.
 
+use keyferry_replication::Position;
 use keyferry_routing::SlotSet;
 
 use super::{
@@ -135,6 +136,27 @@ impl Plan {
         Ok(plan)
     }
 
+    /// A link begins in its stream, without a snapshot.
+    pub(crate) fn begin_at(&mut self, number: usize, position: Position) {
+        let (Some(link), Some(applied)) = (self.names.get(number), self.applied.get_mut(number)) else {
+            return;
+        };
+        let (name, state) = (
+            field::link(&link.name),
+            LinkState { epoch: link.epoch, stage: Stage::Stream(position.clone()) },
+        );
+        self.fields.retain(|(field, _)| *field != name);
+        self.fields.push((name, state.to_string()));
+        *applied = Applied::Stream(position);
+    }
+
+    /// A field that is to stay.
+    pub(crate) fn keep(&mut self, name: &str, value: &str) {
+        for fields in [&mut self.fields, &mut self.constant] {
+            fields.push((name.to_owned(), value.to_owned()));
+        }
+    }
+
     /// True when a run before has begun to write.
     pub(crate) fn is_begun(&self) -> bool {
         self.applied.iter().any(|of| *of != Applied::Nothing)
@@ -183,7 +205,7 @@ fn match_links(known: &[Known<'_>], links: &[LinkSource]) -> Option<Vec<usize>> 
 #[cfg(test)]
 mod tests {
     use keyferry_client::ConnectOptions;
-    use keyferry_replication::{Locator, Position, ReplicationId};
+    use keyferry_replication::{Locator, ReplicationId};
     use keyferry_resp::Frame;
 
     use super::*;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Target,
     aside::Aside,
+    settled::Settled,
     sweep::{Attempts, Missed, Owners, Scan, scanned},
 };
 use crate::{
@@ -62,6 +63,7 @@ pub(crate) struct Release {
     target: Arc<Target>,
     links: Vec<Lag>,
     meters: Vec<Meter>,
+    settled: Settled,
 }
 
 /// Tells whether a link is behind.
@@ -76,7 +78,7 @@ type Concerned = (Bytes, bool);
 impl Release {
     pub(crate) fn new(target: Arc<Target>, meters: Vec<Meter>) -> Self {
         let links = meters.iter().map(|_| Lag { received: 0, since: Instant::now() }).collect();
-        Release { target, links, meters }
+        Release { target, links, meters, settled: Settled::default() }
     }
 
     /// Releases when the target has caught up, and holds again when it is behind, until it is ended or the target has failed.
@@ -88,8 +90,12 @@ impl Release {
             let level = tokio::time::timeout(PERIOD, hold.level.notified()).await.is_ok();
             let behind = self.is_behind();
             let mode = *hold.mode().await;
+            if !behind && let Err(error) = self.settled.tell(&self.target, &self.meters).await {
+                self.target.core().fail(error);
+                return self;
+            }
             let which = match mode {
-                Mode::Off => return self,
+                Mode::Off => continue,
                 Mode::All if level && !behind && !hold.is_released() => {
                     hold.set_mode(Mode::Near).await;
                     Which::Far

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Settings, Target,
     checkpoint::{Checkpoints, Constant},
+    from_now::FromNow,
     hand_over::follow,
     leave::{LEAVE, leave, remove_checkpoints, remove_temporaries},
     link::LinkRun,
@@ -97,18 +98,28 @@ pub(crate) async fn run(
     blocking(move || at.set_token(&shown)).await?;
     let (from, to, changes) = (migration.source.to_string(), settings.map.name(), options.changes());
     let plan = Plan::of(&state, &links, (&from, &to, &changes), &id, options.skip_refused);
-    let plan = match plan {
-        Ok(plan) => plan,
+    let from_now = FromNow::of(&state, options.from_now);
+    let (mut plan, begun) = match plan {
+        Ok(mut plan) => {
+            let begun = plan.is_begun() && from_now != FromNow::Begins;
+            ends.resumed = plan.is_resumed();
+            match from_now.begin(&mut plan, &links, &options.link).await {
+                Ok(()) => (plan, begun),
+                Err(error) => {
+                    fence.release().await;
+                    return Err(error);
+                }
+            }
+        }
         Err(error) => {
             fence.release().await;
             return Err(error);
         }
     };
-    ends.resumed = plan.is_resumed();
-    ends.notes.extend(plan.notes.iter().cloned());
+    ends.notes.append(&mut plan.notes);
     fence.write(&plan.fields, &plan.outdated).await?;
     let first = First::of(&state);
-    if plan.is_begun() {
+    if begun {
         // Deadlines that a run before has held may be anywhere.
         settings.hold = Arc::new(Hold::new(options.expiry, abilities.deadline_forms(), true));
     }
@@ -124,6 +135,7 @@ pub(crate) async fn run(
         let until = match &mut link.control {
             // There is no more than the position itself says.
             _ if one_lane && target.is_exact() => 0,
+            _ if from_now == FromNow::Begins => position.offset,
             Some(control) => {
                 let info = control.info("replication").await.map_err(Error::SourceConnection)?;
                 info.get_as("master_repl_offset").unwrap_or(u64::MAX)
@@ -189,7 +201,7 @@ pub(crate) async fn run(
         };
         begun.push((run, journal, start));
     }
-    let matters = options.mirror == Mirror::Owned;
+    let matters = options.mirror == Mirror::Owned && !from_now.is_set();
     let foreign = match migration.foreign.get() {
         // The directory of an attempt before may be gone, and a flush takes with it what the target was told.
         Some(known) => Ok(Some(known.clone())),
@@ -270,8 +282,8 @@ pub(crate) async fn run(
         finished.iter().all(|link| matches!(link.result, Ok(Closed::Stopped))) && grace_holds(grace);
     let mut over = Vec::new();
     for link in finished {
-        if let (Err(Error::HistoryLost { .. }), Some(name)) =
-            (&link.result, names.get(usize::from(link.number)))
+        if let (Err(Error::HistoryLost { .. }), Some(name), false) =
+            (&link.result, names.get(usize::from(link.number)), from_now.is_set())
         {
             // Another attempt is not to ask for what comes next.
             let state = LinkState { epoch: name.epoch, stage: Stage::Snapshot(0) };
@@ -281,8 +293,15 @@ pub(crate) async fn run(
             ends.note(AGAIN);
         }
         ends.counts.add(&link.counts);
-        if let Err(error) = link.result {
-            first.get_or_insert(error);
+        match link.result {
+            // What is missing is in no snapshot that could be taken for it.
+            Err(Error::HistoryLost { had, now }) if from_now.is_set() => {
+                first.get_or_insert(Error::FromNowLost { had, now });
+            }
+            Err(error) => {
+                first.get_or_insert(error);
+            }
+            Ok(_) => {}
         }
         everything_applied &= link.applied;
         if !link.temporaries.is_empty() {

@@ -32,6 +32,18 @@ pub(crate) mod field {
     /// Of an import: the number of the file that is under way, and what that one begins with.
     pub(crate) const FILE: &str = "file";
 
+    /// It began without a full copy, and never makes one: [`FROM_NOW_PREPARED`], or `begun`.
+    pub(crate) const FROM_NOW: &str = "from-now";
+    /// Its positions have been written for it, and no run has begun yet.
+    pub(crate) const FROM_NOW_PREPARED: &str = "prepared";
+    pub(crate) const FROM_NOW_BEGUN: &str = "begun";
+
+    /// Up to which offsets of its links nothing is held back any more of deadlines: `<link>=<offset>`, with commas; or
+    /// [`DEADLINES_HELD`].
+    pub(crate) const DEADLINES: &str = "deadlines";
+    /// They are put at the end of the run.
+    pub(crate) const DEADLINES_HELD: &str = "until-end";
+
     pub(crate) fn link(name: &str) -> String {
         format!("link:{name}")
     }

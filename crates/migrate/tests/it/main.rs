@@ -13,6 +13,7 @@ mod expiry;
 mod faults;
 mod fencing;
 mod filter;
+mod from_now;
 mod full_phase;
 mod import;
 mod journal;

@@ -135,6 +135,9 @@ struct Args {
     from_now: bool,
 
     #[command(flatten)]
+    existing: keyferry_examples::ExistingArgs,
+
+    #[command(flatten)]
     reading: keyferry_examples::ReadingArgs,
 
     #[command(flatten)]
@@ -230,6 +233,7 @@ Examples:
   migrate --source redis://old:6379 --target redis+cluster://new1:6379,new2:6379 --db-map 1=0
   migrate --source redis://old:6379 --target redis://new:6379 --precheck
   migrate --source redis://old:6379 --target redis://new:6379 --include-keys 'user:*' --rename add-prefix:old:
+  migrate --source redis://old:6379 --target redis://new:6379 --on-exists skip --journal /var/tmp/journal
   migrate --source redis+sentinel://s1,s2,s3/mymaster --target redis://new:6379 --until caught-up
   migrate --source redis://service:6379 --target redis://new:6379 --source-mode scan --until caught-up
   migrate --source redis://one:6379 --target redis://one:6379 --source-mode scan --only-db 0 --db-map 0=1 --until caught-up
@@ -277,7 +281,9 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
     };
     if source.is_files() {
         let meaningless = [
-            ("--journal", args.journal.is_some() || args.journal_max.is_some()),
+            // Where it may matter over restarts which keys were at the target before.
+            ("--journal", args.journal.is_some() && !args.existing.wants_journal()),
+            ("--journal-max", args.journal_max.is_some()),
             ("--precheck", args.precheck.precheck),
             ("--plan", plan.is_some()),
             ("--prefer-replicas", args.prefer_replicas),
@@ -323,6 +329,7 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
     };
     options.value_limit = args.value_limit;
     args.reading.put(options);
+    args.existing.put(options);
     options.link.diskless = !args.source_disk;
     options.link.silence = Duration::from_secs(args.source_silence);
     options.target_silence = Duration::from_secs(args.target_silence);
@@ -444,6 +451,7 @@ fn print_summary(report: &Report) {
     }
     keyferry_examples::print_reading(report);
     print_routing(&report.routing);
+    keyferry_examples::print_existing(&report.existing);
     let mirror = &report.mirror;
     if mirror.resyncs > 0 {
         println!(

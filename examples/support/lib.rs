@@ -1,6 +1,7 @@
 //! What the example programs share: how progress is shown to a person or written to a log, and options.
 
 mod diff_bar;
+mod existing;
 mod file_progress;
 mod filter;
 mod log;
@@ -13,6 +14,7 @@ mod source;
 mod ticker;
 
 pub use diff_bar::DiffBar;
+pub use existing::{ExistingArgs, print_existing};
 pub use file_progress::FileProgress;
 pub use filter::{FilterArgs, print_filter};
 pub use log::LogArgs;

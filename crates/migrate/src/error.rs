@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use keyferry_replication::{Position, StreamFault};
 use keyferry_resp::CommandRef;
 
-use crate::source::Collisions;
+use crate::{existing::Overlap, source::Collisions};
 
 /// Everything that can end a migration early.
 #[derive(Debug, thiserror::Error)]
@@ -263,6 +263,61 @@ pub enum Error {
         /// The one that the file tells.
         found: u64,
     },
+
+    /// The target has keys of the source already, and that is to keep a run from beginning.
+    #[error(
+        "the target has {0}; nothing was written: remove them there or leave them out, or choose what is to become of them \
+         (--on-exists skip, replace, newer-wins or merge)"
+    )]
+    TargetHasKeys(Box<Overlap>),
+
+    /// Somebody else has made a key at the target while the migration ran.
+    #[error(
+        "the key {key} of the snapshot is at target {address} (database {db}) since the migration began: somebody else has made it, \
+         and --on-exists fail ends the run then; remove it or the source's, and start again, which goes on from here"
+    )]
+    KeyAppeared {
+        /// The target's address.
+        address: String,
+        /// The target's database.
+        db: u64,
+        /// Its name at the target; bytes that are no text escaped.
+        key: String,
+    },
+
+    /// Nobody knows any more which keys the target had before the migration first began.
+    #[error(
+        "which keys the target had before migration {id} first began is not known any more, as the journal directory of that run is \
+         not there, so that --on-exists {policy} cannot be kept: give that directory (--journal), or begin anew under another \
+         name (--id), for which everything at the target was there before"
+    )]
+    ExistingUnknown {
+        /// The migration.
+        id: String,
+        /// What was to become of such keys.
+        policy: &'static str,
+    },
+
+    /// A server does not tell when a key was used last.
+    #[error(
+        "{side} {address} does not tell when keys were used last ({reply}), so that --on-exists newer-wins cannot be decided; \
+         nothing was written: choose another way (skip, replace or merge), or a maxmemory-policy without LFU there"
+    )]
+    IdleTimeUnknown {
+        /// `source` or `target`.
+        side: &'static str,
+        /// Its address.
+        address: String,
+        /// What it answered to `OBJECT IDLETIME`.
+        reply: String,
+    },
+
+    /// Files do not tell when a key was used last.
+    #[error(
+        "files do not tell when keys were used last, so that --on-exists newer-wins cannot be decided; nothing was written: choose \
+         another way (skip, replace or merge)"
+    )]
+    NoIdleTimes,
 
     /// Something of the source has no place or no way on this target.
     #[error(
@@ -549,6 +604,11 @@ impl Error {
     ) -> Self {
         let command = command.map(|command| show_command(command.args(), command.len()));
         Error::NoRoute { command, db, offset, why: why.to_string() }
+    }
+
+    /// True when it was found before anything was written, and has to be found anew by the next run.
+    pub(crate) fn is_before_all(&self) -> bool {
+        matches!(self, Error::TargetHasKeys(_) | Error::IdleTimeUnknown { .. } | Error::NoIdleTimes)
     }
 
     /// True when the journal's disk has no room, which may pass.

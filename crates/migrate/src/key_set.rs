@@ -226,6 +226,22 @@ impl Out {
 }
 
 impl KeySet {
+    /// A set of nothing.
+    pub(crate) fn empty() -> Self {
+        KeySet { seed: 0, count: 0, place: Place::Memory(Vec::new()) }
+    }
+
+    /// The same set in memory, if it is not too large for that: it is asked for every key.
+    pub(crate) fn loaded(self) -> Result<Self, Error> {
+        let Place::Disk { file, path, start, .. } = &self.place else { return Ok(self) };
+        let Some(count) = usize::try_from(self.count).ok().filter(|&count| count <= MOST) else {
+            return Ok(self);
+        };
+        let prints =
+            read(file, *start, count).map_err(|e| failed(path, "reading fingerprints of keys", e))?;
+        Ok(KeySet { place: Place::Memory(prints), ..self })
+    }
+
     /// Opens a set that [`KeyCollector::keep`] has kept; none when there is none.
     pub(crate) fn open(path: &Path) -> Result<Option<Self>, Error> {
         let file = match File::open(path) {

@@ -37,6 +37,7 @@ pub mod backup;
 mod catch_up;
 mod dead_letters;
 mod error;
+mod existing;
 mod expiry;
 mod fence;
 pub mod filter;
@@ -74,10 +75,11 @@ mod spool;
 mod target;
 
 pub use error::{Error, Refusal, RefusedAt};
+pub use existing::{ExistingCounts, KeyTally, Overlap, PrefixCount};
 pub use import::{FileKind, FileReport};
 pub use migration::{Finished, Migration, Stopper};
 pub use options::{
-    CrossSlotPolicy, Delivery, Expiry, Follow, Fsync, Mirror, OnError, Options, SourceMode, Until,
+    CrossSlotPolicy, Delivery, Expiry, Follow, Fsync, Mirror, OnError, OnExists, Options, SourceMode, Until,
 };
 pub use progress::{Figures, InputFigures, LinkFigures, Phase, Progress};
 pub use report::{

@@ -7,13 +7,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::Error,
+    existing::{Existing, ExistingCounts},
     fence::Fence,
     filter::Filter,
     identity::MigrationId,
     import::{Files, Given},
     journal::{Identity, JournalRoot, blocking},
     log, mover,
-    options::{Delivery, OnError, Options},
+    options::{Delivery, OnError, OnExists, Options},
     precheck, prepare,
     progress::{Meter, Phase, Progress},
     report::{self, Ends, Outcome, Report},
@@ -33,7 +34,7 @@ pub struct Migration {
     pub(crate) stop: CancellationToken,
     pub(crate) scan: Arc<scan::Memory>,
     /// What was at the target before this run began, as soon as an attempt has found out.
-    pub(crate) foreign: std::sync::OnceLock<sharded::Foreign>,
+    pub(crate) existing: std::sync::OnceLock<Arc<Existing>>,
 }
 
 /// Stops a running migration: what has been read is applied, or kept in the journal, and no more is read.
@@ -88,7 +89,7 @@ impl Migration {
             meter: Meter::default(),
             stop: CancellationToken::new(),
             scan: Arc::default(),
-            foreign: std::sync::OnceLock::new(),
+            existing: std::sync::OnceLock::new(),
         }
     }
 
@@ -126,12 +127,15 @@ impl Migration {
         }
     }
 
-    async fn run_here(self) -> Finished {
-        let mut ends = Ends::default();
-        let looked = tokio::select! {
-            looked = precheck::before(&self, &mut ends) => looked,
-            // It ends at the first thing that it does.
-            () = self.stop.cancelled() => Ok(()),
+    async fn run_here(mut self) -> Finished {
+        let mut ends = Ends { on_exists: self.options.on_exists, ..Ends::default() };
+        let looked = match self.options.prepare_filter() {
+            Err(error) => Err(error),
+            Ok(()) => tokio::select! {
+                looked = precheck::before(&self, &mut ends) => looked,
+                // It ends at the first thing that it does.
+                () = self.stop.cancelled() => Ok(()),
+            },
         };
         let result = match looked {
             Ok(()) => self.execute(&mut ends).await,
@@ -251,9 +255,14 @@ impl Migration {
         }
         let plain = self.options.db_map.is_empty()
             && self.options.on_error == OnError::Stop
+            && self.options.on_exists == OnExists::Replace
             && self.options.active_filter().is_none();
         let usual =
             reading == Reading::Psync && self.options.link.psync_command.eq_ignore_ascii_case("PSYNC");
+        if self.options.from_now && self.options.on_exists != OnExists::Replace {
+            let why = "everything that the target has is taken for the source's then, so that --on-exists means nothing".to_owned();
+            return Err(Error::FromNow { why });
+        }
         let direct =
             plain && usual && !self.options.from_now && self.options.delivery == Delivery::AtLeastOnce;
         if let (Endpoint::Standalone(from), Endpoint::Standalone(to), true) = (&source, &target, direct) {
@@ -324,8 +333,16 @@ fn finish(
         }
     };
     let position = meter.history().filter(|_| figures.applied_offset > 0);
+    let existing = ExistingCounts {
+        policy: ends.on_exists,
+        before: ends.before,
+        skipped: filter.map(Filter::kept).unwrap_or_default(),
+        replaced: ends.counts.existing.replaced.clone(),
+        merged: ends.counts.existing.merged.clone(),
+    };
     let report = Report {
         outcome,
+        existing,
         source: report::Endpoint { url: source, server: ends.source },
         target: report::Endpoint { url: target, server: ends.target },
         phases: meter.durations().into_iter().map(|(p, d)| (p.name(), d.as_secs_f64())).collect(),

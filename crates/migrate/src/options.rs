@@ -9,7 +9,12 @@ use std::{
 
 use keyferry_replication::{AckPolicy, LinkOptions};
 
-use crate::{filter::Filter, intake::IntakeOptions, journal::Settings, precheck};
+use crate::{
+    error::Error,
+    filter::{Filter, Settings},
+    intake::IntakeOptions,
+    journal, precheck,
+};
 
 /// When a migration is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +90,8 @@ pub struct Options {
     pub delivery: Delivery,
     /// What is removed from the target after a full sync that was not the first. Default: [`Mirror::Owned`].
     pub mirror: Mirror,
+    /// What becomes of keys that the target has already. Default: [`OnExists::Replace`].
+    pub on_exists: OnExists,
     /// What happens to a command that the target refuses for good. Default: [`OnError::Stop`].
     pub on_error: OnError,
     /// Go on behind a command at which the last run ended ([`crate::Error::WasRefused`]): it is left out. Default: no.
@@ -188,6 +195,50 @@ pub enum Mirror {
     All,
 }
 
+/// What becomes of keys that the target has already when the migration first begins, and the source has, too.
+///
+/// Which keys these are is looked up before anything is written, and kept in the journal directory: name one where the run may
+/// have to go on after an interruption. `docs/decisions/0024` has the rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum OnExists {
+    /// Nothing is written if there is one: [`Error::TargetHasKeys`](crate::Error::TargetHasKeys) counts them by prefix. One that
+    /// turns up later ends the run at its turn.
+    Fail,
+    /// The target's stays as it is. Commands of the source about it are left out; one that puts what comes from it into
+    /// another key ends the run, as with a [`Filter`].
+    Skip,
+    /// The source's replaces it.
+    #[default]
+    Replace,
+    /// As [`OnExists::Skip`] where the target's was used later than the source's, by what `OBJECT IDLETIME` says on both sides
+    /// when the run begins, in seconds; else as [`OnExists::Replace`].
+    NewerWins,
+    /// Hashes, sets and sorted sets become the union of both, where a field or member that both have is the source's. Keys of
+    /// other types, or whose types differ, are replaced.
+    Merge,
+}
+
+impl OnExists {
+    /// Its name, as `--on-exists` takes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            OnExists::Fail => "fail",
+            OnExists::Skip => "skip",
+            OnExists::Replace => "replace",
+            OnExists::NewerWins => "newer-wins",
+            OnExists::Merge => "merge",
+        }
+    }
+
+    /// Some keys of the target are not to be touched.
+    pub(crate) fn leaves_alone(self) -> bool {
+        matches!(self, OnExists::Fail | OnExists::Skip | OnExists::NewerWins)
+    }
+}
+
 /// When the deadlines of keys, and of fields of hashes, are put at the target as they are.
 ///
 /// A target that is behind must not let a key die before it knows all that the source has done with it. So deadlines are
@@ -233,9 +284,18 @@ pub enum CrossSlotPolicy {
 }
 
 impl Options {
-    /// The filter, if it does anything.
+    /// The filter, if it does anything, or may turn out to.
     pub(crate) fn active_filter(&self) -> Option<&Arc<Filter>> {
-        self.filter.as_ref().filter(|filter| !filter.is_everything())
+        self.filter.as_ref().filter(|filter| !filter.is_everything() || self.on_exists.leaves_alone())
+    }
+
+    /// Makes sure that there is a filter where some keys are to be left to the target.
+    pub(crate) fn prepare_filter(&mut self) -> Result<(), Error> {
+        if self.on_exists.leaves_alone() && self.filter.is_none() {
+            let everything = Filter::new(Settings::default()).map_err(|e| Error::Filter(e.to_string()))?;
+            self.filter = Some(Arc::new(everything));
+        }
+        Ok(())
     }
 
     /// What is changed on the way, in a few words; nothing for a plain copy. A migration that is gone on with under other rules
@@ -244,7 +304,9 @@ impl Options {
         let filter = self.active_filter().map(|filter| format!("filter {}", filter.fingerprint()));
         let map: Vec<String> = self.db_map.iter().map(|(from, to)| format!("{from}={to}")).collect();
         let map = (!map.is_empty()).then(|| format!("database map {}", map.join(",")));
-        filter.into_iter().chain(map).collect::<Vec<_>>().join(" and ")
+        let exists = (self.on_exists != OnExists::Replace)
+            .then(|| format!("{} where a key exists", self.on_exists.name()));
+        filter.into_iter().chain(map).chain(exists).collect::<Vec<_>>().join(" and ")
     }
 }
 
@@ -270,6 +332,7 @@ impl Default for Options {
             id: None,
             delivery: Delivery::ExactlyOnce,
             mirror: Mirror::Owned,
+            on_exists: OnExists::Replace,
             look_first: true,
             ignore: BTreeSet::new(),
             on_error: OnError::Stop,
@@ -297,8 +360,8 @@ impl Options {
     }
 
     /// How the journal is kept.
-    pub(crate) fn journal_settings(&self) -> Settings {
-        Settings {
+    pub(crate) fn journal_settings(&self) -> journal::Settings {
+        journal::Settings {
             named: self.journal.is_some(),
             fsync: self.fsync,
             max_bytes: self.journal_max,

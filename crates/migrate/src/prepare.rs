@@ -214,6 +214,7 @@ pub(crate) async fn sharded(
     };
     ends.notes.extend(source.notes.iter().cloned());
     let ownership = source.ownership().map(|ownership| (source.watchables(), ownership));
+    let repeats = scanned.is_some();
     let servers: Vec<ConnectOptions> = match scanned {
         None => source.links.iter().map(|link| link.connect.clone()).collect(),
         Some(found) => found.nodes,
@@ -284,7 +285,16 @@ pub(crate) async fn sharded(
     let hold = Arc::new(Hold::new(options.expiry, abilities.deadline_forms(), false));
     let meters = links.iter().map(|link| (link.meter.clone(), link.slots.clone())).collect();
     let settings = side.settings(options, migration.meter.clone(), meters, hold)?;
-    Ok(Prepared::Sharded(Box::new(Sides { links, ownership, settings, abilities, id, token })))
+    Ok(Prepared::Sharded(Box::new(Sides {
+        links,
+        ownership,
+        servers,
+        repeats,
+        settings,
+        abilities,
+        id,
+        token,
+    })))
 }
 
 /// True when a source that is scanned is the target itself, which is fine as long as no database is read that is written to.

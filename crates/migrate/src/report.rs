@@ -8,9 +8,11 @@ use std::{
 use serde::Serialize;
 
 use crate::{
+    existing::ExistingCounts,
     filter::FilterLine,
     hold::Hold,
     import::FileReport,
+    options::OnExists,
     precheck,
     progress::Figures,
     scan::{Reading, ScanCounts},
@@ -62,6 +64,8 @@ pub struct Report {
     pub mirror: MirrorCounts,
     /// What the snapshot held, and what of it could not be carried.
     pub snapshot: SnapshotCounts,
+    /// What became of keys that the target has had before.
+    pub existing: ExistingCounts,
     /// What the filter left out and changed, by rule.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub filter: Vec<FilterLine>,
@@ -207,6 +211,9 @@ pub(crate) struct Ends {
     pub(crate) journal: Option<String>,
     pub(crate) notes: Vec<String>,
     pub(crate) restarts: u64,
+    pub(crate) on_exists: OnExists,
+    /// How many keys the target had before.
+    pub(crate) before: Option<u64>,
     /// Something has been asked for, or written, in this attempt.
     pub(crate) begun: bool,
     pub(crate) routing: RoutingCounts,

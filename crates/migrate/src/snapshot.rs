@@ -15,6 +15,7 @@ use keyferry_resp::encode::{write_array_header, write_bulk, write_bulk_header, w
 
 use crate::{
     error::Error,
+    existing::{Treat, Treatment},
     filter::Filter,
     hold::Hold,
     key_set::KeyCollector,
@@ -70,13 +71,26 @@ struct State {
     /// The keys are noted; with where databases go.
     record: Option<(KeyCollector, Databases)>,
     filter: Option<Filtering>,
+    /// What becomes of keys that the target has had before, where that is known.
+    treatment: Option<Treatment>,
+    /// The byte of the snapshot at which the value begins that is encoded.
+    place: u64,
 }
 
 /// A value that comes in parts.
 #[derive(Debug)]
 enum Large {
     /// Rebuilt under a temporary name.
-    Native { rebuild: Box<Rebuild>, temporary: Vec<u8>, key: Vec<u8>, expiry: Option<i64>, guarded: bool },
+    Native {
+        rebuild: Box<Rebuild>,
+        temporary: Vec<u8>,
+        key: Vec<u8>,
+        expiry: Option<i64>,
+        guarded: bool,
+        treat: Treat,
+    },
+    /// Added to what the target has under this name.
+    Union { rebuild: Box<Rebuild>, key: Vec<u8>, expiry: Option<i64> },
     /// Collected, since it has no native form.
     Whole {
         key: Vec<u8>,
@@ -85,9 +99,10 @@ enum Large {
         meta: Option<Vec<u8>>,
         ty: ValueType,
         bytes: Vec<u8>,
+        treat: Treat,
     },
     /// Already expired.
-    Expired { key: Vec<u8> },
+    Expired { key: Vec<u8>, treat: Treat },
 }
 
 /// What is known of a key whose value is sent whole.
@@ -96,6 +111,7 @@ struct Key<'a> {
     expiry: Option<i64>,
     eviction: Option<Eviction>,
     meta: Option<&'a [u8]>,
+    treat: Treat,
 }
 
 /// Why [`SnapshotEncoder::pump`] returned.
@@ -129,6 +145,8 @@ impl SnapshotEncoder {
             hold: None,
             record: None,
             filter: None,
+            treatment: None,
+            place: 0,
         };
         SnapshotEncoder { parser: Parser::with_limits(limits), state, skip: 0, whole: 0 }
     }
@@ -165,6 +183,11 @@ impl SnapshotEncoder {
     pub(crate) fn filtering(mut self, filter: Option<&Arc<Filter>>) -> Self {
         self.state.filter = filter.map(Filtering::new);
         self
+    }
+
+    /// Keys that the target has had before are treated so, and counted.
+    pub(crate) fn treat(&mut self, treatment: Treatment) {
+        self.state.treatment = Some(treatment);
     }
 
     /// Room to read the snapshot's next bytes into; say how many by [`SnapshotEncoder::filled`].
@@ -215,6 +238,7 @@ impl SnapshotEncoder {
             if let Some(event) = event
                 && (place >= self.skip || !self.state.pass_over(&event))
             {
+                self.state.place = place;
                 self.state.event(event, out)?;
             }
             if self.state.large.is_none() {
@@ -345,7 +369,10 @@ impl State {
                 self.counts.notes_dropped += 1;
                 Ok(())
             }
-            Event::ValueStart(head) => self.start_large(&head, out),
+            Event::ValueStart(head) => {
+                let treat = self.treatment_of(&head);
+                self.start_large(&head, treat, out)
+            }
             Event::ValuePart(part) => self.large_part(part, out),
             Event::ValueEnd => self.end_large(out),
             // Nothing that a target would be told.
@@ -379,25 +406,27 @@ impl State {
             self.counts.empty_containers_dropped += 1;
             return Ok(());
         }
+        let treat = self.treatment_of(head);
         // Its field names are elsewhere in the snapshot, or it has deadlines inside that are to be held.
         let held_inside = self.hold.is_some() && may_vanish(head.ty) && self.abilities.native.field_expiry;
-        if !value.ty().fits_dump() || held_inside {
-            self.start_large(head, out)?;
+        if !value.ty().fits_dump() || held_inside || treat == Treat::Merge {
+            self.start_large(head, treat, out)?;
             self.large_part(value.bytes(), out)?;
-            self.counts.large -= u64::from(held_inside && value.ty().fits_dump());
+            self.counts.large -= u64::from(value.ty().fits_dump());
             return self.end_large(out);
         }
         let expiry = self.deadline(head);
         self.select(head.db, out);
         self.count(head);
-        let plain = head.eviction.is_none()
+        let plain = treat == Treat::Replace
+            && head.eviction.is_none()
             && head.meta.is_none()
             && (head.expiry.is_none() || self.abilities.set_pxat);
         match value.verbatim_string() {
             // No more for the target than a payload, and no checksum on either side.
             Some(string) if plain => set(head.key, string, expiry, out),
             _ => {
-                let key = Key { key: head.key, expiry, eviction: head.eviction, meta: head.meta };
+                let key = Key { key: head.key, expiry, eviction: head.eviction, meta: head.meta, treat };
                 self.restore(&key, value, out)?;
             }
         }
@@ -450,8 +479,9 @@ impl State {
         let abilities = self.abilities;
         let eviction = head.eviction.filter(|_| abilities.absolute_ttl);
         let expires = head.expiry.is_some();
+        let replace = abilities.replace && head.treat != Treat::OnlyNew;
         let args = 4
-            + usize::from(abilities.replace)
+            + usize::from(replace)
             + usize::from(expires && abilities.absolute_ttl)
             + if eviction.is_some() { 2 } else { 0 };
         let bytes = &mut out.bytes;
@@ -473,7 +503,7 @@ impl State {
             Some(meta) => dump::append_payload_with_meta(bytes, meta, value, dump::UNIVERSAL_VERSION),
         }
         bytes.put_slice(b"\r\n");
-        if abilities.replace {
+        if replace {
             bytes.extend_from_slice(b"$7\r\nREPLACE\r\n");
         }
         if expires && abilities.absolute_ttl {
@@ -507,14 +537,26 @@ impl State {
         Ok(())
     }
 
-    fn start_large(&mut self, head: &EntryHead<'_>, out: &mut Output) -> Result<(), Error> {
+    /// How a key is written.
+    fn treatment_of(&mut self, head: &EntryHead<'_>) -> Treat {
+        match &mut self.treatment {
+            Some(treatment) => treatment.of(head, self.place, &mut self.counts.existing),
+            None => Treat::Replace,
+        }
+    }
+
+    fn start_large(&mut self, head: &EntryHead<'_>, treat: Treat, out: &mut Output) -> Result<(), Error> {
         self.select(head.db, out);
         self.count(head);
         self.counts.large += 1;
-        let expiry = self.deadline(head);
+        // What is merged keeps the later deadline of both, which cannot be told from a held one.
+        let expiry = if treat == Treat::Merge { head.expiry } else { self.deadline(head) };
         let expired = expiry.is_some_and(|at| at <= now_ms());
         let large = if expired {
-            Large::Expired { key: head.key.to_vec() }
+            Large::Expired { key: head.key.to_vec(), treat }
+        } else if treat == Treat::Merge {
+            let rebuild = Box::new(self.rebuild(head.key, head.ty));
+            Large::Union { rebuild, key: head.key.to_vec(), expiry }
         } else if matches!(head.ty.kind(), Kind::Module | Kind::RateLimiter | Kind::CronJob)
             || head.meta.is_some()
         {
@@ -525,6 +567,7 @@ impl State {
                 meta: head.meta.map(<[u8]>::to_vec),
                 ty: head.ty,
                 bytes: Vec::new(),
+                treat,
             }
         } else {
             let temporary = keyferry_routing::sibling_key(head.key, TEMPORARY_PREFIX);
@@ -550,16 +593,13 @@ impl State {
                     hold.note(db, head.key, true);
                 }
             }
-            let mut options = NativeOptions::default();
-            options.features = Some(self.abilities.native);
-            options.templates = self.templates.clone();
-            let rebuild = Rebuild::new(&temporary, head.ty, self.dialect, &options);
             Large::Native {
-                rebuild: Box::new(rebuild),
+                rebuild: Box::new(self.rebuild(&temporary, head.ty)),
                 temporary,
                 key: head.key.to_vec(),
                 expiry,
                 guarded: may_vanish(head.ty),
+                treat,
             }
         };
         self.large = Some(large);
@@ -567,9 +607,17 @@ impl State {
         Ok(())
     }
 
+    /// What builds a value under this name.
+    fn rebuild(&self, name: &[u8], ty: ValueType) -> Rebuild {
+        let mut options = NativeOptions::default();
+        options.features = Some(self.abilities.native);
+        options.templates = self.templates.clone();
+        Rebuild::new(name, ty, self.dialect, &options)
+    }
+
     fn large_part(&mut self, part: &[u8], out: &mut Output) -> Result<(), Error> {
         match &mut self.large {
-            Some(Large::Native { rebuild, key, .. }) => {
+            Some(Large::Native { rebuild, key, .. } | Large::Union { rebuild, key, .. }) => {
                 rebuild.feed(part, out)?;
                 if self.divide {
                     out.cut(PieceKind::Part, key, self.selected.unwrap_or(0));
@@ -590,7 +638,7 @@ impl State {
     fn end_large(&mut self, out: &mut Output) -> Result<(), Error> {
         let mut digits = itoa::Buffer::new();
         match self.large.take() {
-            Some(Large::Native { mut rebuild, temporary, key, expiry, guarded }) => {
+            Some(Large::Native { mut rebuild, temporary, key, expiry, guarded, treat }) => {
                 if let Some(last) = self.temporaries.last_mut() {
                     last.renamed = true;
                 }
@@ -604,7 +652,9 @@ impl State {
                 if !self.divide {
                     out.command(&[b"MULTI"]);
                 }
-                out.command(&[b"RENAME", &temporary, &key]);
+                // Who hands it over carries that out by itself, and looks at the answer.
+                let rename: &[u8] = if treat == Treat::OnlyNew { b"RENAMENX" } else { b"RENAME" };
+                out.command(&[rename, &temporary, &key]);
                 if guarded {
                     out.command(&[b"HDEL", &key, &guard_field(&temporary)]);
                 }
@@ -616,14 +666,32 @@ impl State {
                 }
                 self.cut(out, PieceKind::Part, &key, self.selected.unwrap_or(0));
             }
-            Some(Large::Whole { key, expiry, eviction, meta, ty, bytes }) => {
-                let whole = Key { key: &key, expiry, eviction, meta: meta.as_deref() };
+            Some(Large::Union { mut rebuild, key, expiry }) => {
+                rebuild.finish(out)?;
+                // One without elements adds nothing.
+                if !self.note_losses(&key, out)? {
+                    match expiry {
+                        None => out.command(&[b"PERSIST", &key]),
+                        // A key without a deadline keeps none.
+                        Some(at) if self.abilities.expire_gt => {
+                            out.command(&[b"PEXPIREAT", &key, digits.format(at).as_bytes(), b"GT"]);
+                        }
+                        // Nobody can tell which is later: the target's stays.
+                        Some(_) => {}
+                    }
+                }
+                self.cut(out, PieceKind::Part, &key, self.selected.unwrap_or(0));
+            }
+            Some(Large::Whole { key, expiry, eviction, meta, ty, bytes, treat }) => {
+                let whole = Key { key: &key, expiry, eviction, meta: meta.as_deref(), treat };
                 self.restore(&whole, RawValue::new(ty, &bytes), out)?;
                 out.commands += 1;
                 self.cut(out, PieceKind::Key, &key, self.selected.unwrap_or(0));
             }
-            Some(Large::Expired { key }) => {
-                out.command(&[b"DEL", &key]);
+            Some(Large::Expired { key, treat }) => {
+                if treat == Treat::Replace {
+                    out.command(&[b"DEL", &key]);
+                }
                 self.counts.expired_dropped += 1;
                 self.cut(out, PieceKind::Key, &key, self.selected.unwrap_or(0));
             }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::existing::Tallies;
+
 /// How many losses are named one by one.
 pub(crate) const NAMED_LOSSES: usize = 100;
 
@@ -38,6 +40,9 @@ pub struct SnapshotCounts {
     pub losses: BTreeMap<&'static str, u64>,
     /// The first hundred of them, with their keys.
     pub named_losses: Vec<String>,
+    /// What it did to keys that the target has had before.
+    #[serde(skip)]
+    pub(crate) existing: Tallies,
 }
 
 impl SnapshotCounts {
@@ -62,6 +67,7 @@ impl SnapshotCounts {
         self.expired_dropped += other.expired_dropped;
         self.module_data_dropped += other.module_data_dropped;
         self.notes_dropped += other.notes_dropped;
+        self.existing.add(&other.existing);
         let room = NAMED_LOSSES.saturating_sub(self.named_losses.len());
         self.named_losses.extend(other.named_losses.iter().take(room).cloned());
     }

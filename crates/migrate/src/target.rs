@@ -14,6 +14,8 @@ pub(crate) struct Abilities {
     pub(crate) absolute_ttl: bool,
     /// `SET … PXAT` (6.2).
     pub(crate) set_pxat: bool,
+    /// `PEXPIREAT … GT` (7.0).
+    pub(crate) expire_gt: bool,
     /// `FUNCTION LOAD` (7.0).
     pub(crate) functions: bool,
     /// Key metadata in payloads (Redis 8.6).
@@ -37,6 +39,7 @@ impl Abilities {
             replace: since(3, 0),
             absolute_ttl: since(5, 0),
             set_pxat: since(6, 2),
+            expire_gt: since(7, 0) && !keydb,
             functions: since(7, 0) && !keydb,
             key_metadata: server.vendor == Vendor::Redis && since(8, 6),
             native: match server.vendor {

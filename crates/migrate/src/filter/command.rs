@@ -89,7 +89,10 @@ impl Filter {
         let Some(spec) = table.get(args) else { return self.unknown(table, args, moment.db, counts) };
         let mut keys = Vec::new();
         let selected = match table.keys(args, &mut keys) {
-            Ok(_) => Work { filter: self, spec, args, db: moment.db, counts }.select(&keys),
+            Ok(_) => match self.refused_key(spec, args, &keys, moment.db) {
+                Some(key) => Err(Refusal::Exists { key: shown(key) }),
+                None => Work { filter: self, spec, args, db: moment.db, counts }.select(&keys),
+            },
             Err(error) => Err(error.into()),
         };
         let changed = match selected {
@@ -126,7 +129,7 @@ impl Filter {
                 counts.note(By::Rule(at), What::CommandLeftOut, name.as_bytes());
                 Verdict::Drop
             }
-            _ if !self.chooses_keys && self.renames.is_empty() => Verdict::Pass,
+            _ if !self.chooses_keys() && self.renames.is_empty() => Verdict::Pass,
             _ => match table.keys(args, &mut Vec::new()) {
                 Err(error) => Verdict::Refuse(error.into()),
                 Ok(_) => Verdict::Pass,
@@ -262,7 +265,7 @@ impl<'w, A: Arguments + ?Sized> Work<'w, A> {
             return Ok(out);
         }
         let filter = self.filter;
-        if !filter.chooses_keys && filter.renames.is_empty() {
+        if !filter.chooses_keys() && filter.renames.is_empty() {
             return Ok(Selected::Whole);
         }
         let name = self.spec.name();
@@ -297,7 +300,7 @@ impl<'w, A: Arguments + ?Sized> Work<'w, A> {
             databases.is_empty() || databases.contains(&a) == databases.contains(&b)
         });
         // Those that are remembered are so by database.
-        if alike && !filter.looks_at_values {
+        if alike && !filter.looks_at_values && !filter.keeps_any() {
             return Ok(Selected::Whole);
         }
         Err(Refusal::Exchange(a.to_string(), b.to_string()))
@@ -309,7 +312,7 @@ impl<'w, A: Arguments + ?Sized> Work<'w, A> {
             return Ok(out);
         }
         let may_write_any = matches!(self.spec.name(), "eval" | "evalsha" | "fcall");
-        if may_write_any && (self.filter.chooses_keys || self.filter.renames()) {
+        if may_write_any && (self.filter.chooses_keys() || self.filter.renames()) {
             return Err(Refusal::Undeclared);
         }
         Ok(Selected::Whole)
@@ -375,7 +378,27 @@ impl<'w, A: Arguments + ?Sized> Work<'w, A> {
 impl Filter {
     /// Whether the name of a key matters.
     fn looks_at_names(&self) -> bool {
-        self.chooses_keys || !self.renames.is_empty()
+        self.chooses_keys() || !self.renames.is_empty()
+    }
+
+    /// A key of a command that is to end the run, as the target has had it before.
+    fn refused_key<'a, A: Arguments + ?Sized>(
+        &self,
+        spec: &CommandSpec,
+        args: &'a A,
+        keys: &[Key],
+        db: u64,
+    ) -> Option<&'a [u8]> {
+        if !self.refuses_kept() {
+            return None;
+        }
+        let named = keys.iter().filter_map(|key| {
+            Some((second_database(spec, args, key.index).unwrap_or(db), args.argument(key.index)?))
+        });
+        named
+            .into_iter()
+            .find(|&(db, key)| self.may_be_by_rules(db, key) && self.is_kept(db, key))
+            .map(|(_, key)| key)
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) enum By {
     Otherwise,
     /// The key was left out of the snapshot, by a rule that looks at values.
     Remembered,
+    /// The target has had the key before, and it is left to it.
+    Kept,
     Rename(usize),
     Ttl(usize),
 }
@@ -107,6 +109,10 @@ impl Counts {
     /// Whether nothing was left out or changed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub(super) fn of(&self, by: By, what: What) -> (u64, Vec<String>) {
+        self.0.get(&(by, what)).map(|count| (count.count, count.samples.clone())).unwrap_or_default()
     }
 
     pub(super) fn lines(&self, name: impl Fn(By) -> String) -> Vec<FilterLine> {

@@ -46,6 +46,9 @@ impl Filter {
         key: &[u8],
         kind: Option<Kind>,
     ) -> Decision {
+        if self.is_kept(db, key) {
+            return Decision::Out(By::Kept);
+        }
         if self.looks_at_values && self.left_out.contains(db, key) {
             return Decision::Out(By::Remembered);
         }
@@ -82,7 +85,10 @@ impl Filter {
         if self.looks_at_values {
             return Decision::Depends;
         }
-        self.by_rules(spec, &Facts { db, key: None, kind: None, value: None })
+        match self.by_rules(spec, &Facts { db, key: None, kind: None, value: None }) {
+            Decision::In if self.keeps_any() => Decision::Depends,
+            decision => decision,
+        }
     }
 
     /// Whether a key of this name may be at the target because of the migration.

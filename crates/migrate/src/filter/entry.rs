@@ -45,6 +45,13 @@ impl Filter {
         counts: &mut Counts,
     ) -> Result<Entry<'k>, Refusal> {
         let facts = Facts::of_entry(head, size, now);
+        if self.keeps_any() && !self.by_rules(None, &facts).is_out() && self.is_kept(head.db, head.key) {
+            if self.refuses_kept() {
+                return Err(Refusal::Exists { key: super::counts::shown(head.key) });
+            }
+            counts.note(By::Kept, What::KeyLeftOut, head.key);
+            return Ok(Entry::LeaveOut);
+        }
         if let Decision::Out(by) = self.by_rules(None, &facts) {
             counts.note(by, What::KeyLeftOut, head.key);
             if self.looks_at_values

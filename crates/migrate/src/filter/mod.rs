@@ -60,6 +60,7 @@ mod command;
 mod counts;
 mod decide;
 mod entry;
+mod kept;
 mod left_out;
 #[cfg(test)]
 mod model;
@@ -70,8 +71,9 @@ mod several;
 mod ttl;
 
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
+pub(crate) use self::kept::Kept;
 pub use self::{
     command::{Moment, Verdict},
     counts::{Counts, FilterLine},
@@ -82,6 +84,7 @@ pub use self::{
     ttl::{Ttl, TtlRule},
 };
 use self::{counts::By, left_out::LeftOutKeys, rename::Renames};
+use crate::existing::KeyTally;
 
 /// What a filter is made of.
 #[derive(Clone, Debug)]
@@ -167,6 +170,8 @@ pub struct Filter {
     /// Not all keys are in.
     chooses_keys: bool,
     left_out: LeftOutKeys,
+    /// Keys that are left to the target whatever the rules say, once they are known.
+    left_to_target: OnceLock<Kept>,
     tally: Mutex<Counts>,
 }
 
@@ -188,6 +193,7 @@ impl Filter {
             chooses_keys: !all_in,
             renames: Renames(settings.renames.clone()),
             left_out: LeftOutKeys::new(settings.most_left_out),
+            left_to_target: OnceLock::new(),
             tally: Mutex::default(),
             settings,
         };
@@ -198,7 +204,7 @@ impl Filter {
     /// Whether everything goes over as it is.
     pub fn is_everything(&self) -> bool {
         let changes = !self.renames.is_empty() || !self.settings.ttls.is_empty();
-        self.settings.rules.is_empty() && !self.chooses_keys && !changes
+        self.settings.rules.is_empty() && !self.chooses_keys() && !changes
     }
 
     /// Whether keys may get other names.
@@ -278,6 +284,13 @@ impl Filter {
         }
     }
 
+    /// How many keys of snapshots were left to the target, as it has had them before.
+    pub(crate) fn kept(&self) -> KeyTally {
+        let tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, samples) = tally.of(By::Kept, counts::What::KeyLeftOut);
+        KeyTally { count, samples, ..KeyTally::default() }
+    }
+
     /// What those counts say.
     pub fn tallied(&self) -> Vec<FilterLine> {
         self.lines(&self.tally.lock().unwrap_or_else(PoisonError::into_inner))
@@ -288,6 +301,7 @@ impl Filter {
         match by {
             By::Rule(at) => named(self.settings.rules.get(at).map(ToString::to_string)),
             By::Otherwise => "no rule matches".to_owned(),
+            By::Kept => "the target has had it before (--on-exists)".to_owned(),
             By::Remembered => "left out of the snapshot by what its value was like".to_owned(),
             By::Ttl(at) => named(self.settings.ttls.get(at).map(|ttl| format!("expiry {ttl}"))),
             By::Rename(at) => named(self.settings.renames.get(at).map(|rename| format!("rename {rename}"))),

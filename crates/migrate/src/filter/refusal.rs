@@ -78,6 +78,12 @@ pub enum Refusal {
         /// Its name at the target.
         name: String,
     },
+    /// The target has had the key before, and that is to end the run.
+    #[error("the key \"{key}\" is at the target already, and the run is to end then (--on-exists fail)")]
+    Exists {
+        /// The key, by its name at the source.
+        key: String,
+    },
     /// Values of the key are masked, and the command makes one of a part that is not known.
     #[error(
         "the values of \"{key}\" are masked, and it changes a part of one: leave it out by a rule about commands, or the key"

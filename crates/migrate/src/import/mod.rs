@@ -47,6 +47,14 @@ impl Given {
             Given::Files(_) => None,
         }
     }
+
+    /// The files, if it is these.
+    pub(crate) fn files(&self) -> Option<&[PathBuf]> {
+        match self {
+            Given::Servers(_) => None,
+            Given::Files(files) => Some(&files.0),
+        }
+    }
 }
 
 impl Files {

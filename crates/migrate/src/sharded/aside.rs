@@ -114,7 +114,7 @@ impl<'t> Aside<'t> {
     }
 
     /// As [`Aside::ask`]; also gives the address of who answered.
-    async fn ask_owner(
+    pub(super) async fn ask_owner(
         &mut self,
         slot: u16,
         db: u32,

@@ -17,15 +17,18 @@ use super::{
     compute::{Across, Place},
     filtered::Filtered,
     flush::{self, Flush},
+    guarded,
     item::{Class, Item, Mark},
     links::Done,
     msetex,
 };
 use crate::{
     error::Error,
+    existing::Handed,
     expiry::Held,
     filter::Counts,
     hold::{Mode, carries_deadlines},
+    journal::blocking,
     output::PieceKind,
     pipeline::{Load, Origin},
     progress::Meter,
@@ -44,7 +47,7 @@ const TOGETHER: usize = 64 * 1024;
 /// What a command that waits for a gate takes of memory, beside its own bytes: a task, and entries in its lanes.
 const GATE_COST: usize = 2048;
 
-const LIMITS: Limits = Limits::new()
+pub(super) const LIMITS: Limits = Limits::new()
     .frame_bytes(usize::MAX)
     .bulk_bytes(usize::MAX)
     .elements(usize::MAX)
@@ -57,22 +60,38 @@ pub(crate) struct SnapshotFeed {
     link: u16,
     /// Items so far.
     count: u64,
+    /// How much may have been handed over, where keys that others make end the run.
+    handed: Option<Handed>,
 }
 
 impl SnapshotFeed {
     pub(crate) fn new(target: Arc<Target>, link: u16) -> Self {
-        SnapshotFeed { target, link, count: 0 }
+        SnapshotFeed { target, link, count: 0, handed: None }
+    }
+
+    /// A key that is there although it is not replaced ends the run; `handed` tells, over restarts, how much has been handed
+    /// over.
+    pub(crate) fn guarded(self, handed: Option<Handed>) -> Self {
+        SnapshotFeed { handed, ..self }
     }
 
     /// Takes a load of the encoder; waits while too much is under way.
     pub(crate) async fn load(&mut self, load: Load) -> Result<(), Error> {
         self.target.room(self.link).await?;
+        self.target.check_existing()?;
+        if let (Some(handed), Origin::Snapshot { end, .. }) = (&mut self.handed, load.origin)
+            && handed.is_beyond(end)
+        {
+            let mut moved = handed.clone();
+            *handed = blocking(move || moved.cover(end).map(|()| moved)).await?;
+        }
         let ticket = self.target.core().link(self.link).map_or(0, |account| account.open());
         let mut start = 0;
         let mut pieces = load.pieces.iter().peekable();
         while let Some(&(mut piece)) = pieces.next() {
-            // One server takes keys together, as they need no order.
+            // One server takes keys together, as they need no order; but one by one where some may be refused.
             while self.target.has_one_lane()
+                && self.handed.is_none()
                 && piece.kind == PieceKind::Key
                 && piece.end - start < TOGETHER
                 && let Some(next) = pieces.next_if(|next| next.kind == piece.kind && next.db == piece.db)
@@ -93,6 +112,10 @@ impl SnapshotFeed {
             };
             let databases = self.target.databases();
             let db = databases.to(piece.db).map_err(|why| Error::no_route(None, piece.db, None, why))?;
+            if self.handed.is_some() && piece.kind == PieceKind::Part && guarded::is_last(&bytes) {
+                guarded::place_new(&self.target, piece.slot, db, &bytes).await?;
+                continue;
+            }
             let item = Item {
                 link: self.link,
                 mark: Mark::Snapshot(self.count),
@@ -218,6 +241,7 @@ impl StreamFeed {
             pieces: Vec::new(),
         });
         self.target.room(self.link).await?;
+        self.target.check_existing()?;
         let hold = Arc::clone(self.target.hold());
         let mode = hold.mode().await;
         (self.mode, self.now) = (*mode, now_ms());
@@ -727,7 +751,7 @@ impl StreamFeed {
 }
 
 /// `RESTORE` as it would be written today: over what is there, since the target may hold an older value.
-fn restore_replacing(command: &Command) -> Command {
+pub(super) fn restore_replacing(command: &Command) -> Command {
     let mut args: Vec<&[u8]> = command.args().collect();
     if let Some(name) = args.first_mut() {
         *name = b"RESTORE";

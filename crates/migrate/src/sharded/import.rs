@@ -5,11 +5,13 @@
 //! (values replace what is there), its commands from the one after the last that is on the target.
 
 use std::{
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use keyferry_replication::{Position, ReplicationId};
+use tempfile::TempDir;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -18,17 +20,23 @@ use tokio::{
 use super::{
     Counts, Settings, SnapshotFeed, StreamFeed, Target,
     checkpoint::{Checkpoints, Constant, LinkName},
+    existing::{Origin, Question, forget_all},
+    guarded::explain,
     leave::{leave, remove_checkpoints, remove_temporaries},
+    mirror::First,
     release::Release,
     state::{FORMAT, LinkState, Stage, State, field},
 };
 use crate::{
     error::Error,
+    existing::{Existing, Handed, Treatment},
     fence::{Fence, Token},
     hold::Hold,
     identity::MigrationId,
     import::{FileReader, FileReport, FileSource, Work},
+    journal::failed,
     migration::Migration,
+    options::{OnExists, Options},
     prepare::TargetSide,
     progress::{Meter, Phase},
     report::{Ends, Outcome},
@@ -90,8 +98,20 @@ pub(crate) async fn import(migration: &Migration, import: Import, ends: &mut End
         })
         .collect();
     let last = files.len().saturating_sub(1);
-    let mut run =
-        Run { migration, target, hold, abilities, id, token, counts: Counts::default(), before: None };
+    let directory = Kept::open(&migration.options)?;
+    let counts = Counts::default();
+    let mut run = Run {
+        migration,
+        target,
+        hold,
+        abilities,
+        id,
+        token,
+        counts,
+        before: None,
+        directory,
+        existing: None,
+    };
     for ((number, file), meter) in files.into_iter().enumerate().zip(meters) {
         match run.file(number, number == last, file, meter, ends).await? {
             End::Done => {}
@@ -112,6 +132,37 @@ struct Run<'m> {
     counts: Counts,
     /// The number of the file that this run has applied last.
     before: Option<usize>,
+    /// Where it is kept what was at the target before.
+    directory: Kept,
+    existing: Option<Arc<Existing>>,
+}
+
+/// A directory that somebody chose, or one that goes with the run.
+enum Kept {
+    Named(PathBuf),
+    Temporary(TempDir),
+}
+
+impl Kept {
+    fn open(options: &Options) -> Result<Self, Error> {
+        match &options.journal {
+            Some(path) if options.on_exists != OnExists::Replace => std::fs::create_dir_all(path)
+                .map(|()| Kept::Named(path.clone()))
+                .map_err(|e| failed(path, "making the directory", e)),
+            _ => tempfile::Builder::new()
+                .prefix("keyferry-import-")
+                .tempdir()
+                .map(Kept::Temporary)
+                .map_err(|e| failed(&std::env::temp_dir(), "making a directory", e)),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Kept::Named(path) => path,
+            Kept::Temporary(directory) => directory.path(),
+        }
+    }
 }
 
 impl Run<'_> {
@@ -153,6 +204,7 @@ impl Run<'_> {
                 return Err(error);
             }
         };
+        let first = First::of(&state);
         ends.notes.extend(begin.notes.iter().cloned());
         fence.write(&begin.fields, &begin.outdated).await?;
         if self.before.is_none() && begin.applied != Applied::Nothing {
@@ -162,6 +214,9 @@ impl Run<'_> {
         let names = vec![LinkName { name: LINK.to_owned(), epoch: begin.epoch }];
         let checkpoints = Checkpoints::new(self.id.clone(), settings.has_one_lane(), names)
             .keeping(Constant { fields: begin.constant, token: fence.token().to_owned() });
+        if let Some(told) = state.get(field::FOREIGN) {
+            checkpoints.keep_foreign(told);
+        }
         let target = Target::new(settings, fence, checkpoints);
         if let Some(history) = history(&file) {
             meter.set_history(history);
@@ -188,6 +243,19 @@ impl Run<'_> {
         ends.begun = true;
         self.migration.meter.note_trouble(None);
         let driver = Driver(tokio::spawn(Arc::clone(&target).drive()));
+        let again = begin.applied == Applied::Begun;
+        let handed = match self.existing(&target, (number, first, again), ends).await {
+            Ok(handed) => handed,
+            Err(error) => {
+                let error = target.core().take_failure().unwrap_or(error);
+                if error.is_before_all() {
+                    remove_checkpoints(&target, ends).await;
+                } else {
+                    leave(&target, Some(&error), &[]).await;
+                }
+                return Err(error);
+            }
+        };
         let mut encoder = SnapshotEncoder::new(self.abilities, target.name(), options.value_limit)
             .dividing()
             .holding(target.hold(), target.databases())
@@ -196,7 +264,14 @@ impl Run<'_> {
             encoder.skip_to(*bytes);
             meter.snapshot_applied.store(*bytes, Ordering::Relaxed);
         }
-        let applied = apply(&target, file, encoder, resume, &meter, self.migration).await;
+        if let Some(existing) = &self.existing {
+            let mut treatment = Treatment::new(existing, target.databases());
+            if let Some(handed) = &handed {
+                treatment.guard(handed.up_to(), false);
+            }
+            encoder.treat(treatment);
+        }
+        let applied = apply(&target, file, encoder, (resume, handed), &meter, self.migration).await;
         let Applying { encoder, report, result, stopped } = applied;
         ends.files.extend(report);
         if let Some(encoder) = encoder {
@@ -217,6 +292,7 @@ impl Run<'_> {
             };
             failed = target.core().take_failure().or(released.err());
         }
+        let failed = failed.map(explain);
         if is_last || !done || failed.is_some() {
             ends.note_expiry(target.hold());
         }
@@ -225,6 +301,7 @@ impl Run<'_> {
         if done && is_last && failed.is_none() {
             // Nobody will go on with it.
             remove_checkpoints(&target, ends).await;
+            forget_all(self.directory.path())?;
         } else {
             leave(&target, failed.as_ref(), &[]).await;
         }
@@ -240,6 +317,38 @@ impl Run<'_> {
                 Ok(End::Done)
             }
         }
+    }
+
+    /// What is known of the keys that were there before the first file; gives how much of this one may have been handed over,
+    /// where that matters.
+    async fn existing(
+        &mut self,
+        target: &Target,
+        (number, first, again): (usize, First, bool),
+        ends: &mut Ends,
+    ) -> Result<Option<Handed>, Error> {
+        let existing = match &self.existing {
+            Some(existing) => existing.stale(),
+            None => {
+                let Some(files) = self.migration.source.files() else {
+                    return Err(Error::Internal("files without names".into()));
+                };
+                let (options, id) = (&self.migration.options, self.id.to_string());
+                let source = Origin::Files(files);
+                let question =
+                    Question { options, directory: self.directory.path(), first, id, source, matters: false };
+                tokio::select! {
+                    existing = question.answer(target) => existing?,
+                    error = target.failed() => return Err(error),
+                }
+            }
+        };
+        target.set_existing(&existing);
+        ends.before = existing.count();
+        // A later file replaces what an earlier one has brought.
+        let handed = existing.handed(self.directory.path(), 0, again).filter(|_| number == 0);
+        self.existing = Some(existing);
+        Ok(handed)
     }
 
     fn settings(&self, meter: &Meter) -> Result<Settings, Error> {
@@ -276,7 +385,7 @@ async fn apply(
     target: &Arc<Target>,
     file: FileSource,
     mut encoder: SnapshotEncoder,
-    resume: Option<Position>,
+    (resume, handed): (Option<Position>, Option<Handed>),
     meter: &Meter,
     migration: &Migration,
 ) -> Applying {
@@ -307,7 +416,7 @@ async fn apply(
         if let Some(position) = position.filter(|_| from.is_none()) {
             target.begin_snapshot(0, &position, meter.snapshot_applied.load(Ordering::Relaxed)).await?;
         }
-        let mut keys = SnapshotFeed::new(Arc::clone(target), 0);
+        let mut keys = SnapshotFeed::new(Arc::clone(target), 0).guarded(handed);
         let mut commands = StreamFeed::new(Arc::clone(target), 0, db, false, meter.clone());
         while let Some(work) = work.recv().await {
             match work {

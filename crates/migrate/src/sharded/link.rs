@@ -10,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     SnapshotFeed, StreamFeed, Target,
     flush::Owned,
-    mirror::{Due, Foreign, Rest},
+    mirror::{Due, Rest},
 };
 use crate::{
     error::Error,
+    existing::{Existing, Handed, Treatment},
     intake::{Intake, Started},
     journal::{Journal, JournalRoot, blocking},
     key_set::KeyCollector,
@@ -48,7 +49,9 @@ pub(super) struct LinkRun {
     pub(super) again: bool,
     pub(super) root: JournalRoot,
     /// What was at the target before, where that matters.
-    pub(super) foreign: Foreign,
+    pub(super) existing: Arc<Existing>,
+    /// A snapshot may hold a key twice.
+    pub(super) repeats: bool,
 }
 
 /// How a link ended.
@@ -131,8 +134,14 @@ impl LinkRun {
                         encoder.record(keys, self.target.databases());
                     }
                 }
+                let handed = self.existing.handed(self.root.path(), self.number, again);
+                if let Some(encoder) = &mut self.encoder {
+                    let mut treatment = Treatment::new(&self.existing, self.target.databases());
+                    treatment.guard(handed.as_ref().map_or(0, Handed::up_to), self.repeats);
+                    encoder.treat(treatment);
+                }
                 self.target.begin_snapshot(self.number, &position, skip).await?;
-                if !self.apply_snapshot(snapshot, skip).await? {
+                if !self.apply_snapshot(snapshot, skip, handed).await? {
                     return ended(&mut self.intake).await;
                 }
                 if mirrors {
@@ -184,7 +193,7 @@ impl LinkRun {
         let Some(keys) = keys else { return Err(Error::Internal("no record of keys".into())) };
         let keys = Arc::new(blocking(move || keys.finish()).await?);
         let slots = self.target.core().owned_by(self.number).cloned();
-        let (policy, foreign) = (self.options.mirror, self.foreign.clone());
+        let (policy, foreign) = (self.options.mirror, self.existing.foreign().clone());
         let owned = |filter| Owned { filter: Arc::clone(filter), db: None };
         let filter = self.target.filter().map(|filter| (owned(filter), self.target.databases().clone()));
         Rest { policy, keys, foreign, slots, filter }.remove(&self.target).await
@@ -196,6 +205,7 @@ impl LinkRun {
         &mut self,
         snapshot: crate::snapshot_spool::SnapshotReader,
         skip: u64,
+        handed: Option<Handed>,
     ) -> Result<bool, Error> {
         let Some(mut encoder) = self.encoder.take() else { return Err(Error::Internal("no encoder".into())) };
         encoder.skip_to(skip);
@@ -206,7 +216,7 @@ impl LinkRun {
             let result = thread.encode(&mut encoder);
             Ok((encoder, result))
         }));
-        let mut feed = SnapshotFeed::new(Arc::clone(&self.target), self.number);
+        let mut feed = SnapshotFeed::new(Arc::clone(&self.target), self.number).guarded(handed);
         let fed = async {
             while let Some(load) = waiting.recv().await {
                 feed.load(load).await?;

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    existing,
     identity::{OWNER_PREFIX, STATE_PREFIX},
     journal::{blocking, failed},
     key_set::{KeyCollector, KeySet},
@@ -35,13 +36,13 @@ use crate::{
 };
 
 /// In the state of the migration: there was nothing.
-const NONE: &str = "none";
+pub(super) const NONE: &str = "none";
 
 /// In the state of the migration: there was something, which the journal directory has, or nobody has looked.
-const SOMETHING: &str = "something";
+pub(super) const SOMETHING: &str = "something";
 
 /// Where the keys are kept that were at the target before.
-const FOREIGN: &str = "keyferry-foreign.keys";
+pub(super) const FOREIGN: &str = "keyferry-foreign.keys";
 
 /// Names of removed keys in the report, at most.
 const SAMPLES: usize = 8;
@@ -86,10 +87,7 @@ impl Foreign {
         first: First,
         matters: bool,
     ) -> Result<Self, Error> {
-        let tell = async |what: &str| {
-            target.checkpoints().keep_foreign(what);
-            target.fence().write(&[(field::FOREIGN.to_owned(), what.to_owned())], &[]).await
-        };
+        let tell = async |what: &str| tell(target, what).await;
         if !matters {
             if first == First::Now {
                 tell(SOMETHING).await?;
@@ -115,7 +113,7 @@ impl Foreign {
         loop {
             target.served().await?;
             let (owners, mut keys) = (Owners::of(target), KeyCollector::new(directory));
-            let missed = match collect(target, &mut keys).await {
+            let missed = match collect(target, &mut keys, None).await {
                 Ok(()) if owners == Owners::of(target) => {
                     let known = blocking(move || keys.keep(&path)).await?;
                     // That there was nothing outlives the directory.
@@ -136,14 +134,36 @@ impl Foreign {
     }
 }
 
-async fn collect(target: &Target, keys: &mut KeyCollector) -> Result<(), Missed> {
+/// Keeps at the target what was there before the migration began.
+pub(super) async fn tell(target: &Target, what: &str) -> Result<(), Error> {
+    target.checkpoints().keep_foreign(what);
+    target.fence().write(&[(field::FOREIGN.to_owned(), what.to_owned())], &[]).await
+}
+
+/// Collects the keys that are at the target; `mergeable` gets those that have a union, by type and name.
+pub(super) async fn collect(
+    target: &Target,
+    keys: &mut KeyCollector,
+    mut mergeable: Option<&mut KeyCollector>,
+) -> Result<(), Missed> {
     let mut aside = Aside::new(target);
     for address in Owners::addresses(target) {
         for db in 0..=target.databases().last() {
             let mut scan = Scan::new(&address, db, None);
-            while let Some(found) = scan.next(&mut aside).await? {
-                for key in found.iter().filter(|key| !is_own(key)) {
+            while let Some(mut found) = scan.next(&mut aside).await? {
+                found.retain(|key| !is_own(key));
+                for key in &found {
                     keys.add(db, key).map_err(Missed::Failed)?;
+                }
+                if let Some(mergeable) = mergeable.as_deref_mut().filter(|_| !found.is_empty()) {
+                    let questions: Vec<Command> =
+                        found.iter().map(|key| Command::new([b"TYPE", &key[..]])).collect();
+                    let types = aside.many(&address, db, &questions).await?;
+                    for (key, ty) in found.iter().zip(&types) {
+                        if let Some(word) = ty.as_str().and_then(existing::mergeable) {
+                            mergeable.add(db, &[&[word], &key[..]].concat()).map_err(Missed::Failed)?;
+                        }
+                    }
                 }
             }
         }
@@ -181,7 +201,7 @@ impl Due {
     }
 }
 
-fn remove(path: &Path) -> Result<(), Error> {
+pub(super) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(path, "removing the file", e)),
         _ => Ok(()),

@@ -14,10 +14,12 @@ mod checkpoint;
 mod compute;
 mod core;
 mod databases;
+mod existing;
 mod feed;
 mod filtered;
 mod flush;
 mod from_now;
+mod guarded;
 mod hand_over;
 mod import;
 mod item;
@@ -42,7 +44,7 @@ mod sweep;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -72,6 +74,7 @@ pub(crate) use self::{
 use crate::{
     dead_letters::DeadLetters,
     error::Error,
+    existing::Existing,
     fence::{Barred, Fence},
     filter::Filter,
     hold::Hold,
@@ -112,6 +115,8 @@ pub(crate) struct Target {
     pool: aside::Pool,
     /// Work beside the pipelines that may go on at the same time.
     turns: Semaphore,
+    /// What is known of the keys that were there before, once it is.
+    existing: OnceLock<Arc<Existing>>,
 }
 
 /// What a target is made of.
@@ -186,6 +191,7 @@ impl Target {
             filter: settings.filter,
             pool: aside::Pool::default(),
             turns: Semaphore::new(TURNS),
+            existing: OnceLock::new(),
         })
     }
 
@@ -261,6 +267,21 @@ impl Target {
     /// Nothing may be executed twice.
     pub(crate) fn is_exact(&self) -> bool {
         self.delivery == Delivery::ExactlyOnce
+    }
+
+    /// What is known of the keys that were there before the migration began.
+    pub(crate) fn set_existing(&self, existing: &Arc<Existing>) {
+        self.existing.get_or_init(|| Arc::clone(existing));
+        if existing.is_guarded() {
+            self.core().guard();
+        }
+        existing.keep_in(self.filter(), &self.databases);
+    }
+
+    /// # Errors
+    /// When it could not be told of a key whether it was there before.
+    pub(crate) fn check_existing(&self) -> Result<(), Error> {
+        self.existing.get().map_or(Ok(()), |existing| existing.check())
     }
 
     /// Waits for a turn to work beside the pipelines; it ends with the value.

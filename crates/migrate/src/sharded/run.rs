@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use keyferry_client::Connection;
+use keyferry_client::{ConnectOptions, Connection};
 use keyferry_replication::Locator;
 use keyferry_routing::SlotSet;
 use tokio::{sync::mpsc, task::JoinSet};
@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Settings, Target,
     checkpoint::{Checkpoints, Constant},
+    existing::{Origin, Question, forget_all},
     from_now::FromNow,
+    guarded::explain,
     hand_over::follow,
     leave::{LEAVE, leave, remove_checkpoints, remove_temporaries},
     link::LinkRun,
@@ -23,6 +25,7 @@ use super::{
 use crate::{
     catch_up::{CatchUp, Watched},
     error::Error,
+    existing::Existing,
     fence::{Fence, Token},
     hold::Hold,
     identity::MigrationId,
@@ -67,6 +70,10 @@ pub(crate) struct Sides {
     pub(crate) links: Vec<LinkSource>,
     /// What follows the slots of the source, where it is a cluster.
     pub(crate) ownership: Option<(Vec<Watchable>, Ownership)>,
+    /// The primaries of the source.
+    pub(crate) servers: Vec<ConnectOptions>,
+    /// A snapshot may hold a key twice, as it is read by `SCAN`.
+    pub(crate) repeats: bool,
     pub(crate) settings: Settings,
     pub(crate) abilities: Abilities,
     pub(crate) id: MigrationId,
@@ -80,7 +87,7 @@ pub(crate) async fn run(
     root: JournalRoot,
     ends: &mut Ends,
 ) -> Result<Outcome, Error> {
-    let Sides { mut links, ownership, mut settings, abilities, id, token } = sides;
+    let Sides { mut links, ownership, servers, repeats, mut settings, abilities, id, token } = sides;
     let Migration { options, meter, stop, .. } = migration;
     meter.enter(Phase::Preparing);
     let several = links.len() > 1;
@@ -197,27 +204,43 @@ pub(crate) async fn run(
             resume,
             again: false,
             root: root.clone(),
-            foreign: Foreign::Unknown,
+            existing: Existing::replacing(Foreign::Unknown),
+            repeats,
         };
         begun.push((run, journal, start));
     }
-    let matters = options.mirror == Mirror::Owned && !from_now.is_set();
-    let foreign = match migration.foreign.get() {
+    let existing = match migration.existing.get() {
         // The directory of an attempt before may be gone, and a flush takes with it what the target was told.
-        Some(known) => Ok(Some(known.clone())),
-        None => tokio::select! {
-            foreign = Foreign::of(&target, root.path(), first, matters) => foreign.map(Some),
-            () = stop.cancelled() => Ok(None),
-        },
+        Some(known) => Ok(Some(known.stale())),
+        None => {
+            let (source, id) = (Origin::Servers(&servers), target.checkpoints().id().to_string());
+            // Without a full copy there is never a second one, after which something could be removed.
+            let matters = options.mirror == Mirror::Owned && !from_now.is_set();
+            let question = Question { options, directory: root.path(), first, id, source, matters };
+            tokio::select! {
+                existing = question.answer(&target) => existing.map(Some),
+                () = stop.cancelled() => Ok(None),
+            }
+        }
     };
-    if let Ok(Some(known @ Foreign::Known(_))) = &foreign {
-        migration.foreign.set(known.clone()).ok();
+    if let Ok(Some(known)) = &existing
+        && known.count().is_some()
+    {
+        migration.existing.set(Arc::clone(known)).ok();
     }
-    match foreign {
-        Ok(Some(foreign)) => begun.iter_mut().for_each(|(run, ..)| run.foreign = foreign.clone()),
+    match existing {
+        Ok(Some(existing)) => {
+            target.set_existing(&existing);
+            ends.before = existing.count();
+            begun.iter_mut().for_each(|(run, ..)| run.existing = Arc::clone(&existing));
+        }
         unknown => {
             let error = unknown.err().map(|error| target.core().take_failure().unwrap_or(error));
-            leave(&target, error.as_ref(), &[]).await;
+            match &error {
+                // Nothing was written, and nothing is to stay.
+                Some(error) if error.is_before_all() => remove_checkpoints(&target, ends).await,
+                error => leave(&target, error.as_ref(), &[]).await,
+            }
             driver.abort();
             release.abort();
             return error.map_or(Ok(Outcome::Stopped { everything_applied: false }), Err);
@@ -329,11 +352,11 @@ pub(crate) async fn run(
     let counts = target.core().counts.clone();
     ends.note_target(&counts);
     let failure = target.core().take_failure();
-    let failed = failure.or(first).or(result.err()).or(released.err());
+    let failed = failure.or(first).or(result.err()).or(released.err()).map(explain);
     if failed.is_none() && everything_applied && caught_up && !source_was_writing {
         // Done: nobody will go on with it.
         remove_checkpoints(&target, ends).await;
-        Foreign::forget(&directory)?;
+        forget_all(&directory)?;
     } else {
         leave(&target, failed.as_ref(), &over).await;
     }

@@ -8,6 +8,7 @@ fn encoder() -> SnapshotEncoder {
         replace: true,
         absolute_ttl: true,
         set_pxat: true,
+        expire_gt: true,
         functions: true,
         key_metadata: true,
         native: Features::redis(8, 0),

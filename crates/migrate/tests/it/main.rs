@@ -9,6 +9,7 @@
 
 mod backup;
 mod clusters;
+mod existing;
 mod expiry;
 mod faults;
 mod fencing;

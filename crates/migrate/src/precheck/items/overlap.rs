@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use keyferry_client::{Error, Pipeline};
 use keyferry_routing::slot;
 
-use crate::precheck::{
-    Finding, Item, Known,
-    report::Judge,
-    sample::{SampledKey, select, shown},
+use crate::{
+    options::OnExists,
+    precheck::{
+        Depth, Finding, Item, Known,
+        report::Judge,
+        sample::{SampledKey, select, shown},
+    },
 };
 
 /// Keys that are named.
@@ -70,6 +73,16 @@ pub(super) async fn existing(known: &mut Known<'_>) -> Result<Existing, Error> {
     Ok(existing)
 }
 
+fn what_becomes_of_them(policy: OnExists) -> &'static str {
+    match policy {
+        OnExists::Fail => "keep the run from beginning, unless it goes on with one",
+        OnExists::Skip => "stay as they are",
+        OnExists::Replace => "will be replaced",
+        OnExists::NewerWins => "will be replaced where they were used earlier than the source's",
+        OnExists::Merge => "will be merged or replaced, by their types",
+    }
+}
+
 pub(super) fn overlap(known: &Known<'_>, existing: &Existing) -> Finding {
     let mut judge = Judge::new(Item::Overlap);
     let mut held: BTreeMap<u64, u64> = BTreeMap::new();
@@ -82,17 +95,21 @@ pub(super) fn overlap(known: &Known<'_>, existing: &Existing) -> Finding {
     } else if held.is_empty() {
         judge.note("the target holds no keys");
     } else if existing.count > 0 {
-        judge.warn(
-            format!(
-                "the target holds keys ({}), among them {} of {} keys of the source that were looked for, as {}: they \
-                 will be replaced",
-                list.join(", "),
-                existing.count,
-                existing.of,
-                existing.named.join(", ")
-            ),
-            "empty the target, if this is not a migration that goes on, or keys that are to be replaced",
+        let evidence = format!(
+            "the target holds keys ({}), among them {} of {} keys of the source that were looked for, as {}: they {}",
+            list.join(", "),
+            existing.count,
+            existing.of,
+            existing.named.join(", "),
+            what_becomes_of_them(known.options.on_exists)
         );
+        let remedy = "empty the target, if this is not a migration that goes on, or choose what is to become of such keys \
+                      (--on-exists)";
+        // A run looks at all keys by itself, and tells more.
+        match known.options.on_exists {
+            OnExists::Fail if known.depth == Depth::Full => judge.fail(evidence, remedy),
+            _ => judge.warn(evidence, remedy),
+        }
     } else {
         judge.warn(
             format!(
@@ -100,7 +117,10 @@ pub(super) fn overlap(known: &Known<'_>, existing: &Existing) -> Finding {
                 list.join(", "),
                 existing.of
             ),
-            "be sure that the target is the right one: keys of the same names will be replaced",
+            format!(
+                "be sure that the target is the right one: keys of the same names {}",
+                what_becomes_of_them(known.options.on_exists)
+            ),
         );
     }
     if let Some(why) = &existing.refused {

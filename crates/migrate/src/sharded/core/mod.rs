@@ -125,6 +125,8 @@ pub(crate) struct Core {
     /// Lanes whose work is refused at present.
     refused_lanes: usize,
     failed: bool,
+    /// Keys of snapshots are not to replace what is there: what is sent again may be there by itself.
+    guarded: bool,
     /// What it has failed of, until it is told.
     failure: Option<Error>,
     pub(crate) counts: Counts,
@@ -217,6 +219,7 @@ impl Core {
             trouble: None,
             refused_lanes: 0,
             failed: false,
+            guarded: false,
             failure: None,
             counts: Counts::default(),
             topology: Arc::default(),
@@ -241,7 +244,9 @@ impl Core {
         command: &[u8],
         reply: &ErrorReply,
     ) -> Result<bool, Error> {
-        let Some(letters) = &mut self.letters else { return Ok(false) };
+        let Some(letters) = self.letters.as_mut().filter(|_| reply.kind() != ErrorCode::BusyKey) else {
+            return Ok(false);
+        };
         let history = self.links.get(usize::from(link)).and_then(LinkAccount::history);
         let link = self.checkpoints.link_name(link).unwrap_or_default();
         letters.add(&Letter { link, history, offset, db, command, reply })?;
@@ -285,6 +290,11 @@ impl Core {
                 None => self.done(&item),
             }
         }
+    }
+
+    /// Keys of snapshots are not to replace what is there.
+    pub(crate) fn guard(&mut self) {
+        self.guarded = true;
     }
 
     /// Nothing is sent any more when this has run out.

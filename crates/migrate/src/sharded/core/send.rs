@@ -7,7 +7,7 @@ use keyferry_resp::encode_command;
 
 use super::{Core, node::What};
 use crate::sharded::{
-    batch,
+    batch, guarded,
     item::Class,
     lane::{BatchLimits, Entry, Lane},
 };
@@ -123,7 +123,10 @@ impl Core {
                     if asked {
                         node.asking(out);
                     }
-                    let Some(Entry::Item(item)) = lane.waiting.pop_front() else { return };
+                    let Some(Entry::Item(mut item)) = lane.waiting.pop_front() else { return };
+                    if self.guarded && item.replay {
+                        item.bytes = guarded::replacing(&item.bytes);
+                    }
                     out.extend_from_slice(&item.bytes);
                     let (bytes, replies) = (item.bytes.len(), item.commands);
                     lane.free += 1;

@@ -11,6 +11,7 @@ use std::{
 use keyferry_testkit::{
     Direction, Proxy, Rng, Server, compare,
     data::{self, Writer, WriterOptions},
+    process,
 };
 
 /// The program, built beside this test.
@@ -164,6 +165,68 @@ fn a_program_that_is_killed_while_the_target_is_behind_is_gone_on_with() {
     let result = compare(&mut client, &mut at_target).unwrap();
     assert!(result.is_equal() && result.keys_a > 100, "{result}");
     assert_eq!(stream_bytes(&journal), 0);
+}
+
+/// Killed while it catches up with much at once: of what is blind, some has been carried out ahead of its transaction.
+#[test]
+fn a_program_that_is_killed_while_it_catches_up_repeats_nothing() {
+    const KEYS: u64 = 40;
+    let binary = keyferry_testkit::any().unwrap();
+    let source = Server::builder(binary).config("repl-backlog-size", "256mb").start().unwrap();
+    let target = Server::builder(binary).start().unwrap();
+    let (mut client, mut at_target) = (source.client().unwrap(), target.client().unwrap());
+    let (from, to) = (source.url(), target.url());
+    let args = ["--source", &from, "--target", &to, "--until", "caught-up", "--linger", "3600"];
+    let mut rng = Rng::new(17);
+    for round in 0..6 {
+        let running = migrate(&args);
+        client.call(&["SET", "round", &round.to_string()]).unwrap();
+        let come = at_target.wait_until(Duration::from_secs(60), |at_target| {
+            Ok(at_target.bytes(&["GET", "round"])?.as_deref() == Some(round.to_string().as_bytes()))
+        });
+        assert!(come.unwrap(), "round {round}");
+        // While it stands still, the source has it all ready.
+        process::signal(running.0.id(), "STOP").unwrap();
+        for n in 0..60 {
+            for _ in 0..500 {
+                let (key, other) = (rng.below(KEYS).to_string(), rng.below(KEYS).to_string());
+                let (value, field) = (rng.below(1000).to_string(), rng.below(9).to_string());
+                // The same keys by both kinds of writes, and of changing types.
+                match rng.below(20) {
+                    0 => client.queue(&["INCR", &format!("n:{key}")]),
+                    1 => client.queue(&["APPEND", &format!("a:{key}"), &value]),
+                    2 => client.queue(&["RPUSH", &format!("l:{key}"), &value]),
+                    3 => client.queue(&["HINCRBY", &format!("h:{key}"), &field, "1"]),
+                    4 => client.queue(&["RENAME", &format!("t:{key}"), &format!("t:{other}")]),
+                    5 => client.queue(&["DEL", &format!("t:{key}"), &format!("a:{other}")]),
+                    6 => client.queue(&["HSET", &format!("t:{key}"), &field, &value]),
+                    7 => client.queue(&["SADD", &format!("t:{key}"), &value]),
+                    8..12 => client.queue(&["HSET", &format!("h:{key}"), &field, &value]),
+                    12..14 => client.queue(&["SET", &format!("n:{key}"), &value]),
+                    14 => client.queue(&["SET", &format!("t:{key}"), &value]),
+                    15 => client.queue(&["ZADD", &format!("z:{key}"), &value, &field]),
+                    _ => client.queue(&["SET", &format!("b:{key}"), &value]),
+                }
+                .unwrap();
+            }
+            client.flush().unwrap();
+            // Some are refused, as the key is of another type or not there: those are no writes.
+            (0..500).for_each(|_| drop(client.reply().unwrap()));
+            if n == 30 {
+                client.call(&["SELECT", "3"]).unwrap();
+            }
+        }
+        client.call(&["SELECT", "0"]).unwrap();
+        process::signal(running.0.id(), "CONT").unwrap();
+        std::thread::sleep(Duration::from_millis(rng.below(60)));
+        drop(running);
+    }
+    let args = ["--source", &from, "--target", &to, "--until", "caught-up"];
+    let status = migrate(&args).0.wait().unwrap();
+    assert!(status.success(), "{status}");
+    assert_eq!(full_syncs(&source), "1");
+    let result = compare(&mut client, &mut at_target).unwrap();
+    assert!(result.is_equal() && result.keys_a > 200, "{result}");
 }
 
 /// Runs the program to its end, with a file for standard input.

@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 use keyferry_resp::{CommandDecoder, ErrorReply, Limits, encode_command};
+use keyferry_routing::CommandTable;
 
 use super::{
+    ahead::Part,
     checkpoint::{Checkpoints, Reached},
     item::{Class, Item, Mark},
 };
@@ -182,6 +184,46 @@ pub(crate) fn place_of(item: &Item, n: u32) -> Option<CommandPlace> {
     None
 }
 
+/// The item with all its commands in the order in which they came, and which of these the so-manieth of `part` is: what goes
+/// ahead of a divided item, or the rest of it. Of equal ones it is the first.
+pub(crate) fn in_whole(item: &Item, part: &[u8], n: u32) -> (Item, u32) {
+    let Part::Divided(ahead) = &item.part else { return (item.clone(), n) };
+    let (whole, mut part) = (commands(&ahead.whole.0), commands(part));
+    let (mut left, mut wanted, mut found) = (n, part.next(), 0);
+    for (at, command) in (0..).zip(whole) {
+        if Some(command) == wanted {
+            found = at;
+            if left == 0 {
+                break;
+            }
+            left -= 1;
+            wanted = part.next();
+        }
+    }
+    let mut item = item.clone();
+    item.join();
+    (item, found)
+}
+
+/// True when the so-manieth command of an item may be repeated with what follows it.
+pub(crate) fn is_blind(item: &Item, n: u32) -> bool {
+    let mut decoder = CommandDecoder::with_limits(LIMITS);
+    let command = commands(&item.bytes).nth(n as usize);
+    let command = command.and_then(|raw| decoder.next_ref(raw).ok().flatten());
+    command.is_some_and(|command| CommandTable::builtin().is_blind_write(&command))
+}
+
+/// Each command, as it goes over the wire.
+fn commands(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut decoder = CommandDecoder::with_limits(LIMITS);
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at;
+        at += decoder.next_ref(bytes.get(at..)?).ok()??.consumed();
+        bytes.get(start..at)
+    })
+}
+
 /// How the so-manieth command of an item is shown.
 pub(crate) fn shown(item: &Item, n: u32) -> String {
     nth_command(&item.bytes, n).1
@@ -228,6 +270,7 @@ mod tests {
             resets: false,
             ticket: 0,
             replay: false,
+            part: Part::Whole,
         }
     }
 

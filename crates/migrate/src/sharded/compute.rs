@@ -15,6 +15,7 @@ use keyferry_routing::{Compute, SLOTS, sibling_key, with_keys_replaced};
 
 use super::{
     Target,
+    ahead::Part,
     aside::{Aside, Cause, refused},
     item::{Class, Item, Mark},
 };
@@ -168,6 +169,7 @@ impl<'t> Across<'t> {
             resets: false,
             ticket: place.ticket,
             replay: false,
+            part: Part::Whole,
         };
         self.target.core().add_behind_gate(place.gate, slot, item);
     }

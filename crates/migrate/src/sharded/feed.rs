@@ -14,6 +14,7 @@ use keyferry_routing::{Route, SLOTS, SlotSet, Step};
 
 use super::{
     Target,
+    ahead::{Divider, Part},
     compute::{Across, Place},
     filtered::Filtered,
     flush::{self, Flush},
@@ -129,6 +130,7 @@ impl SnapshotFeed {
                 resets: false,
                 ticket,
                 replay: false,
+                part: Part::Whole,
             };
             self.target.core().add(piece.slot, item);
         }
@@ -177,6 +179,8 @@ pub(crate) struct StreamFeed {
     now: i64,
     /// What the filter did since that was made known to all.
     pub(super) filter_counts: Counts,
+    /// Where something of a run may go ahead of its transaction.
+    pub(super) divider: Option<Divider>,
 }
 
 #[derive(Debug, Default)]
@@ -205,6 +209,7 @@ impl StreamFeed {
     pub(crate) fn new(target: Arc<Target>, link: u16, db: u64, shard: bool, meter: Meter) -> Self {
         let decoder = CommandDecoder::with_limits(LIMITS);
         let (unapplied, imports) = (VecDeque::new(), HashMap::new());
+        let divider = target.goes_ahead().then(Divider::new);
         StreamFeed {
             target,
             link,
@@ -221,6 +226,7 @@ impl StreamFeed {
             clock: 0,
             now: 0,
             filter_counts: Counts::default(),
+            divider,
         }
     }
 
@@ -723,6 +729,7 @@ impl StreamFeed {
             resets: false,
             ticket: at.ticket,
             replay: false,
+            part: Part::Whole,
         };
         let mut core = self.target.core();
         match slot {

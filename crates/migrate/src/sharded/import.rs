@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     Counts, Settings, SnapshotFeed, StreamFeed, Target,
+    ahead::WINDOW,
     checkpoint::{Checkpoints, Constant, LinkName},
     existing::{Origin, Question, forget_all},
     guarded::explain,
@@ -226,7 +227,7 @@ impl Run<'_> {
             ends.resumed = true;
             let exact = target.has_one_lane() && target.is_exact();
             // What a run before may have handed over at most.
-            let until = if exact { 0 } else { u64::MAX };
+            let until = if exact { position.offset.saturating_add(WINDOW) } else { u64::MAX };
             if !exact {
                 meter.set_kept_offset(position.offset);
             }

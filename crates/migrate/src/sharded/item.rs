@@ -4,6 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::ahead::{Ahead, AheadStage, Divided, Part};
+
 /// How far one link to the source has come. Everything of the snapshot comes before everything of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Mark {
@@ -72,6 +74,8 @@ pub(crate) struct Item {
     pub(crate) ticket: u64,
     /// It may have been executed already.
     pub(crate) replay: bool,
+    /// Whether some of its commands go ahead. `bytes` and `commands` are of the others.
+    pub(crate) part: Part,
 }
 
 impl Item {
@@ -91,12 +95,42 @@ impl Item {
             resets: false,
             ticket,
             replay: false,
+            part: Part::Whole,
+        }
+    }
+
+    /// The same, divided. `bytes` and `commands` are those of all until then.
+    pub(crate) fn divide(&mut self, divided: Divided) {
+        let Divided { ahead, rest } = divided;
+        let whole = (std::mem::replace(&mut self.bytes, rest.bytes.freeze()), self.commands);
+        self.commands = rest.count;
+        let (bytes, commands) = (ahead.bytes.freeze(), ahead.count);
+        self.part = Part::Divided(Box::new(Ahead { bytes, commands, whole, stage: AheadStage::Waiting }));
+    }
+
+    /// Puts together what was divided: all of it goes out in one then, in the order in which it came.
+    pub(crate) fn join(&mut self) {
+        if let Part::Divided(ahead) = &mut self.part {
+            (self.bytes, self.commands) = std::mem::take(&mut ahead.whole);
+            self.part = Part::Joined;
+        }
+    }
+
+    /// How far that is which goes ahead, if something does.
+    pub(crate) fn ahead(&self) -> Option<AheadStage> {
+        match &self.part {
+            Part::Divided(ahead) => Some(ahead.stage),
+            Part::Whole | Part::Joined => None,
         }
     }
 
     /// What it takes of the memory that its link may use.
     pub(crate) fn cost(&self) -> usize {
-        self.bytes.len() + size_of::<Item>()
+        let ahead = match &self.part {
+            Part::Divided(ahead) => ahead.bytes.len(),
+            Part::Whole | Part::Joined => 0,
+        };
+        self.bytes.len() + ahead + size_of::<Item>()
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use super::item::{Class, Item, Mark};
+use super::{
+    ahead::{AheadStage, Part},
+    item::{Class, Item, Mark},
+};
 
 /// What of one lane goes out together, at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub(crate) struct Lane {
     pub(crate) sent: VecDeque<Item>,
     /// Keys of the snapshot that have been sent and not answered.
     pub(crate) free: u32,
+    /// Items of `waiting` of which that is under way which goes ahead.
+    pub(crate) ahead: u32,
     /// Answered, but no replica is known to have it.
     pub(crate) unconfirmed: VecDeque<Answered>,
     /// Where one thing goes, after `ASKING`, as long as it is the next.
@@ -115,20 +120,24 @@ impl Lane {
         match self.waiting.front() {
             None => false,
             Some(Entry::Item(item)) if item.class == Class::Free && !self.recover => self.sent.is_empty(),
+            Some(Entry::Item(item)) if item.ahead() == Some(AheadStage::UnderWay) && !self.recover => false,
             Some(_) => self.is_quiet(),
         }
     }
 
     /// Takes the next ordered items that may go out in one batch: only one after a refusal, as the keys of several may be
-    /// in two places, and only one of those that may have been executed already, so that an error is its own.
+    /// in two places, and only one of those that may have been executed already, so that an error is its own, or that
+    /// nothing may go ahead of.
     pub(crate) fn take_batch(&mut self, limits: BatchLimits) {
         let (mut bytes, mut commands) = (0, 0);
         let most = if self.refused > 0 { 1 } else { limits.commands };
         while let Some(Entry::Item(item)) = self.waiting.front() {
-            let alone = item.replay || self.sent.back().is_some_and(|item| item.replay);
+            let is_alone = |item: &Item| item.replay || matches!(item.part, Part::Joined);
+            let alone = is_alone(item) || self.sent.back().is_some_and(is_alone);
             let next = commands + item.commands as usize;
             let full = alone || next > most || bytes + item.bytes.len() > limits.bytes;
-            if item.class == Class::Free || (full && !self.sent.is_empty()) {
+            let ahead = item.ahead().unwrap_or(AheadStage::Done);
+            if item.class == Class::Free || ahead != AheadStage::Done || (full && !self.sent.is_empty()) {
                 break;
             }
             bytes += item.bytes.len();
@@ -137,6 +146,40 @@ impl Lane {
                 self.sent.push_back(item);
             }
         }
+    }
+
+    /// The item, by its place in `waiting`, of which something may go ahead next: nothing before it is in the way, and it ends
+    /// at the offset of its link that `within` gives, at most.
+    pub(crate) fn next_ahead(&self, within: impl Fn(u16) -> Option<u64>) -> Option<usize> {
+        /// Items that are looked at.
+        const FAR: usize = 64;
+        let is_in_the_way = |item: &Item| {
+            matches!(item.part, Part::Joined) || item.replay || !matches!(item.mark, Mark::Stream(_))
+        };
+        let held_up = self.hold.is_some() || self.refused > 0 || self.recover || self.doubt || self.free > 0;
+        // Nothing is sent together with what is in the way.
+        if held_up || self.recovering || self.sent.front().is_some_and(is_in_the_way) {
+            return None;
+        }
+        for (at, entry) in self.waiting.iter().take(FAR).enumerate() {
+            let Entry::Item(item) = entry else { return None };
+            if is_in_the_way(item) || item.mark > Mark::Stream(within(item.link)?) {
+                return None;
+            }
+            if item.ahead() == Some(AheadStage::Waiting) {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// The first item of which something that goes ahead is under way: its replies come first.
+    pub(crate) fn first_ahead(&mut self) -> Option<&mut Item> {
+        let items = self.waiting.iter_mut().filter_map(|entry| match entry {
+            Entry::Item(item) => Some(item),
+            Entry::Gate(_) => None,
+        });
+        items.into_iter().find(|item| item.ahead() == Some(AheadStage::UnderWay))
     }
 
     /// Puts back what has been sent and refused: it was not executed.
@@ -154,6 +197,17 @@ impl Lane {
         let unconfirmed = self.unconfirmed.drain(..).map(|answered| answered.item);
         for item in self.sent.drain(..).rev().chain(unconfirmed.rev()) {
             self.waiting.push_front(Entry::Item(Item { replay: true, ..item }));
+        }
+        // What went ahead may be lost, and has to be done again in its place.
+        let is_lost =
+            |item: &Item| item.replay || item.ahead().is_some_and(|ahead| ahead != AheadStage::Waiting);
+        for entry in &mut self.waiting {
+            if let Entry::Item(item) = entry
+                && is_lost(item)
+            {
+                item.join();
+                item.replay = true;
+            }
         }
         // Also of what another node's checkpoint did not have: this one's may.
         let unclear = |entry: &Entry| matches!(entry, Entry::Item(i) if i.replay && i.class != Class::Free);
@@ -216,6 +270,7 @@ mod tests {
             resets: false,
             ticket: 0,
             replay: false,
+            part: Part::Whole,
         }
     }
 

@@ -8,6 +8,7 @@
 //!
 //! Where one server takes over from another of the same kind, [`crate::pipeline`] forwards the bytes as they are.
 
+mod ahead;
 mod aside;
 mod batch;
 mod checkpoint;
@@ -100,6 +101,7 @@ pub(crate) struct Target {
     checkpoints: Arc<Checkpoints>,
     delivery: Delivery,
     one_lane: bool,
+    goes_ahead: bool,
     positions: positions::Written,
     table: CommandTable,
     databases: Databases,
@@ -157,9 +159,12 @@ impl Target {
     pub(crate) fn new(settings: Settings, fence: Fence, checkpoints: Checkpoints) -> Arc<Self> {
         let checkpoints = Arc::new(checkpoints);
         let one_lane = settings.has_one_lane();
+        // Of commands that are refused for good each has to be known: in what stands alone only the first is.
+        let goes_ahead = one_lane && settings.delivery == Delivery::ExactlyOnce && settings.letters.is_none();
         let rules = Rules {
             single: one_lane,
             exact: settings.delivery == Delivery::ExactlyOnce,
+            ahead: if goes_ahead { ahead::WINDOW } else { 0 },
             windows: settings.windows,
             alone_after: ALONE_AFTER,
         };
@@ -178,6 +183,7 @@ impl Target {
             checkpoints,
             delivery: settings.delivery,
             one_lane,
+            goes_ahead,
             positions: positions::Written::default(),
             table: settings.table,
             databases: settings.databases,
@@ -262,6 +268,11 @@ impl Target {
     /// some of theirs.
     pub(crate) fn has_one_lane(&self) -> bool {
         self.one_lane
+    }
+
+    /// True when what may be repeated goes ahead of the transactions; see [`ahead`].
+    pub(crate) fn goes_ahead(&self) -> bool {
+        self.goes_ahead
     }
 
     /// Nothing may be executed twice.

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Settings, Target,
+    ahead::WINDOW,
     checkpoint::{Checkpoints, Constant},
     existing::{Origin, Question, forget_all},
     from_now::FromNow,
@@ -140,9 +141,8 @@ pub(crate) async fn run(
     for ((number, link), applied) in (0..).zip(&mut links).zip(&plan.applied) {
         let Applied::Stream(position) = applied else { continue };
         let until = match &mut link.control {
-            // There is no more than the position itself says.
-            _ if one_lane && target.is_exact() => 0,
             _ if from_now == FromNow::Begins => position.offset,
+            _ if one_lane && target.is_exact() => position.offset.saturating_add(WINDOW),
             Some(control) => {
                 let info = control.info("replication").await.map_err(Error::SourceConnection)?;
                 info.get_as("master_repl_offset").unwrap_or(u64::MAX)

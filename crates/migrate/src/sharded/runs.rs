@@ -7,6 +7,7 @@ use keyferry_replication::Batch;
 use keyferry_resp::{Command, CommandRef, encode_command};
 
 use super::{
+    ahead::Part,
     compute::repeatable,
     feed::{At, StreamFeed},
     filtered::Filtered,
@@ -47,6 +48,10 @@ impl StreamFeed {
             let held = if simple { self.held_form(&command) } else { None };
             if simple && held.is_none() {
                 commands += 1;
+                if let Some(divider) = &mut self.divider {
+                    let end = batch.start + behind as u64;
+                    divider.take(self.target.table(), &command, &batch.bytes[before..behind], end);
+                }
                 if behind - run >= RUN_BYTES || commands >= RUN_COMMANDS {
                     self.run(batch, run..behind, commands, ticket)?;
                     (run, commands) = (behind, 0);
@@ -130,7 +135,7 @@ impl StreamFeed {
     fn hand_over(&mut self, gathered: Gathered, bytes: Bytes, start: u64, end: u64, ticket: u64) {
         let Gathered { commands, db, db_after, resets, .. } = gathered;
         self.noted = Instant::now();
-        self.target.core().add_anywhere(Item {
+        let mut item = Item {
             link: self.link,
             mark: Mark::Stream(end),
             at: start,
@@ -143,7 +148,12 @@ impl StreamFeed {
             resets,
             ticket,
             replay: false,
-        });
+            part: Part::Whole,
+        };
+        if let Some(divided) = self.divider.as_mut().and_then(|divider| divider.end(end)) {
+            item.divide(divided);
+        }
+        self.target.core().add_anywhere(item);
     }
 
     fn careful(&mut self, command: &CommandRef<'_>, at: &At, end: u64) -> Result<(), Error> {
@@ -215,6 +225,9 @@ impl StreamFeed {
             return Ok(());
         }
         let db = self.to_db(command, at)?;
+        if let Some(divider) = &mut self.divider {
+            divider.note(self.target.table(), command);
+        }
         into.select(db);
         let (all, one) = (command.is("FLUSHALL"), command.is("FLUSHDB"));
         if one && self.target.databases().is_merged(self.db) {

@@ -207,6 +207,7 @@ mod tests {
     use crate::{
         progress::Meter,
         sharded::{
+            ahead::Part,
             checkpoint::tests::some,
             core::{Rules, Windows},
             item::{Class, Mark},
@@ -232,6 +233,7 @@ mod tests {
             resets: false,
             ticket,
             replay: false,
+            part: Part::Whole,
         }
     }
 
@@ -243,7 +245,8 @@ mod tests {
 
     #[test]
     fn a_slot_waits_for_the_shard_that_gives_it_up() {
-        let rules = Rules { single: false, exact: true, windows: WINDOWS, alone_after: Duration::ZERO };
+        let rules =
+            Rules { single: false, exact: true, ahead: 0, windows: WINDOWS, alone_after: Duration::ZERO };
         let mut core = Core::new(rules, Arc::new(some(false)), vec![Meter::default(), Meter::default()]);
         core.set_shards(vec![Some(slots(&[1, 2])), Some(slots(&[3]))]);
         // The new owner speaks first.
@@ -267,7 +270,8 @@ mod tests {
 
     #[test]
     fn what_a_node_holds_beside_its_slots_is_dropped_in_the_end() {
-        let rules = Rules { single: false, exact: true, windows: WINDOWS, alone_after: Duration::ZERO };
+        let rules =
+            Rules { single: false, exact: true, ahead: 0, windows: WINDOWS, alone_after: Duration::ZERO };
         let mut core = Core::new(rules, Arc::new(some(false)), vec![Meter::default(), Meter::default()]);
         core.set_shards(vec![Some(slots(&[1])), Some(slots(&[3]))]);
         for slot in [1, 2] {
@@ -287,7 +291,8 @@ mod tests {
 
     #[test]
     fn what_was_not_taken_over_is_dropped_and_counted() {
-        let rules = Rules { single: true, exact: true, windows: WINDOWS, alone_after: Duration::ZERO };
+        let rules =
+            Rules { single: true, exact: true, ahead: 0, windows: WINDOWS, alone_after: Duration::ZERO };
         let mut core = Core::new(rules, Arc::new(some(false)), vec![Meter::default(), Meter::default()]);
         core.set_shards(vec![Some(slots(&[1])), Some(slots(&[3]))]);
         let restored = item(&mut core, 1, 10, &["RESTORE", "k", "0", "x"]);

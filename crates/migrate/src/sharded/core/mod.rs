@@ -53,6 +53,8 @@ pub(crate) struct Rules {
     pub(crate) single: bool,
     /// What must not be repeated goes with a checkpoint.
     pub(crate) exact: bool,
+    /// How many bytes of the stream behind the position at the target something may go ahead of its transaction; none, if 0.
+    pub(crate) ahead: u64,
     /// How long what passes may last.
     pub(crate) windows: Windows,
     /// How long a node that had replicas has to be without them, before nothing is to be waited for.
@@ -366,8 +368,10 @@ impl Core {
             }
             return None;
         }
-        // Had it been done, the checkpoint would say so.
-        item.replay = !(lane.read && item.class == Class::Exact && self.rules.exact);
+        // Had it been done, the checkpoint would say so; but not of what went ahead.
+        let told = lane.read && item.class == Class::Exact && self.rules.exact;
+        item.replay = !told || self.rules.single;
+        item.join();
         lane.recover |= !lane.read;
         Some(item)
     }
@@ -578,7 +582,7 @@ impl Core {
     /// Puts back what may be lost, as soon as nothing is under way: before that it would be overtaken.
     fn settle_doubt(&mut self, lane_at: usize) {
         let lane = &mut self.lanes[lane_at];
-        if lane.doubt && lane.sent.is_empty() && lane.free == 0 && !lane.recovering {
+        if lane.doubt && lane.is_quiet() && lane.ahead == 0 {
             self.counts.replayed += lane.put_back_uncertain();
         }
     }
@@ -664,6 +668,10 @@ impl Core {
         node.unconfirmed_bytes = 0;
         self.counts.nodes_lost += 1;
         lanes.retain(|&lane| self.lanes[lane].unconfirmed.iter().any(|answered| answered.by == Some(at)));
+        if self.rules.ahead > 0 {
+            // What went ahead is not told apart by who has it.
+            lanes.extend((0..self.lanes.len()).filter(|&lane| self.lanes[lane].owner == Some(at)));
+        }
         for flight in flights.into_iter().rev() {
             match flight.what {
                 What::Free { lane, item, .. } => {
@@ -671,7 +679,12 @@ impl Core {
                     self.lanes[lane].put_back_free(item, Executed::Unknown);
                     lanes.push(lane);
                 }
+                What::Ahead { lane } => {
+                    self.lanes[lane].ahead = 0;
+                    lanes.push(lane);
+                }
                 What::Batch { lane, .. } => {
+                    self.lanes[lane].ahead = 0;
                     self.counts.replayed += self.lanes[lane].put_back_uncertain();
                     lanes.push(lane);
                 }

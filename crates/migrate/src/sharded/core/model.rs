@@ -20,6 +20,7 @@ use super::{Core, Expect, Rules, Windows};
 use crate::{
     progress::Meter,
     sharded::{
+        ahead::{Divider, Part},
         checkpoint::tests::some,
         item::{Class, Item, Mark},
         links::Done,
@@ -29,6 +30,9 @@ use crate::{
 };
 
 const SLOTS: u16 = 4;
+
+/// How far behind the position something may go ahead. Offsets are numbers of items here.
+const AHEAD: u64 = 6;
 
 const HOURS: Windows = Windows { connect: Duration::from_secs(3600), other: Duration::from_secs(3600) };
 
@@ -50,7 +54,13 @@ type Key = (u32, String);
 type State = BTreeMap<Key, Value>;
 
 fn new_core(single: bool) -> Core {
-    let rules = Rules { single, exact: true, windows: HOURS, alone_after: Duration::ZERO };
+    let rules = Rules {
+        single,
+        exact: true,
+        ahead: if single { AHEAD } else { 0 },
+        windows: HOURS,
+        alone_after: Duration::ZERO,
+    };
     let mut core = Core::new(rules, Arc::new(some(single)), vec![meter(), meter()]);
     core.lanes.truncate(usize::from(SLOTS));
     core
@@ -77,6 +87,7 @@ fn apply(state: &mut State, db: u32, words: &[String]) -> Result<Frame, ErrorRep
     let wrong = || ErrorReply::new("WRONGTYPE Operation against a key holding the wrong kind of value");
     let key = (db, words[1].clone());
     match words[0].as_str() {
+        "SELECT" => {}
         "SET" => drop(state.insert(key, Value::Text(words[2].clone()))),
         "DEL" => drop(state.remove(&key)),
         "INCR" => match state.entry(key).or_insert_with(|| Value::Text("0".into())) {
@@ -170,6 +181,8 @@ enum Lie {
     Replicas,
     /// The program keeps a position of what it has been given, not of what is done.
     Positions,
+    /// What goes ahead does so whatever waits for its keys.
+    Dividers,
 }
 
 struct World {
@@ -191,6 +204,8 @@ struct World {
     value: u64,
     gates: Vec<Gate>,
     errors: bool,
+    /// Divides what each link brings, where there is one lane.
+    dividers: [Divider; 2],
     /// Everything that the links have brought, as a source can bring it again.
     history: [Vec<(u16, Item)>; 2],
     /// Offsets up to which the target keeps, of each link, that everything is done; from the end of its snapshot on.
@@ -235,6 +250,7 @@ impl World {
             value: 0,
             gates: Vec::new(),
             errors: rng.chance(1, 2),
+            dividers: [Divider::with(AHEAD, 1), Divider::with(AHEAD, 1)],
             history: [Vec::new(), Vec::new()],
             positions: [None; 2],
             deaths: 0,
@@ -342,6 +358,10 @@ impl World {
             }
             "SELECT" => {
                 link.db = words[1].parse().unwrap();
+                // It is one of the elements of the result, too.
+                if let Some(queue) = &mut link.transaction {
+                    queue.push((link.db, words));
+                }
                 return Reply::Frame(ok());
             }
             "WAIT" => {
@@ -387,7 +407,9 @@ impl World {
         if link.transaction.is_none() || executes {
             link.asking = false;
         }
-        let keys: BTreeSet<Key> = commands.iter().map(|(db, words)| (*db, words[1].clone())).collect();
+        let names_key = |(_, words): &&(u32, Vec<String>)| words[0] != "SELECT";
+        let keys: BTreeSet<Key> =
+            commands.iter().filter(names_key).map(|(db, words)| (*db, words[1].clone())).collect();
         let mut error = self.check(node, &keys, asking);
         // Replicas answer questions.
         let copy = self.single
@@ -450,7 +472,6 @@ impl World {
             link.written = self.shards[shard].executed;
         }
         match first {
-            // SELECTs are among the elements.
             Some((error, n)) if executes => Reply::Error(error, Some(n)),
             Some((error, _)) => Reply::Error(error, None),
             None => Reply::Frame(last),
@@ -682,8 +703,9 @@ impl World {
             for n in 0..*self.rng_pick(&[1, 1, 1, 2, 3]) {
                 let value = format!("{value}{n}");
                 let toggle = key("t");
-                let command = match self.rng.below(7) {
+                let command = match self.rng.below(8) {
                     0 => vec!["SET".into(), key("s"), value],
+                    7 => vec!["INCR".into(), key("s")],
                     1 => vec!["DEL".into(), key("s")],
                     2 => vec!["INCR".into(), key("c")],
                     3 => vec!["RPUSH".into(), key("l"), value],
@@ -712,7 +734,7 @@ impl World {
         let ticket = self.core.link(link).unwrap().open();
         let commands = commands.len() as u32;
         let bytes = bytes.freeze();
-        let item = Item {
+        let mut item = Item {
             link,
             mark,
             at,
@@ -725,10 +747,33 @@ impl World {
             resets: false,
             ticket,
             replay: false,
+            part: Part::Whole,
         };
+        if self.single && self.in_stream[number] {
+            self.divide(number, &mut item);
+        }
         self.history[number].push((slot, item.clone()));
         self.core.add(slot, item);
         self.core.link(link).unwrap().seal(ticket, Done::Stream { commands: 1, end: at, db: None });
+    }
+
+    fn divide(&mut self, number: usize, item: &mut Item) {
+        let (mut decoder, mut at) = (CommandDecoder::new(), 0);
+        if self.lie == Some(Lie::Dividers) {
+            self.dividers[number] = Divider::with(AHEAD, 1);
+        }
+        let divider = &mut self.dividers[number];
+        let Mark::Stream(end) = item.mark else { panic!("in a snapshot") };
+        while at < item.bytes.len() {
+            let command = decoder.next_ref(&item.bytes[at..]).unwrap().unwrap();
+            let raw = &item.bytes[at..at + command.consumed()];
+            at += command.consumed();
+            let table = keyferry_routing::CommandTable::builtin();
+            divider.take(table, &command, raw, end);
+        }
+        if let Some(divided) = divider.end(end) {
+            item.divide(divided);
+        }
     }
 
     // --- The program dies.
@@ -780,7 +825,7 @@ impl World {
             shard.known = false;
         }
         for (link, offset) in (0..2u16).zip(kept) {
-            let until = if self.single { 0 } else { self.marks[usize::from(link)] };
+            let until = if self.single { offset + AHEAD } else { self.marks[usize::from(link)] };
             self.core.resume(link, (offset, None), until);
         }
         self.survey(false);
@@ -957,7 +1002,7 @@ fn everything_is_there_once_whatever_happens() {
 /// What the test above rests on: it finds out when servers or the program do not do what they promise.
 #[test]
 fn a_promise_that_is_not_kept_is_found_out() {
-    for lie in [Lie::Checkpoints, Lie::Replicas, Lie::Positions] {
+    for lie in [Lie::Checkpoints, Lie::Replicas, Lie::Positions, Lie::Dividers] {
         let found = (0..100).find(|&seed| {
             let mut world = World::new(seed);
             world.lie = Some(lie);

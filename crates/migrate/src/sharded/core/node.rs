@@ -72,6 +72,10 @@ pub(super) enum What {
         lane: usize,
         item: Item,
     },
+    /// What goes ahead of the rest of an item: of the first in `waiting` of which that is under way.
+    Ahead {
+        lane: usize,
+    },
     /// What is in the lane's `sent`.
     Batch {
         lane: usize,

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     error::Error,
     sharded::{
+        ahead::{AheadStage, Part},
         batch,
         item::{Class, Item},
         lane::{Answered, Asked, Executed},
@@ -38,7 +39,7 @@ impl Core {
                 What::Checkpoint { .. } | What::Wait | What::Info => true,
                 // Each command in it that is refused is to be known.
                 What::Batch { layout, .. } => layout.wrapped && self.letters.is_some(),
-                What::Prefix | What::Free { .. } => false,
+                What::Prefix | What::Free { .. } | What::Ahead { .. } => false,
             };
             plain += u64::from(flight.replies - flight.answered) - u64::from(ends);
             if ends {
@@ -113,7 +114,7 @@ impl Core {
                 }
             }
             What::Batch { lane, layout } => self.result_landed(lane, at, layout, flight.error, frame),
-            What::Prefix | What::Free { .. } => {}
+            What::Prefix | What::Free { .. } | What::Ahead { .. } => {}
         }
         self.note_reply(at);
     }
@@ -150,13 +151,21 @@ impl Core {
                     Some(Refused { reply: last, element: Some(element), text }),
                 );
             };
-            if item.replay && item.class == Class::Blind && text.kind() == ErrorCode::WrongType {
+            let repeated = item.replay
+                && (item.class == Class::Blind || (self.rules.single && batch::is_blind(&item, n)));
+            if repeated && text.kind() == ErrorCode::WrongType {
                 self.counts.replay_errors += 1;
             } else if let Err(error) = self.keep_command(&item, n, &text) {
                 return self.fail(error);
             }
         }
         self.batch_landed(lane_at, at, layout, None);
+    }
+
+    /// True for a command of an item that was sent which another attempt may have carried out ahead of the rest.
+    fn may_have_gone_ahead(&self, lane_at: usize, item: usize, n: u32) -> bool {
+        let item = self.lanes[lane_at].sent.get(item);
+        item.is_some_and(|item| item.replay && self.rules.single && batch::is_blind(item, n))
     }
 
     fn note_reply(&mut self, at: usize) {
@@ -192,10 +201,29 @@ impl Core {
                 self.lanes[lane].put_back_free(item, Executed::No);
                 self.refused(lane, at, &refused.text, Some((&shown, refused.reply)));
             }
+            (What::Ahead { lane }, error) => self.ahead_landed(lane, at, error),
             (What::Batch { lane, layout }, error) => self.batch_landed(lane, at, layout, error),
             // Replies with content do not come here.
             (What::Checkpoint { .. } | What::Wait | What::Info, _) => {}
         }
+    }
+
+    /// What goes ahead of the rest of an item has been answered.
+    fn ahead_landed(&mut self, lane_at: usize, at: usize, error: Option<Refused>) {
+        let lane = &mut self.lanes[lane_at];
+        lane.ahead = lane.ahead.saturating_sub(1);
+        let Some(item) = lane.first_ahead() else { return };
+        let Part::Divided(ahead) = &mut item.part else { return };
+        ahead.stage = AheadStage::Done;
+        let Some(refused) = error else {
+            self.settle_doubt(lane_at);
+            return self.touch(lane_at);
+        };
+        // Some of it has been executed, and some of what goes ahead behind it: all of that is done again, in order.
+        let bytes = ahead.bytes.clone();
+        let shown = batch::in_whole(item, &bytes, refused.reply);
+        lane.doubt = true;
+        self.refused(lane_at, at, &refused.text, Some((&shown.0, shown.1)));
     }
 
     fn batch_landed(&mut self, lane_at: usize, at: usize, layout: batch::Layout, error: Option<Refused>) {
@@ -205,7 +233,8 @@ impl Core {
             let lane = &self.lanes[lane_at];
             let culprit = place.and_then(|(item, _)| lane.sent.get(item));
             let exact = self.rules.exact;
-            let repeated = culprit.is_some_and(|item| item.replay && (item.class == Class::Blind || !exact));
+            let repeated = culprit.is_some_and(|item| item.replay && (item.class == Class::Blind || !exact))
+                || place.is_some_and(|(item, n)| self.may_have_gone_ahead(lane_at, item, n));
             let explained = match refused.text.kind() {
                 ErrorCode::WrongType => true,
                 ErrorCode::BusyGroup => !exact,
@@ -216,17 +245,17 @@ impl Core {
                 // What came later is there already.
                 self.counts.replay_errors += 1;
             } else if executed {
-                let mut error = batch::refusal(
-                    self.nodes[at].address.clone(),
-                    culprit.map(|item| (item, place.map_or(0, |(_, command)| command))),
-                    &refused.text,
-                );
+                let shown = culprit
+                    .map(|item| batch::in_whole(item, &item.bytes, place.map_or(0, |(_, command)| command)));
+                let address = self.nodes[at].address.clone();
+                let shown = shown.as_ref().map(|(item, n)| (item, *n));
+                let mut error = batch::refusal(address, shown, &refused.text);
                 if let Error::Refused(refusal) = &mut error {
                     refusal.passed = exact;
                 }
                 return self.fail(error);
             } else {
-                let shown = culprit.cloned().zip(place.map(|(_, command)| command));
+                let shown = culprit.zip(place).map(|(item, (_, n))| batch::in_whole(item, &item.bytes, n));
                 self.lanes[lane_at].put_back_sent();
                 let shown = shown.as_ref().map(|(item, command)| (item, *command));
                 return self.refused(lane_at, at, &refused.text, shown);
@@ -236,7 +265,9 @@ impl Core {
         let lane = &mut self.lanes[lane_at];
         if lane.doubt {
             // The slot has changed hands since: whether this was handed over, the checkpoint tells.
-            self.counts.replayed += lane.put_back_uncertain();
+            let sent = std::mem::take(&mut lane.sent);
+            lane.unconfirmed.extend(sent.into_iter().map(|item| Answered { item, by: None }));
+            self.settle_doubt(lane_at);
         } else {
             let items = std::mem::take(&mut lane.sent);
             for item in items {

@@ -7,6 +7,7 @@ use keyferry_resp::encode_command;
 
 use super::{Core, node::What};
 use crate::sharded::{
+    ahead::{AheadStage, Part},
     batch, guarded,
     item::Class,
     lane::{BatchLimits, Entry, Lane},
@@ -75,7 +76,9 @@ impl Core {
     pub(super) fn touch(&mut self, lane_at: usize) {
         let lane = &mut self.lanes[lane_at];
         let Some(target) = lane.target() else { return };
-        if lane.has_work() && lane.queued != Some(target) {
+        let has_work = lane.has_work() || self.next_ahead(lane_at).is_some();
+        let lane = &mut self.lanes[lane_at];
+        if has_work && lane.queued != Some(target) {
             // A gate alone is no work for a node.
             if !lane.recover && matches!(lane.waiting.front(), Some(Entry::Gate(_))) {
                 return self.arrive(lane_at);
@@ -88,10 +91,47 @@ impl Core {
     }
 
     fn send_from(&mut self, lane_at: usize, at: usize, out: &mut BytesMut) {
-        let lane = &mut self.lanes[lane_at];
-        if !lane.has_work() {
-            return;
+        if self.lanes[lane_at].has_work() {
+            self.send_ordered(lane_at, at, out);
         }
+        while self.nodes[at].has_room()
+            && let Some(next) = self.next_ahead(lane_at)
+        {
+            self.send_ahead(lane_at, at, next, out);
+        }
+    }
+
+    /// Of which item that waits in a lane something may go ahead now.
+    fn next_ahead(&self, lane_at: usize) -> Option<usize> {
+        if self.rules.ahead == 0 {
+            return None;
+        }
+        let within =
+            |link: u16| Some(self.links.get(usize::from(link))?.marked?.saturating_add(self.rules.ahead));
+        self.lanes[lane_at].next_ahead(within)
+    }
+
+    fn send_ahead(&mut self, lane_at: usize, at: usize, next: usize, out: &mut BytesMut) {
+        let (lane, node) = (&mut self.lanes[lane_at], &mut self.nodes[at]);
+        let Some(Entry::Item(item)) = lane.waiting.get_mut(next) else { return };
+        let Part::Divided(ahead) = &mut item.part else { return };
+        node.select(item.db, out);
+        ahead.stage = AheadStage::UnderWay;
+        out.extend_from_slice(&ahead.bytes);
+        lane.ahead += 1;
+        node.take_off(What::Ahead { lane: lane_at }, ahead.commands, ahead.bytes.len());
+    }
+
+    fn send_ordered(&mut self, lane_at: usize, at: usize, out: &mut BytesMut) {
+        if self.lanes[lane_at].sent.is_empty()
+            && self.next_ahead(lane_at).is_none()
+            && let Some(Entry::Item(item)) = self.lanes[lane_at].waiting.front_mut()
+            && item.ahead() == Some(AheadStage::Waiting)
+        {
+            // Something is in the way of its going ahead.
+            item.join();
+        }
+        let lane = &mut self.lanes[lane_at];
         let node = &mut self.nodes[at];
         let slot = u16::try_from(lane_at).unwrap_or_default();
         if lane.recover {
@@ -137,8 +177,12 @@ impl Core {
                 }
                 Some(Entry::Item(_)) if lane.is_quiet() => {
                     let asked = lane.asks().is_some();
-                    lane.ask = None;
                     lane.take_batch(if self.rules.single { BatchLimits::ONE } else { BatchLimits::MANY });
+                    if lane.sent.is_empty() {
+                        // What goes ahead of it is not there yet.
+                        return;
+                    }
+                    lane.ask = None;
                     let layout = batch::Layout::of(&lane.sent, self.rules.exact);
                     node.select(layout.db, out);
                     if asked {

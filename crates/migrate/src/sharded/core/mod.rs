@@ -6,36 +6,41 @@
 //! - Ordered items of a lane go out one batch at a time. A batch is one transaction, or one blind write, so that it is
 //!   executed or refused as a whole, and nothing overtakes what was refused.
 //! - A batch that must not be repeated ends with the lane's checkpoint.
+//! - Into one server, blind writes go ahead of the batch that they belong to, where nothing that is not done yet says
+//!   anything of their keys: see [`super::ahead`].
 //! - What a primary has answered is kept until a replica has it, where there are replicas. When a node is lost or a slot
 //!   changes hands, what is not known to have survived is sent again, in order, behind a look at the checkpoint.
+
+mod counts;
+mod gates;
 mod hold;
 #[cfg(test)]
 mod model;
 mod node;
 mod reply;
+mod rules;
 mod send;
+mod serving;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::BytesMut;
-use keyferry_resp::{Command, ErrorCode, ErrorReply, Retry};
+use keyferry_resp::{ErrorCode, ErrorReply};
 use keyferry_routing::SlotSet;
 use tokio::sync::Notify;
 
-use self::node::{Node, What};
 pub(crate) use self::{
+    counts::Counts,
     node::Expect,
     reply::{Redirection, redirection},
+    rules::{Rules, Windows, reason},
 };
+use self::{gates::Gate, node::Node};
 use super::{
     batch,
     checkpoint::{Checkpoints, Reached},
     item::{Class, Item, Mark},
-    lane::{Entry, Executed, Lane},
+    lane::{Entry, Lane},
     links::LinkAccount,
     state::{Stage, State},
 };
@@ -45,60 +50,6 @@ use crate::{
     fence::Lease,
     progress::Meter,
 };
-
-/// How a target is spoken to.
-#[derive(Clone, Debug)]
-pub(crate) struct Rules {
-    /// One lane for everything, as one server holds all slots and refuses no command for its keys.
-    pub(crate) single: bool,
-    /// What must not be repeated goes with a checkpoint.
-    pub(crate) exact: bool,
-    /// How many bytes of the stream behind the position at the target something may go ahead of its transaction; none, if 0.
-    pub(crate) ahead: u64,
-    /// How long what passes may last.
-    pub(crate) windows: Windows,
-    /// How long a node that had replicas has to be without them, before nothing is to be waited for.
-    pub(crate) alone_after: Duration,
-}
-
-/// How long a target may refuse what it would take at another time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Windows {
-    /// While it is away, loads its data, is a replica, or has slots that nobody serves.
-    pub(crate) connect: Duration,
-    /// For any other reason that passes, or that somebody can put right.
-    pub(crate) other: Duration,
-}
-
-impl Windows {
-    /// The window for an error; none where waiting does not help.
-    pub(crate) fn of(self, error: &ErrorReply) -> Option<Duration> {
-        match error.kind() {
-            // A slot on its way is as good as one that nobody serves.
-            ErrorCode::TryAgain
-            | ErrorCode::Loading
-            | ErrorCode::MasterDown
-            | ErrorCode::ClusterDown
-            | ErrorCode::NoMasterLink
-            | ErrorCode::NotReady => Some(self.connect),
-            _ => match error.retry() {
-                Retry::Redirect | Retry::RefreshTopology => Some(self.connect),
-                Retry::BackOff | Retry::Operator | Retry::ResendTransaction => Some(self.other),
-                _ => None,
-            },
-        }
-    }
-}
-
-/// The reason that a discarded transaction was discarded for, where the error says it.
-pub(crate) fn reason(error: &ErrorReply) -> ErrorReply {
-    const BECAUSE: &str = "because of: ";
-    let text = error.message();
-    match (error.kind(), text.find(BECAUSE)) {
-        (ErrorCode::ExecAbort, Some(at)) => ErrorReply::new(text[at + BECAUSE.len()..].as_bytes().to_vec()),
-        _ => error.clone(),
-    }
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -138,67 +89,6 @@ pub(crate) struct Core {
     pub(crate) timer: Arc<Notify>,
     /// Told when it is over.
     pub(crate) over: Arc<Notify>,
-}
-
-/// What happened on the way, for the report.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Counts {
-    /// Commands that were sent to another node than expected first, by the error's code.
-    pub(crate) retried: BTreeMap<String, u64>,
-    /// Where the same is seen while it runs.
-    pub(crate) live: Meter,
-    /// Items sent again without knowing whether they had been executed.
-    pub(crate) replayed: u64,
-    /// Items found to have been executed after all.
-    pub(crate) found_done: u64,
-    /// Errors of blind writes that were repeated, which their repetition explains.
-    pub(crate) replay_errors: u64,
-    /// Connections lost.
-    pub(crate) nodes_lost: u64,
-    /// Items that no replica confirmed, as there was none.
-    pub(crate) without_replica: u64,
-    /// Commands with keys in several slots, by name and how they were carried out.
-    pub(crate) cross_slot: BTreeMap<(String, &'static str), u64>,
-    /// Deletions of a shard of the source behind slots that it had given up.
-    pub(crate) tidied: u64,
-    /// Commands of slots that a shard of the source was given in part and did not take over.
-    pub(crate) not_taken_over: u64,
-    /// Keys and commands of slots that the shard which spoke of them did not own: keys that no client can reach.
-    pub(crate) strays: u64,
-    /// Slots that changed hands at the source.
-    pub(crate) slots_moved: u64,
-    /// Full syncs that were not the first, after which the target was compared with the source's keys.
-    pub(crate) mirrored: u64,
-    /// Keys that were removed then.
-    pub(crate) mirror_removed: u64,
-    pub(crate) mirror_samples: Vec<String>,
-    /// Keys that were kept since they had been there before.
-    pub(crate) mirror_kept: u64,
-    /// How often nothing was removed, since nobody knew what had been there before.
-    pub(crate) mirror_unknown: u64,
-    /// Transactions of the source that could not be one at the target.
-    pub(crate) transactions_divided: u64,
-    /// Commands that were refused for good and are kept in a file, by the error's code.
-    pub(crate) dead_letters: BTreeMap<String, u64>,
-}
-
-#[derive(Debug)]
-struct Gate {
-    link: u16,
-    ticket: u64,
-    cost: usize,
-    lanes: Vec<usize>,
-    /// Of its lanes, so many have not been seen to have reached it; the others stand behind them.
-    missing: usize,
-    reached: Arc<Notify>,
-}
-
-/// Something that has been reached when everything before it in its lanes is done.
-#[derive(Debug)]
-pub(crate) struct GateHandle {
-    pub(crate) id: u64,
-    /// Told when it has been reached.
-    pub(crate) reached: Arc<Notify>,
 }
 
 impl Core {
@@ -420,68 +310,6 @@ impl Core {
         }
     }
 
-    /// Adds a gate to the lanes of `slots`. Nothing behind it goes out before [`Core::open_gate`]. `cost` is what waits for
-    /// it takes of the link's memory.
-    pub(crate) fn add_gate(
-        &mut self,
-        slots: impl IntoIterator<Item = u16>,
-        link: u16,
-        ticket: u64,
-        cost: usize,
-    ) -> GateHandle {
-        let mut lanes: Vec<usize> = slots.into_iter().map(|slot| self.lane_of(slot)).collect();
-        lanes.sort_unstable();
-        lanes.dedup();
-        let id = self.next_gate;
-        self.next_gate += 1;
-        let reached = Arc::new(Notify::new());
-        if let Some(account) = self.link(link) {
-            account.add(ticket, cost);
-        }
-        for &lane in &lanes {
-            self.lanes[lane].waiting.push_back(Entry::Gate(id));
-        }
-        let missing = lanes.len();
-        let gate = Gate { link, ticket, cost, lanes: lanes.clone(), missing, reached: Arc::clone(&reached) };
-        self.gates.insert(id, gate);
-        for lane in lanes {
-            self.arrive(lane);
-            self.touch(lane);
-        }
-        if missing == 0 {
-            reached.notify_one();
-        }
-        GateHandle { id, reached }
-    }
-
-    /// Adds an item for `slot` right behind a gate that its lane has reached, before all that waits there.
-    pub(crate) fn add_behind_gate(&mut self, id: u64, slot: u16, item: Item) {
-        let (link, ticket, cost) = (item.link, item.ticket, item.cost());
-        if let Some(account) = self.link(link) {
-            account.add(ticket, cost);
-        }
-        let lane_at = self.lane_of(slot);
-        let Some(item) = self.replayed(lane_at, item) else { return };
-        let waiting = &mut self.lanes[lane_at].waiting;
-        let gate = waiting.iter().position(|entry| matches!(entry, Entry::Gate(other) if *other == id));
-        waiting.insert(gate.map_or(0, |at| at + 1), Entry::Item(item));
-        self.touch(lane_at);
-    }
-
-    /// What the gate stood for is done: its lanes go on.
-    pub(crate) fn open_gate(&mut self, id: u64) {
-        let Some(gate) = self.gates.remove(&id) else { return };
-        if let Some(account) = self.link(gate.link) {
-            account.done(gate.ticket, gate.cost);
-        }
-        for lane in gate.lanes {
-            let waiting = &mut self.lanes[lane].waiting;
-            waiting.retain(|entry| !matches!(entry, Entry::Gate(other) if *other == id));
-            self.arrive(lane);
-            self.touch(lane);
-        }
-    }
-
     /// Ends everything. The first error counts.
     pub(crate) fn fail(&mut self, error: Error) {
         if !self.failed {
@@ -513,205 +341,6 @@ impl Core {
         self.failure.take()
     }
 
-    // --- Who serves what.
-
-    /// The node at this address, made if it is new.
-    pub(crate) fn node(&mut self, address: &str) -> usize {
-        if let Some(at) = self.nodes.iter().position(|node| node.address == address) {
-            return at;
-        }
-        self.nodes.push(Node::new(address));
-        self.topology.notify_one();
-        self.nodes.len() - 1
-    }
-
-    pub(crate) fn node_address(&self, node: usize) -> &str {
-        &self.nodes[node].address
-    }
-
-    /// How many replicas the node at this address has, as it said last; one at least when that is in doubt.
-    pub(crate) fn replicas_of(&self, address: &str) -> u64 {
-        let node = self.nodes.iter().find(|node| node.address == address);
-        node.map_or(0, |node| node.replicas.max(u64::from(node.unsure)))
-    }
-
-    /// How many nodes have ever been known.
-    pub(crate) fn nodes(&self) -> usize {
-        self.nodes.len()
-    }
-
-    pub(crate) fn work_of(&self, node: usize) -> Arc<Notify> {
-        Arc::clone(&self.nodes[node].work)
-    }
-
-    /// Nodes that serve a slot now.
-    pub(crate) fn owners(&self) -> Vec<usize> {
-        let mut owners: Vec<usize> = self.lanes.iter().filter_map(|lane| lane.owner).collect();
-        owners.sort_unstable();
-        owners.dedup();
-        owners
-    }
-
-    /// The node that serves a slot.
-    pub(crate) fn owner(&self, slot: u16) -> Option<usize> {
-        self.lanes[self.lane_of(slot)].owner
-    }
-
-    /// `node` serves the lane of `slot` from now on.
-    pub(crate) fn set_owner(&mut self, slot: u16, node: usize) {
-        let lane_at = self.lane_of(slot);
-        self.set_lane_owner(lane_at, node);
-    }
-
-    fn set_lane_owner(&mut self, lane_at: usize, node: usize) {
-        let lane = &mut self.lanes[lane_at];
-        if lane.owner == Some(node) {
-            return;
-        }
-        lane.doubt = lane.owner.replace(node).is_some();
-        if lane.doubt {
-            // It may have been a replica until now, and what followed it then says nothing.
-            let node = &mut self.nodes[node];
-            node.unsure = true;
-            node.want_info = true;
-        }
-        self.settle_doubt(lane_at);
-        self.touch(lane_at);
-    }
-
-    /// Puts back what may be lost, as soon as nothing is under way: before that it would be overtaken.
-    fn settle_doubt(&mut self, lane_at: usize) {
-        let lane = &mut self.lanes[lane_at];
-        if lane.doubt && lane.is_quiet() && lane.ahead == 0 {
-            self.counts.replayed += lane.put_back_uncertain();
-        }
-    }
-
-    /// The node is no primary any more: what it says now is worth nothing.
-    pub(crate) fn condemn(&mut self, node: usize) {
-        let node = &mut self.nodes[node];
-        if node.up {
-            node.condemned = true;
-            node.work.notify_one();
-        }
-    }
-
-    pub(crate) fn is_condemned(&self, node: usize) -> bool {
-        self.nodes[node].condemned
-    }
-
-    /// Asks every node that serves something how many replicas it has.
-    pub(crate) fn ask_for_replicas(&mut self) {
-        for at in self.owners() {
-            let node = &mut self.nodes[at];
-            if node.up {
-                node.want_info = true;
-                node.work.notify_one();
-            }
-        }
-    }
-
-    // --- What the connections do.
-
-    /// A connection has been made; it has database 0 selected.
-    pub(crate) fn node_up(&mut self, at: usize, replicas: u64) {
-        let node = &mut self.nodes[at];
-        node.up = true;
-        node.condemned = false;
-        node.down_since = None;
-        node.selected = 0;
-        node.want_info = node.unsure;
-        node.work.notify_one();
-        self.note_replicas(at, replicas);
-    }
-
-    /// The node says how many replicas it has.
-    fn note_replicas(&mut self, at: usize, replicas: u64) {
-        let node = &mut self.nodes[at];
-        if replicas > 0 || node.replicas == 0 {
-            node.replicas = replicas;
-            node.alone_since = None;
-        } else if node.alone_since.get_or_insert_with(Instant::now).elapsed() >= self.rules.alone_after {
-            node.replicas = 0;
-        }
-    }
-
-    /// A connection could not be made. An error when that has lasted for too long while there is work for it.
-    pub(crate) fn node_unreachable(&mut self, at: usize, error: keyferry_client::Error) {
-        let since = *self.nodes[at].down_since.get_or_insert_with(Instant::now);
-        self.topology.notify_one();
-        // Whoever serves the slot is to say again where its keys are going.
-        for lane_at in 0..self.lanes.len() {
-            if self.lanes[lane_at].asks() == Some(at) {
-                self.lanes[lane_at].ask = None;
-                self.touch(lane_at);
-            }
-        }
-        let needed = self.lanes.iter().any(|lane| lane.target() == Some(at) && !lane.waiting.is_empty());
-        if needed && since.elapsed() >= self.rules.windows.connect {
-            self.fail(Error::Target(error));
-        }
-    }
-
-    /// A connection has been lost: nobody knows what of the things under way has been executed.
-    pub(crate) fn node_down(&mut self, at: usize) {
-        let node = &mut self.nodes[at];
-        node.up = false;
-        node.condemned = false;
-        node.down_since.get_or_insert_with(Instant::now);
-        node.owed_since = None;
-        node.waiting = false;
-        node.want_info = false;
-        (node.in_flight, node.in_flight_commands) = (0, 0);
-        let flights = std::mem::take(&mut node.flights);
-        let mut lanes = std::mem::take(&mut node.unconfirmed_lanes);
-        node.unconfirmed_bytes = 0;
-        self.counts.nodes_lost += 1;
-        lanes.retain(|&lane| self.lanes[lane].unconfirmed.iter().any(|answered| answered.by == Some(at)));
-        if self.rules.ahead > 0 {
-            // What went ahead is not told apart by who has it.
-            lanes.extend((0..self.lanes.len()).filter(|&lane| self.lanes[lane].owner == Some(at)));
-        }
-        for flight in flights.into_iter().rev() {
-            match flight.what {
-                What::Free { lane, item, .. } => {
-                    self.counts.replayed += 1;
-                    self.lanes[lane].put_back_free(item, Executed::Unknown);
-                    lanes.push(lane);
-                }
-                What::Ahead { lane } => {
-                    self.lanes[lane].ahead = 0;
-                    lanes.push(lane);
-                }
-                What::Batch { lane, .. } => {
-                    self.lanes[lane].ahead = 0;
-                    self.counts.replayed += self.lanes[lane].put_back_uncertain();
-                    lanes.push(lane);
-                }
-                What::Checkpoint { lane, .. } => {
-                    self.lanes[lane].recovering = false;
-                    lanes.push(lane);
-                }
-                What::Prefix | What::Wait | What::Info => {}
-            }
-        }
-        lanes.sort_unstable();
-        lanes.dedup();
-        for lane_at in lanes {
-            let lane = &mut self.lanes[lane_at];
-            lane.ask = None;
-            lane.doubt = true;
-            self.settle_doubt(lane_at);
-            self.touch(lane_at);
-        }
-        self.topology.notify_one();
-    }
-
-    /// Since when the node has owed a reply.
-    pub(crate) fn owed_since(&self, node: usize) -> Option<Instant> {
-        self.nodes[node].owed_since
-    }
-
     /// Appends what the checkpoint of a slot is to say.
     fn note(&self, out: &mut BytesMut, slot: u16, reached: Reached) {
         let history = self.links.get(usize::from(reached.link)).and_then(LinkAccount::history);
@@ -730,18 +359,6 @@ impl Core {
     }
 }
 
-impl Counts {
-    pub(crate) fn note_retry(&mut self, error: &ErrorReply) {
-        *self.retried.entry(error.code().to_owned()).or_default() += 1;
-        self.live.count_error(error.code());
-    }
-
-    /// A command with keys in several slots has been carried out in this way.
-    pub(crate) fn note_cross_slot(&mut self, command: &Command, how: &'static str) {
-        let name = String::from_utf8_lossy(command.name()).to_ascii_lowercase();
-        *self.cross_slot.entry((name, how)).or_default() += 1;
-    }
-}
 /// `host:port`, IPv6 addresses in brackets.
 pub(crate) fn join(host: &str, port: &str) -> String {
     if host.contains(':') && !host.starts_with('[') {

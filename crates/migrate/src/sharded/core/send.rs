@@ -10,7 +10,7 @@ use crate::sharded::{
     ahead::{AheadStage, Part},
     batch, guarded,
     item::Class,
-    lane::{BatchLimits, Entry, Lane},
+    lane::{BatchLimits, Entry},
 };
 
 /// Bytes that a node has answered and no replica confirmed, from which on it is asked for that.
@@ -198,41 +198,5 @@ impl Core {
                 _ => return,
             }
         }
-    }
-
-    /// A gate at the front of a lane has been reached when the lane owes nothing.
-    pub(super) fn arrive(&mut self, lane_at: usize) {
-        let lane = &mut self.lanes[lane_at];
-        let Some(&Entry::Gate(id)) = lane.waiting.front() else { return };
-        if !lane.is_quiet() || lane.recover {
-            return;
-        }
-        if !lane.unconfirmed.is_empty() {
-            for by in lane.unconfirmed.iter().filter_map(|answered| answered.by) {
-                let node = &mut self.nodes[by];
-                if !node.want_wait {
-                    node.want_wait = true;
-                    node.work.notify_one();
-                }
-            }
-            return;
-        }
-        let Some(gate) = self.gates.get_mut(&id) else { return };
-        // Who is there stays until the gate is opened, so each has to be looked for once only.
-        while gate.missing > 0 && self.lanes[gate.lanes[gate.missing - 1]].is_at_gate(id) {
-            gate.missing -= 1;
-            if gate.missing == 0 {
-                gate.reached.notify_one();
-            }
-        }
-    }
-}
-
-impl Lane {
-    fn is_at_gate(&self, id: u64) -> bool {
-        self.is_quiet()
-            && !self.recover
-            && self.unconfirmed.is_empty()
-            && matches!(self.waiting.front(), Some(&Entry::Gate(other)) if other == id)
     }
 }

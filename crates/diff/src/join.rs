@@ -69,9 +69,10 @@ impl Join<'_> {
         }
         for (side, records) in sides.iter_mut().zip(&mut self.records) {
             records.clear();
+            let size: u64 = side.iter().map(|store| store.size(part)).sum();
+            records.reserve_exact(usize::try_from(size).unwrap_or(usize::MAX));
             for store in side {
                 let copied = store.take(part, |run| {
-                    records.reserve_exact(run.len());
                     records.extend_from_slice(run);
                     Ok(())
                 });

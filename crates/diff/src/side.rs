@@ -4,6 +4,8 @@ use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -12,13 +14,15 @@ use keyferry_files::{Input, InputOptions};
 use keyferry_rdb::Limits;
 use keyferry_replication::{Error as LinkError, Link, LinkOptions};
 use keyferry_routing::{SlotSet, Topology};
-use tokio::sync::{mpsc, watch};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 use crate::error::Error;
 use crate::slots::changed;
 
-/// Pieces of a snapshot that wait to be reduced. A piece is what one read from the network gave, 256 KiB at most.
-const PIECES: usize = 16;
+/// How long a thread rests before it waits for more of a snapshot. Servers hand it over in pieces of a few kilobytes, and to be
+/// woken for each would cost more than to read it; so the kernel collects meanwhile what a read of 256 KiB takes.
+const REST: Duration = Duration::from_millis(2);
 
 /// One side of a comparison.
 ///
@@ -204,11 +208,10 @@ impl Part {
         }
     }
 
-    /// Opens it. Servers are read by a task of `runtime`, until the sender of `given_up` is gone; what this gives blocks.
+    /// Opens it. What this gives blocks; for a server it fails as soon as the sender of `given_up` is gone.
     pub(crate) fn open(
         &self,
-        runtime: &tokio::runtime::Handle,
-        mut given_up: watch::Receiver<()>,
+        given_up: watch::Receiver<()>,
         link: &LinkOptions,
         patience: Duration,
         limits: Limits,
@@ -218,42 +221,10 @@ impl Part {
         match self {
             Self::File(path) => Ok(Input::open(path, options)?),
             Self::Server { connect, .. } => {
-                let (sender, pieces) = mpsc::channel(PIECES);
-                let pump = pump((**connect).clone(), link.clone(), patience, sender);
-                runtime.spawn(async move {
-                    tokio::select! {
-                        () = pump => {}
-                        _ = given_up.changed() => {}
-                    }
-                });
-                let reader = LinkReader { pieces, piece: Bytes::new() };
+                let reader = LinkReader::open(connect, link, patience, given_up)?;
                 Ok(Input::from_reader(self.name(), reader, options)
                     .map_err(|e| Error::from(e).unwrapped())?)
             }
-        }
-    }
-}
-
-type Pieces = mpsc::Sender<Result<Bytes, LinkError>>;
-
-/// Reads a snapshot from a server until its end, an error, or until nobody wants more.
-async fn pump(connect: ConnectOptions, options: LinkOptions, patience: Duration, pieces: Pieces) {
-    let mut link = match establish(&connect, &options, patience).await {
-        Ok(link) => link,
-        Err(error) => {
-            // Nobody there to be told: then it does not matter.
-            let _ = pieces.send(Err(error)).await;
-            return;
-        }
-    };
-    loop {
-        let (piece, last) = match link.snapshot_chunk().await {
-            Ok(Some(piece)) => (Ok(piece), false),
-            Ok(None) => return,
-            Err(error) => (Err(error), true),
-        };
-        if pieces.send(piece).await.is_err() || last {
-            return;
         }
     }
 }
@@ -276,20 +247,66 @@ async fn establish(
     }
 }
 
-/// What a task reads from a server, for a thread that blocks.
+/// A snapshot from a server, for a thread that blocks: the socket is read by the thread that reduces what it gives.
 struct LinkReader {
-    pieces: mpsc::Receiver<Result<Bytes, LinkError>>,
+    /// `None` after the end.
+    link: Option<Link>,
     piece: Bytes,
+    given_up: watch::Receiver<()>,
+    streaming: Arc<AtomicBool>,
+    // Goes after the link, which lives in it.
+    runtime: Runtime,
+}
+
+impl LinkReader {
+    fn open(
+        connect: &ConnectOptions,
+        options: &LinkOptions,
+        patience: Duration,
+        mut given_up: watch::Receiver<()>,
+    ) -> Result<Self, Error> {
+        let streaming = Arc::new(AtomicBool::new(false));
+        let resting = Arc::clone(&streaming);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .on_thread_park(move || {
+                if resting.load(Ordering::Relaxed) {
+                    std::thread::sleep(REST);
+                }
+            })
+            .enable_all()
+            .build()
+            .map_err(Error::Thread)?;
+        let link = runtime.block_on(async {
+            tokio::select! {
+                link = establish(connect, options, patience) => link.map_err(Error::from),
+                _ = given_up.changed() => Err(Error::GivenUp),
+            }
+        })?;
+        Ok(Self { link: Some(link), piece: Bytes::new(), given_up, streaming, runtime })
+    }
+
+    /// The next piece; an empty one at the end.
+    fn next(&mut self) -> io::Result<Bytes> {
+        let Some(link) = &mut self.link else { return Ok(Bytes::new()) };
+        let given_up = &mut self.given_up;
+        let piece = self.runtime.block_on(async {
+            tokio::select! {
+                piece = link.snapshot_chunk() => piece.map_err(io::Error::other),
+                _ = given_up.changed() => Err(io::Error::other(Error::GivenUp)),
+            }
+        })?;
+        self.streaming.store(piece.is_some(), Ordering::Relaxed);
+        if piece.is_none() {
+            self.link = None;
+        }
+        Ok(piece.unwrap_or_default())
+    }
 }
 
 impl Read for LinkReader {
     fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() {
-            match self.pieces.blocking_recv() {
-                Some(Ok(piece)) => self.piece = piece,
-                Some(Err(error)) => return Err(io::Error::other(error)),
-                None => return Ok(0),
-            }
+        if self.piece.is_empty() {
+            self.piece = self.next()?;
         }
         let n = space.len().min(self.piece.len());
         self.piece.copy_to_slice(&mut space[..n]);

@@ -198,11 +198,10 @@ impl Run {
 
     fn read_part(&self, side: usize, part: &Part, cutoff: &Cutoff, store: Store) -> Result<Reading, Error> {
         let options = &self.options;
-        let runtime = self.runtime.handle();
         let going_on = self.going_on.lock().unwrap_or_else(PoisonError::into_inner);
         let given_up = going_on.as_ref().map(watch::Sender::subscribe).ok_or(Error::GivenUp)?;
         drop(going_on);
-        let input = part.open(runtime, given_up, &options.link, options.patience, options.limits.clone())?;
+        let input = part.open(given_up, &options.link, options.patience, options.limits.clone())?;
         let (name, bytes) = (part.name(), input.progress());
         let mut reader = PartReader {
             digester: SnapshotDigester::new(&self.digest),

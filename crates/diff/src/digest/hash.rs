@@ -3,8 +3,8 @@
 use twox_hash::XxHash3_128;
 use twox_hash::xxhash3_128::Hasher as Streaming;
 
-/// Bytes that come in one chunk up to this length are hashed at once.
-const AT_ONCE: usize = 4096;
+/// Bytes that come in one chunk up to this length are hashed at once, and copied together where that spares a hash.
+pub(super) const AT_ONCE: usize = 4096;
 
 /// Hashes of one seed. Not cryptographic: a seed that nobody else knows is what keeps values from being made to collide.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,7 @@ pub(crate) struct Hash {
 pub(super) enum Tag {
     Value = 1,
     Item,
+    Entry,
     Scored,
     Field,
     FieldExpiry,
@@ -56,8 +57,21 @@ impl Hash {
     /// One hash of several, in this order.
     #[inline]
     pub(super) fn mix<const N: usize>(self, tag: Tag, parts: [u128; N]) -> u128 {
-        let bytes = parts.map(u128::to_le_bytes);
-        XxHash3_128::oneshot_with_seed(self.seed ^ (tag as u64) << 56, bytes.as_flattened())
+        self.tagged(tag, parts.map(u128::to_le_bytes).as_flattened())
+    }
+
+    /// The hash of bytes of this kind.
+    #[inline]
+    pub(super) fn tagged(self, tag: Tag, bytes: &[u8]) -> u128 {
+        XxHash3_128::oneshot_with_seed(self.seed ^ (tag as u64) << 56, bytes)
+    }
+
+    /// The same of bytes in several pieces that are not side by side.
+    #[cold]
+    pub(super) fn tagged_pieces(self, tag: Tag, pieces: &[&[u8]]) -> u128 {
+        let mut streaming = Streaming::with_seed(self.seed ^ (tag as u64) << 56);
+        pieces.iter().for_each(|piece| streaming.write(piece));
+        streaming.finish_128()
     }
 
     fn streaming(self) -> Streaming {

@@ -3,7 +3,7 @@
 use keyferry_rdb::Kind;
 use keyferry_rdb::elements::{Element, StreamId};
 
-use super::hash::{Chunks, Hash, Tag};
+use super::hash::{AT_ONCE, Chunks, Hash, Tag};
 use crate::cutoff::exact;
 
 /// What a value was reduced to.
@@ -93,8 +93,10 @@ pub struct ValueDigester {
     kind: Kind,
     /// Of all elements whose order does not count, modulo 2¹²⁸.
     sum: u128,
-    /// Of the elements before, where their order counts.
+    /// Of the elements before those in `items`, where their order counts.
     chain: u128,
+    /// Items of a list that are not in `chain` yet, each behind its length: one hash does for many.
+    items: Vec<u8>,
     chunks: Chunks,
     meta: u128,
     digest: ValueDigest,
@@ -116,6 +118,7 @@ impl ValueDigester {
             kind: Kind::String,
             sum: 0,
             chain: 0,
+            items: Vec::new(),
             chunks: Chunks::default(),
             meta: 0,
             digest: ValueDigest::default(),
@@ -137,6 +140,7 @@ impl ValueDigester {
         self.kind = kind;
         (self.sum, self.chain, self.meta) = (0, 0, 0);
         (self.counters, self.group, self.producer_sum, self.producer_limits) = (0, 0, 0, 0);
+        self.items.clear();
         self.chunks.clear();
         self.digest = ValueDigest::default();
     }
@@ -166,7 +170,7 @@ impl ValueDigester {
             }
             Element::Item(item) => {
                 self.digest.length += 1;
-                self.chain = hash.mix(Tag::Item, [self.chain, hash.bytes(item)]);
+                self.item(item);
             }
             Element::Member(member) => {
                 self.digest.length += 1;
@@ -176,7 +180,8 @@ impl ValueDigester {
                 self.digest.length += 1;
                 // Servers lose the sign of zero when they encode a sorted set as a listpack, and no command orders by it.
                 let score = if score.value() == 0.0 { 0.0 } else { score.value() };
-                self.add(hash.mix(Tag::Scored, [hash.bytes(member), u128::from(score.to_bits())]));
+                let element = self.together(Tag::Scored, score.to_bits(), member, b"");
+                self.add(element);
             }
             Element::Field { name, value, expires_at } => {
                 let expires_at = expires_at.map(|at| if self.held_deadlines { exact(at) } else { at });
@@ -184,10 +189,10 @@ impl ValueDigester {
                     return;
                 }
                 self.digest.length += 1;
-                let name = hash.bytes(name);
-                self.add(hash.mix(Tag::Field, [name, hash.bytes(value)]));
+                let element = self.together(Tag::Field, name.len() as u64, name, value);
+                self.add(element);
                 if let Some(at) = expires_at {
-                    let expiry = hash.mix(Tag::FieldExpiry, [name, number(at)]) as u64;
+                    let expiry = hash.mix(Tag::FieldExpiry, [hash.bytes(name), number(at)]) as u64;
                     self.digest.field_expiries = self.digest.field_expiries.wrapping_add(expiry);
                 }
             }
@@ -199,12 +204,12 @@ impl ValueDigester {
             Element::StreamEntry(entry) => {
                 self.digest.length += 1;
                 self.scratch.clear();
-                self.scratch.extend(id(entry.id).to_le_bytes());
+                self.scratch.extend_from_slice(&id(entry.id).to_le_bytes());
                 for (name, value) in entry.fields() {
-                    self.scratch.extend(hash.bytes(name).to_le_bytes());
-                    self.scratch.extend(hash.bytes(value).to_le_bytes());
+                    push_entry(&mut self.scratch, hash, name);
+                    push_entry(&mut self.scratch, hash, value);
                 }
-                self.add(hash.bytes(&self.scratch));
+                self.add(hash.tagged(Tag::Entry, &self.scratch));
             }
             Element::StreamInfo(info) => {
                 self.add(hash.mix(Tag::LastId, [id(info.last_id)]));
@@ -272,9 +277,17 @@ impl ValueDigester {
         may_be_empty && self.digest.length == 0
     }
 
+    #[inline]
     fn finish_with(&mut self, text: u128) -> ValueDigest {
+        if !self.items.is_empty() {
+            self.take_items();
+        }
         let count = u128::from(self.digest.length);
-        self.digest.content = self.hash.mix(Tag::Value, [self.sum, self.chain, text, count, self.meta]);
+        self.digest.content = match self.kind {
+            // A string is nothing but its bytes.
+            Kind::String if self.meta == 0 => text,
+            _ => self.hash.mix(Tag::Value, [self.sum, self.chain, text, count, self.meta]),
+        };
         if self.digest.counters.is_some() {
             self.digest.counters = Some(self.counters as u64);
         }
@@ -282,6 +295,44 @@ impl ValueDigester {
             self.digest.producers = self.producer_sum.wrapping_add(self.producer_limits) as u64;
         }
         self.digest
+    }
+
+    /// The hash of a number and two strings, of which the number tells the first one's length, or the second is empty.
+    #[inline]
+    fn together(&mut self, tag: Tag, number: u64, first: &[u8], second: &[u8]) -> u128 {
+        if first.len().saturating_add(second.len()) > AT_ONCE {
+            return self.hash.tagged_pieces(tag, &[&number.to_le_bytes(), first, second]);
+        }
+        self.scratch.clear();
+        self.scratch.extend_from_slice(&number.to_le_bytes());
+        self.scratch.extend_from_slice(first);
+        self.scratch.extend_from_slice(second);
+        self.hash.tagged(tag, &self.scratch)
+    }
+
+    /// Adds an item of a list. Where hashes begin and end depends on the items alone, not on how they came.
+    #[inline]
+    fn item(&mut self, item: &[u8]) {
+        if self.items.len() + item.len() > AT_ONCE {
+            if !self.items.is_empty() {
+                self.take_items();
+            }
+            if item.len() > AT_ONCE {
+                let pieces = [&self.chain.to_le_bytes()[..], &(item.len() as u64).to_le_bytes(), item];
+                self.chain = self.hash.tagged_pieces(Tag::Item, &pieces);
+                return;
+            }
+        }
+        if self.items.is_empty() {
+            self.items.extend_from_slice(&self.chain.to_le_bytes());
+        }
+        self.items.extend_from_slice(&(item.len() as u64).to_le_bytes());
+        self.items.extend_from_slice(item);
+    }
+
+    fn take_items(&mut self) {
+        self.chain = self.hash.tagged(Tag::Item, &self.items);
+        self.items.clear();
     }
 
     /// Adds an element whose order does not count. A sum of hashes says which elements there are and how often each: unlike
@@ -292,10 +343,87 @@ impl ValueDigester {
     }
 }
 
+/// Adds a string of a stream's entry behind its length; of a long one its hash.
+#[inline]
+fn push_entry(entry: &mut Vec<u8>, hash: Hash, text: &[u8]) {
+    entry.extend_from_slice(&(text.len() as u64).to_le_bytes());
+    if text.len() > AT_ONCE {
+        entry.extend_from_slice(&hash.bytes(text).to_le_bytes());
+    } else {
+        entry.extend_from_slice(text);
+    }
+}
+
 fn id(id: StreamId) -> u128 {
     u128::from(id.ms) << 64 | u128::from(id.seq)
 }
 
 fn number(n: i64) -> u128 {
     u128::from(n.cast_unsigned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::DigestOptions;
+
+    fn list(items: &[&[u8]]) -> ValueDigest {
+        let mut digester = ValueDigester::new(&DigestOptions::default());
+        // What came before must not count.
+        digester.start(Kind::List);
+        digester.element(&Element::Item(b"before"));
+        digester.start(Kind::List);
+        items.iter().for_each(|item| digester.element(&Element::Item(item)));
+        digester.finish()
+    }
+
+    #[test]
+    fn every_item_and_its_place_count_whatever_its_length() {
+        let long = vec![b'x'; 2 * AT_ONCE];
+        let near = |less: usize| &long[..AT_ONCE - less];
+        let lists: [&[&[u8]]; 14] = [
+            &[],
+            &[b""],
+            &[b"", b""],
+            &[b"ab"],
+            &[b"a", b"b"],
+            &[b"b", b"a"],
+            &[&long],
+            &[&long, &long],
+            &[&long, b""],
+            &[b"", &long],
+            &[near(0), b"a"],
+            &[b"a", near(0)],
+            &[b"a", near(1), near(2)],
+            &[b"a", near(2), near(1)],
+        ];
+        for (number, a) in lists.iter().enumerate() {
+            assert_eq!(list(a), list(a));
+            for b in &lists[..number] {
+                assert_ne!(list(a).content, list(b).content, "{} and {} items", a.len(), b.len());
+            }
+        }
+        let many: Vec<Vec<u8>> = (0..5000u32).map(|n| n.to_le_bytes().to_vec()).collect();
+        let mut items: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
+        let before = list(&items);
+        items.swap(10, 4900);
+        assert_ne!(before.content, list(&items).content);
+    }
+
+    #[test]
+    fn where_a_name_ends_counts() {
+        let field = |name: &[u8], value: &[u8]| {
+            let mut digester = ValueDigester::new(&DigestOptions::default());
+            digester.start(Kind::Hash);
+            digester.element(&Element::Field { name, value, expires_at: None });
+            digester.finish().content
+        };
+        let long = vec![b'x'; AT_ONCE];
+        for (a, b) in [(&b"ab"[..], &b"c"[..]), (b"", b"abc"), (&long, b"y"), (b"x", &long)] {
+            let whole = [a, b].concat();
+            let (front, back) = whole.split_at(a.len() + 1 - 2 * usize::from(a.len() > 1));
+            assert_eq!(field(a, b), field(a, b));
+            assert_ne!(field(a, b), field(front, back));
+        }
+    }
 }

@@ -14,8 +14,8 @@ const BITS: u32 = 8;
 pub(crate) const PARTS: usize = 1 << BITS;
 /// Parts are divided again down to this level; then the hash is used up.
 pub(crate) const DEEPEST: u32 = 64 / BITS - 1;
-/// Buffers grow by this many bytes at least.
-const STEP: usize = 16 << 10;
+/// Bytes of a block. Parts grow by whole blocks, so that what they hold is never moved.
+const BLOCK: usize = 16 << 10;
 
 /// Where digests wait that do not fit in memory.
 #[derive(Clone, Debug)]
@@ -32,7 +32,8 @@ pub(crate) struct Store {
     hash: Hash,
     room: Room,
     level: u32,
-    buffers: Vec<Vec<u8>>,
+    /// By part: blocks of whole records.
+    parts: Vec<Vec<Vec<u8>>>,
     held: usize,
     spill: Option<Spill>,
 }
@@ -54,7 +55,7 @@ impl Store {
 
     /// A store whose parts are those of one part of a store one level up.
     pub(crate) fn at_level(hash: Hash, room: Room, level: u32) -> Self {
-        Self { hash, room, level, buffers: vec![Vec::new(); PARTS], held: 0, spill: None }
+        Self { hash, room, level, parts: vec![Vec::new(); PARTS], held: 0, spill: None }
     }
 
     /// Adds a key.
@@ -65,12 +66,10 @@ impl Store {
     pub(crate) fn push(&mut self, key: &KeyDigest<'_>) -> io::Result<()> {
         let hash = self.hash.key(key.db, key.key);
         let part = self.part(hash);
-        let buffer = &mut self.buffers[part];
-        let before = buffer.len();
-        // As much as a record takes at most besides its key.
-        make_room(buffer, key.key.len() + 128);
-        record::write(buffer, hash, key);
-        self.held += buffer.len() - before;
+        let block = room(&mut self.parts[part], key.key.len() + record::MOST_BESIDES_KEY);
+        let before = block.len();
+        record::write(block, hash, key);
+        self.held += block.len() - before;
         self.spill_if_full()
     }
 
@@ -80,8 +79,7 @@ impl Store {
             let (record, rest) = records.split_at(record::HEAD + body.len());
             records = rest;
             let part = self.part(hash);
-            make_room(&mut self.buffers[part], record.len());
-            self.buffers[part].extend_from_slice(record);
+            room(&mut self.parts[part], record.len()).extend_from_slice(record);
             self.held += record.len();
             self.spill_if_full()?;
         }
@@ -91,7 +89,8 @@ impl Store {
     /// Bytes of the records of a part.
     pub(crate) fn size(&self, part: usize) -> u64 {
         let on_disk = self.spill.iter().flat_map(|spill| &spill.chunks[part]);
-        self.buffers[part].len() as u64 + on_disk.map(|(_, length)| *length as u64).sum::<u64>()
+        let held: usize = self.parts[part].iter().map(Vec::len).sum();
+        held as u64 + on_disk.map(|(_, length)| *length as u64).sum::<u64>()
     }
 
     /// Bytes that were written to disk.
@@ -105,7 +104,7 @@ impl Store {
         part: usize,
         mut see: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        see(&std::mem::take(&mut self.buffers[part]))?;
+        std::mem::take(&mut self.parts[part]).iter().try_for_each(|block| see(block))?;
         let Some(spill) = &mut self.spill else { return Ok(()) };
         let mut run = Vec::new();
         for (offset, length) in std::mem::take(&mut spill.chunks[part]) {
@@ -144,11 +143,19 @@ impl Store {
             self.spill = Some(Spill { file, end: 0, chunks: vec![Vec::new(); PARTS] });
         }
         let Some(spill) = &mut self.spill else { return Ok(()) };
-        for (part, buffer) in self.buffers.iter_mut().enumerate().filter(|(_, buffer)| !buffer.is_empty()) {
-            spill.file.write_all(buffer)?;
-            spill.chunks[part].push((spill.end, buffer.len()));
-            spill.end += buffer.len() as u64;
-            buffer.clear();
+        for (part, blocks) in self.parts.iter_mut().enumerate() {
+            let mut length = 0;
+            for block in blocks.iter() {
+                spill.file.write_all(block)?;
+                length += block.len();
+            }
+            if length > 0 {
+                spill.chunks[part].push((spill.end, length));
+                spill.end += length as u64;
+            }
+            // The first one stays for what comes.
+            blocks.truncate(1);
+            blocks.iter_mut().for_each(Vec::clear);
         }
         self.held = 0;
         Ok(())
@@ -160,10 +167,13 @@ fn create(directory: &Path) -> io::Result<File> {
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", directory.display())))
 }
 
-/// Grows in steps, a quarter of what is there at least, so that little is reserved in vain.
+/// The block that has room for so many bytes more: the last one or a new one.
 #[inline]
-fn make_room(buffer: &mut Vec<u8>, more: usize) {
-    if buffer.capacity() - buffer.len() < more {
-        buffer.reserve_exact(more.max(STEP).max(buffer.len() / 4));
+fn room(blocks: &mut Vec<Vec<u8>>, more: usize) -> &mut Vec<u8> {
+    match blocks.last() {
+        Some(last) if last.capacity() - last.len() >= more => {}
+        _ => blocks.push(Vec::with_capacity(more.max(BLOCK))),
     }
+    let last = blocks.len() - 1;
+    &mut blocks[last]
 }

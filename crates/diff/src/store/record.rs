@@ -15,40 +15,79 @@ const FIELD_EXPIRIES: u8 = 2;
 const COUNTERS: u8 = 4;
 const PRODUCERS: u8 = 8;
 
+/// Bytes that a record takes at most besides its key.
+pub(crate) const MOST_BESIDES_KEY: usize = HEAD + 2 + 2 * MOST_NUMBER + 16 + MOST_NUMBER + 4 * 8;
+/// Bytes that a number takes at most.
+const MOST_NUMBER: usize = 10;
+
 /// Appends a record.
 pub(crate) fn write(out: &mut Vec<u8>, hash: u64, key: &KeyDigest<'_>) {
-    let start = out.len();
-    out.extend_from_slice(&hash.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
     let value = &key.value;
     let flag = |present: bool, flag: u8| if present { flag } else { 0 };
-    out.push(
+    let mut before = Bytes::default();
+    before.add(hash.to_le_bytes());
+    before.add([0; 4]);
+    before.add([
         flag(key.expiry.is_some(), EXPIRY)
             | flag(value.field_expiries != 0, FIELD_EXPIRIES)
             | flag(value.counters.is_some(), COUNTERS)
             | flag(value.producers != 0, PRODUCERS),
-    );
-    out.push(kind_number(key.kind));
-    write_number(out, key.db);
-    write_number(out, key.key.len() as u64);
-    out.extend_from_slice(key.key);
-    out.extend_from_slice(&value.content.to_le_bytes());
-    write_number(out, value.length);
+        kind_number(key.kind),
+    ]);
+    before.number(key.db);
+    before.number(key.key.len() as u64);
+    let mut after = Bytes::default();
+    after.add(value.content.to_le_bytes());
+    after.number(value.length);
     if let Some(expiry) = key.expiry {
-        out.extend_from_slice(&expiry.to_le_bytes());
+        after.add(expiry.to_le_bytes());
     }
     if value.field_expiries != 0 {
-        out.extend_from_slice(&value.field_expiries.to_le_bytes());
+        after.add(value.field_expiries.to_le_bytes());
     }
     if let Some(counters) = value.counters {
-        out.extend_from_slice(&counters.to_le_bytes());
+        after.add(counters.to_le_bytes());
     }
     if value.producers != 0 {
-        out.extend_from_slice(&value.producers.to_le_bytes());
+        after.add(value.producers.to_le_bytes());
     }
     // A key has 512 MiB at most.
-    let length = (out.len() - start - HEAD) as u32;
-    out[start + 8..start + HEAD].copy_from_slice(&length.to_le_bytes());
+    let length = (before.len - HEAD + key.key.len() + after.len) as u32;
+    before.bytes[8..HEAD].copy_from_slice(&length.to_le_bytes());
+    out.reserve(before.len + key.key.len() + after.len);
+    out.extend_from_slice(&before.bytes[..before.len]);
+    out.extend_from_slice(key.key);
+    out.extend_from_slice(&after.bytes[..after.len]);
+}
+
+/// A few bytes that are put together before they are appended at once.
+struct Bytes {
+    bytes: [u8; MOST_BESIDES_KEY],
+    len: usize,
+}
+
+impl Default for Bytes {
+    fn default() -> Self {
+        Self { bytes: [0; MOST_BESIDES_KEY], len: 0 }
+    }
+}
+
+impl Bytes {
+    #[inline(always)]
+    fn add<const N: usize>(&mut self, more: [u8; N]) {
+        self.bytes[self.len..self.len + N].copy_from_slice(&more);
+        self.len += N;
+    }
+
+    /// Seven bits a byte, lowest first; the highest bit says that more follow.
+    #[inline(always)]
+    fn number(&mut self, mut n: u64) {
+        while n >= 0x80 {
+            self.add([n as u8 | 0x80]);
+            n >>= 7;
+        }
+        self.add([n as u8]);
+    }
 }
 
 /// Hash and body of the record at the start of `bytes`.
@@ -88,15 +127,6 @@ fn kind_number(kind: Kind) -> u8 {
 
 fn kind_of(number: u8) -> Option<Kind> {
     Kind::ALL.get(usize::from(number)).copied()
-}
-
-/// Seven bits a byte, lowest first; the highest bit says that more follow.
-fn write_number(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
 }
 
 fn read_number(bytes: &mut &[u8]) -> Option<u64> {

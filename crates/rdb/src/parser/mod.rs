@@ -20,7 +20,7 @@ use crate::limits::Limits;
 use crate::text::{self, Place};
 use crate::types::{Dialect, ValueType};
 use crate::walk::{self, Ended, Fault, TemplateSizes, Walker, record as layout};
-use crate::wire::{self, Stop};
+use crate::wire::{self, Stop, StrForm};
 
 /// Bytes that are summed at once, at least, while plenty are there.
 const SUM_RUN: usize = 32 << 10;
@@ -571,10 +571,15 @@ impl Parser {
         let Some(payload) = b.get(key_at..value_at) else { return Ok(self.need(value_at)) };
         self.scratch.clear();
         let limit = self.limits.key.min(self.limits.inflated);
-        self.key = match text::decode(payload, head, key_at, limit, &mut self.scratch) {
-            Ok(place) => place,
-            Err(fault) => return Err(self.text_fault(self.pos + 1, "key length", fault)),
-        };
+        // Written at once where it lies: a result that is copied in would hold the processor up.
+        if head.form == StrForm::Plain {
+            self.key = Place::Buffer { at: key_at, len: payload.len() };
+        } else {
+            self.key = match text::decode(payload, head, key_at, limit, &mut self.scratch) {
+                Ok(place) => place,
+                Err(fault) => return Err(self.text_fault(self.pos + 1, "key length", fault)),
+            };
+        }
         self.ty = ty;
         self.value_at = value_at;
         self.pos += value_at;

@@ -36,7 +36,8 @@ pub struct DiffOptions {
     /// does. Default: 1000; with 0 there is no second look.
     pub fields: usize,
     /// About how many bytes of digests are held in memory; what is beyond waits on disk. Default: 128 MiB. A key takes
-    /// some 45 bytes and its name.
+    /// some 45 bytes and its name. Comparing key by key, names take 8 bytes each while they are held to spare going over the keys of a
+    /// target at rest; what does not fit is gone over.
     pub memory: usize,
     /// Where digests wait that do not fit in memory. Default: the system's directory for temporary files.
     pub temporary_directory: PathBuf,

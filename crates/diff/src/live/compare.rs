@@ -55,6 +55,8 @@ pub(crate) struct Rules {
     /// For the elements of big keys.
     pub(crate) room: Room,
     pub(crate) lengths: Lengths,
+    /// Of values of which a few elements are asked for.
+    pub(crate) few: Lengths,
 }
 
 /// Compares keys over connections of its own.

@@ -48,7 +48,7 @@ impl Comparer {
             let some = pick(keys, &open_keys);
             let shapes = both!(self, shapes(&some));
             let mut small = Vec::new();
-            let mut large = Vec::new();
+            let (mut large, mut lists, mut tables) = (Vec::new(), Vec::new(), Vec::new());
             for (at, &number) in open_keys.iter().enumerate() {
                 let shape = |side: usize| match texts[side][number] {
                     Some(_) => Shape::Text,
@@ -64,10 +64,14 @@ impl Comparer {
                         small.push((number, SMALL));
                     }
                     (Shape::Text, _) | (_, Shape::Text) => key.differs(DifferenceKind::Type),
-                    (Shape::Large, _) | (_, Shape::Large) => large.push(number),
-                    _ => small.push((number, SMALL)),
+                    (Shape::List, Shape::List) => lists.push(number),
+                    (Shape::Table, Shape::Table) => tables.push(number),
+                    (Shape::Small, Shape::Small) => small.push((number, SMALL)),
+                    _ => large.push(number),
                 }
             }
+            large.extend(self.short_lists(keys, &lists, found).await?);
+            large.extend(self.short_tables(keys, &tables, found).await?);
             if !large.is_empty() {
                 self.large(keys, &large, found, &mut small, detail).await?;
             }

@@ -46,4 +46,6 @@ pub(crate) struct Outcome {
     /// Keys of another type than those asked for.
     pub(crate) other_kind: u64,
     pub(crate) findings: Vec<Finding>,
+    /// Hashes of the names of keys that were looked at, where a [census](super::census) is taken.
+    pub(crate) names: Vec<u64>,
 }

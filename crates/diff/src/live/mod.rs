@@ -3,6 +3,7 @@
 mod ask;
 mod barrier;
 mod big;
+mod census;
 mod compare;
 mod contents;
 mod databases;
@@ -17,6 +18,7 @@ mod repair;
 mod rounds;
 mod run;
 mod scan;
+mod short;
 mod suspects;
 mod sweep;
 mod values;

@@ -134,6 +134,11 @@ impl LiveSide {
         &self.server
     }
 
+    /// Whether its servers are known to count their keys, and those that expire, as they should.
+    pub(crate) fn counts_keys(&self) -> bool {
+        matches!(self.server.vendor, Vendor::Redis | Vendor::Valkey | Vendor::Redict)
+    }
+
     /// How long a server may be away or too busy.
     pub(crate) fn patience(&self) -> Duration {
         self.patience

@@ -18,7 +18,7 @@ const CAREFUL: u64 = 64;
 /// Strings after which it is known how long they are.
 const KNOWN: u64 = 1000;
 
-/// How long the strings are that were seen: how many can be asked for at once.
+/// How long the values are that were seen: how many can be asked for at once.
 #[derive(Debug, Default)]
 pub(crate) struct Lengths {
     seen: AtomicU64,
@@ -26,8 +26,8 @@ pub(crate) struct Lengths {
 }
 
 impl Lengths {
-    /// How many strings to ask for at once.
-    fn chunk(&self) -> usize {
+    /// How many to ask for at once.
+    pub(crate) fn chunk(&self) -> usize {
         let longest = self.longest.load(Ordering::Relaxed).max(1);
         let most = if self.seen.load(Ordering::Relaxed) < KNOWN { CAREFUL } else { u64::MAX };
         usize::try_from((WINDOW / longest).clamp(1, most)).unwrap_or(usize::MAX)
@@ -35,7 +35,12 @@ impl Lengths {
 
     fn saw(&self, texts: &[Option<Bytes>]) {
         let longest = texts.iter().flatten().map(Bytes::len).max().unwrap_or(0);
-        self.seen.fetch_add(texts.len() as u64, Ordering::Relaxed);
+        self.saw_so_many(texts.len(), longest);
+    }
+
+    /// Takes note of values, of which the longest has so many bytes.
+    pub(crate) fn saw_so_many(&self, count: usize, longest: usize) {
+        self.seen.fetch_add(count as u64, Ordering::Relaxed);
         self.longest.fetch_max(longest as u64, Ordering::Relaxed);
     }
 }
@@ -89,6 +94,10 @@ pub(crate) enum Shape {
     Text,
     /// In a compact encoding, or a value of a module: taken as a whole.
     Small,
+    /// A list that may be long.
+    List,
+    /// A set or hash that may be long.
+    Table,
     /// It may be anything from a few elements to millions of them.
     Large,
 }
@@ -204,6 +213,8 @@ impl Channel {
                 Some(b"raw" | b"listpack" | b"ziplist" | b"intset" | b"zipmap" | b"listpackex") => {
                     Shape::Small
                 }
+                Some(b"quicklist") => Shape::List,
+                Some(b"hashtable") => Shape::Table,
                 // What this program does not know may be large, and so may anything where the question is refused.
                 _ => Shape::Large,
             },

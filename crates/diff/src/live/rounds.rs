@@ -96,7 +96,8 @@ impl Run {
         tasks.spawn(async move {
             for (pair, keys) in keys.into_iter().enumerate() {
                 for keys in keys.chunks(batch) {
-                    let work = Work { pair, keys: keys.to_vec(), of_target: false, barrier: true };
+                    let work =
+                        Work { pair, keys: keys.to_vec(), of_target: false, barrier: true, census: None };
                     if sender.send(work).await.is_err() {
                         return;
                     }

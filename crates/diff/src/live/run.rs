@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use keyferry_client::Vendor;
-
 use super::LiveDiff;
 use super::barrier::Barrier;
+use super::census::Census;
 use super::compare::Rules;
 use super::databases::{Pair, pairs};
 use super::differing::{Differing, Tally};
@@ -38,6 +37,8 @@ pub(crate) struct Run {
     pub(super) report: DiffReport,
     /// By pair, what the first round came to.
     pub(super) first: Vec<Tally>,
+    /// The keys of the pair of databases at hand, where counting them can spare the way over those of the target.
+    pub(super) census: Option<Census>,
 }
 
 impl Run {
@@ -49,10 +50,7 @@ impl Run {
             Arc::new(LiveSide::find(&target, options.patience).await?),
         ];
         let pairs = pairs(&sides, &options).await?;
-        // Servers of these vendors are known to count keys that expire as they should.
-        let counted =
-            |side: &LiveSide| matches!(side.server().vendor, Vendor::Redis | Vendor::Valkey | Vendor::Redict);
-        let sure = sides.iter().all(|side| counted(side));
+        let sure = sides.iter().all(|side| side.counts_keys());
         let deadlines = pairs.iter().map(|pair| !sure || pair.expires != [0, 0]).collect();
         let seed = RandomState::new().hash_one(now());
         let mut report = DiffReport::default();
@@ -77,6 +75,7 @@ impl Run {
             },
             room: Room { memory: options.memory, directory: options.temporary_directory.clone() },
             lengths: Default::default(),
+            few: Default::default(),
             live,
         };
         let barrier = match rules.live.barrier {
@@ -88,7 +87,7 @@ impl Run {
         let first = vec![Tally::default(); pairs.len()];
         let shared = Arc::new(Shared { sides, pairs, deadlines, rules: Arc::new(rules), pace, barrier });
         let hash = Hash::new(seed);
-        let mut run = Self { shared, options, progress, hash, started, report, first };
+        let mut run = Self { shared, options, progress, hash, started, report, first, census: None };
         run.describe();
         Ok(run)
     }

@@ -9,14 +9,17 @@ use keyferry_routing::SlotSet;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::census::Census;
 use super::databases;
 use super::differing::Differing;
-use super::finding::Outcome;
+use super::finding::{Finding, Outcome};
 use super::nodes::{LiveSide, Nodes};
 use super::options::LiveOptions;
 use super::run::{Run, side_report};
 use super::scan::{Chooser, Scan, ScanCounts};
 use super::work::{self, Work};
+use crate::difference::DifferenceKind;
+use crate::digest::Hash;
 use crate::error::Error;
 use crate::progress::DiffProgress;
 use crate::slots::changed;
@@ -35,6 +38,15 @@ impl Run {
         let mut owners = self.shared.sides.clone().map(|side| Some(side.nodes()));
         let mut moved: [Option<SlotSet>; 2] = [None, None];
         let mut end = None;
+        self.census = self.begin_census(pair).await;
+        if self.census.is_some() {
+            let nothing = || Some(SlotSet::new());
+            self.scan(pair, detail, &[None, nothing()], &owners, differing).await?;
+            if self.end_census(pair, differing).await {
+                return Ok(());
+            }
+            return self.scan(pair, detail, &[nothing(), None], &owners, differing).await;
+        }
         loop {
             self.scan(pair, detail, &moved, &owners, differing).await?;
             // Keys of slots that moved meanwhile may have been where nobody looked.
@@ -57,6 +69,39 @@ impl Run {
             cluster: self.shared.sides[side].name().to_owned(),
             slots: moved[side].as_ref().map(ToString::to_string).unwrap_or_default(),
         })
+    }
+
+    /// Begins to count keys, where that can tell that the target has no others: single servers of which everything is looked at.
+    async fn begin_census(&self, pair: usize) -> Option<Census> {
+        let rules = &self.shared.rules;
+        let whole = self.options.selection.is_everything() && rules.live.sample.is_none();
+        let target = self.shared.pairs[pair].target;
+        let of_target = self.shared.pairs.iter().filter(|other| other.target == target);
+        let one = of_target.count() == 1 && self.shared.pairs[pair].there == [true, true];
+        let single = self.shared.sides.iter().all(|side| !side.is_cluster() && side.counts_keys());
+        if !(whole && one && single) {
+            return None;
+        }
+        Census::begin(&self.shared.sides[1], target, self.options.memory).await
+    }
+
+    /// Whether the count says that the target has no other keys.
+    async fn end_census(&mut self, pair: usize, differing: &Differing) -> bool {
+        let Some(census) = self.census.take() else { return false };
+        let lacks = |(of, finding): &&(usize, Finding)| {
+            *of == pair && finding.kinds.contains(&DifferenceKind::LackTarget)
+        };
+        let lacking = differing.findings.iter().filter(lacks).count() as u64;
+        // Of keys that came to nothing it is not known where they were.
+        let tally = &self.first[pair];
+        if tally.gone + tally.expiring > 0 {
+            return false;
+        }
+        let keys = census.end(&self.shared.sides[1], lacking).await;
+        if let Some(keys) = keys {
+            self.progress.side(1).keys.fetch_add(keys, Ordering::Relaxed);
+        }
+        keys.is_some()
     }
 
     /// Goes once over the keys of both sides; later only over those of slots that moved.
@@ -86,7 +131,8 @@ impl Run {
                 };
                 let scan =
                     Scan::new(&self.shared.sides[side], node.clone(), db, &chooser, slots, rules.live.batch);
-                let walk = Walk { scan, pair, side, progress: self.progress.clone() };
+                let census = self.census.is_some().then_some(self.hash);
+                let walk = Walk { scan, pair, side, progress: self.progress.clone(), census };
                 let (sender, counts) = (sender.clone(), counts.clone());
                 tasks.spawn(async move {
                     let end = walk.go(&sender).await;
@@ -131,7 +177,7 @@ impl Run {
         tasks.spawn(async move {
             for keys in keys.chunks(batch) {
                 meter.side(0).keys.fetch_add(keys.len() as u64, Ordering::Relaxed);
-                let work = Work { pair, keys: keys.to_vec(), of_target: false, barrier: false };
+                let work = Work { pair, keys: keys.to_vec(), of_target: false, barrier: false, census: None };
                 if sender.send(work).await.is_err() {
                     return;
                 }
@@ -152,6 +198,9 @@ impl Run {
 
     fn take(&mut self, (pair, outcome): (usize, Outcome), differing: &mut Differing) {
         self.first[pair].add(&outcome);
+        if let Some(census) = &mut self.census {
+            census.add(&outcome.names);
+        }
         outcome.findings.iter().for_each(|_| self.progress.found());
         // One that SCAN gave twice was counted twice.
         self.first[pair].looked -= differing.add(pair, outcome.findings).min(self.first[pair].looked);
@@ -205,6 +254,7 @@ struct Walk {
     pair: usize,
     side: usize,
     progress: DiffProgress,
+    census: Option<Hash>,
 }
 
 impl Walk {
@@ -217,7 +267,9 @@ impl Walk {
             if keys.is_empty() {
                 continue;
             }
-            let work = Work { pair: self.pair, keys, of_target: self.side == 1, barrier: false };
+            let of_target = self.side == 1;
+            let census = self.census.filter(|_| !of_target);
+            let work = Work { pair: self.pair, keys, of_target, barrier: false, census };
             if sender.send(work).await.is_err() {
                 return Err(Error::GivenUp);
             }

@@ -13,6 +13,7 @@ use super::compare::{Comparer, Rules};
 use super::databases::Pair;
 use super::finding::Outcome;
 use super::nodes::{Channel, LiveSide};
+use crate::digest::Hash;
 use crate::error::Error;
 
 /// Batches that wait for a task.
@@ -28,6 +29,8 @@ pub(crate) struct Work {
     pub(crate) of_target: bool,
     /// They are in motion.
     pub(crate) barrier: bool,
+    /// Whether a census is taken: the hash of names.
+    pub(crate) census: Option<Hash>,
 }
 
 /// What all tasks share.
@@ -100,7 +103,10 @@ impl Worker {
                 }
             }
         }
-        let outcome = match keys.is_empty() {
+        let db = shared.pairs[work.pair].target;
+        let name = |hash: Hash| keys.iter().map(|key| hash.key(u64::from(db), key)).collect();
+        let names = work.census.map(name).unwrap_or_default();
+        let mut outcome = match keys.is_empty() {
             true => Outcome::default(),
             false => match (shared.rules.live.barrier, &shared.barrier) {
                 (Some(wait), Some(way)) if work.barrier => {
@@ -110,6 +116,7 @@ impl Worker {
                 _ => comparer.compare(&keys, self.detail).await?,
             },
         };
+        outcome.names = names;
         self.at = Some((work.pair, comparer));
         Ok(outcome)
     }

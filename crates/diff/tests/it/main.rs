@@ -9,6 +9,7 @@ mod files;
 mod live;
 mod model;
 mod planted;
+mod spared;
 mod support;
 mod traps;
 #[path = "../../../rdb/tests/it/values.rs"]

@@ -1,0 +1,96 @@
+//! Telling by a count that the target has no keys besides those of the source.
+//!
+//! The keys of the target need not be gone over where nobody wrote to it meanwhile: if it holds as many as were found to be on
+//! both sides, each counted once, it holds no others.
+
+use super::databases;
+use super::nodes::{self, LiveSide};
+
+/// What a server counts that changes with every key that comes or goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Standing {
+    run: String,
+    /// Changes since the last save and when that was; keys that expired; keys that were evicted.
+    counts: [u64; 4],
+    /// Keys of the database.
+    keys: u64,
+}
+
+/// The keys of a pair of databases that were looked at, and how the target stood before.
+#[derive(Debug)]
+pub(crate) struct Census {
+    db: u32,
+    before: Standing,
+    /// Hashes of names, some perhaps twice, as `SCAN` may give keys. Two names of one hash make it too few, which proves nothing.
+    names: Vec<u64>,
+    /// Names that are held at most.
+    most: usize,
+}
+
+impl Census {
+    /// Begins one of a database of a single server; `None` where the server does not tell what it takes.
+    pub(crate) async fn begin(target: &LiveSide, db: u32, memory: usize) -> Option<Self> {
+        let before = standing(target, db).await?;
+        Some(Self { db, before, names: Vec::new(), most: memory / size_of::<u64>() })
+    }
+
+    /// Takes the hashes of the names of keys that were looked at.
+    pub(crate) fn add(&mut self, names: &[u64]) {
+        if self.names.len() + names.len() <= self.most {
+            self.names.extend_from_slice(names);
+        } else {
+            // Too many to hold: it will prove nothing.
+            (self.most, self.names) = (0, Vec::new());
+        }
+    }
+
+    /// Whether the target holds those keys but for `lacking` of them, and no others: then how many.
+    pub(crate) async fn end(mut self, target: &LiveSide, lacking: u64) -> Option<u64> {
+        self.names.sort_unstable();
+        self.names.dedup();
+        let found = (self.names.len() as u64).checked_sub(lacking)?;
+        let stood = self.most > 0 && standing(target, self.db).await? == self.before;
+        (stood && found == self.before.keys).then_some(found)
+    }
+}
+
+/// How a server stands; `None` where it does not say. Errors say nothing: whoever goes over the keys then meets them if they last.
+async fn standing(side: &LiveSide, db: u32) -> Option<Standing> {
+    let nodes = side.nodes();
+    let [node] = &nodes.all[..] else { return None };
+    let mut connection = nodes::connect(&node.connect, 0).await.ok()?;
+    let run = connection.info("server").await.ok()?.get("run_id")?.to_owned();
+    let mut number = async |section: &str, names: [&str; 2]| {
+        let info = connection.info(section).await.ok()?;
+        let read = |name: &str| info.get(name)?.parse::<u64>().ok();
+        Some([read(names[0])?, read(names[1])?])
+    };
+    let [changes, saved] =
+        number("persistence", ["rdb_changes_since_last_save", "rdb_last_save_time"]).await?;
+    let [expired, evicted] = number("stats", ["expired_keys", "evicted_keys"]).await?;
+    let keys = databases::counts(side).await.ok()?.get(&db).map_or(0, |(keys, _)| *keys);
+    Some(Standing { run, counts: [changes, saved, expired, evicted], keys })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn census(names: &[u64], most: usize) -> Census {
+        let before = Standing { run: String::new(), counts: [0; 4], keys: 0 };
+        let mut census = Census { db: 0, before, names: Vec::new(), most };
+        names.iter().for_each(|name| census.add(&[*name]));
+        census
+    }
+
+    #[test]
+    fn more_than_memory_holds_proves_nothing() {
+        assert_eq!(census(&[3, 1, 3], 3).names, [3, 1, 3]);
+        let full = census(&[3, 1, 3], 2);
+        assert_eq!((full.most, full.names.len()), (0, 0));
+        // Nor does anything that comes later.
+        let mut full = full;
+        full.add(&[1]);
+        assert!(full.names.is_empty());
+    }
+}

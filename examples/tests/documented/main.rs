@@ -1,0 +1,185 @@
+//! The commands of the documentation, run as they are written there.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod page;
+mod stage;
+
+use std::path::Path;
+
+use keyferry_testkit::{Client, data};
+use page::section;
+use stage::{Ends, Stage};
+
+const README: &str = "README.md";
+
+fn small(client: &mut Client) {
+    data::small(client, 5, 1).unwrap();
+}
+
+fn play(stage: &mut Stage, title: &str) {
+    stage.play(&section(README, title), |_, _| Ends::Well);
+}
+
+#[test]
+fn sixty_seconds() {
+    let mut stage = Stage::new();
+    small(&mut stage.server("old-host", "redis-7.0").client().unwrap());
+    stage.server("new-host", "redis-7.0");
+    play(&mut stage, "Sixty seconds");
+}
+
+#[test]
+fn from_files() {
+    let mut stage = Stage::new();
+    small(&mut stage.server("old-host", "redis-7.0").client().unwrap());
+    stage.server("new-host", "redis-7.0");
+    stage.cluster(&["new-1", "new-2", "new-3"], "redis-7.0");
+    let backup = "cargo run --release --example backup -- --source redis://old-host:6379 --db 0 --out";
+    stage.prepare(&format!("{backup} dump.rdb"));
+    stage.prepare(&format!("{backup} appendonlydir/"));
+    stage.prepare("cp dump.rdb monday.rdb && gzip --keep dump.rdb");
+    std::fs::write(stage.dir().join("refused.aof"), "*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n1\r\n").unwrap();
+    play(&mut stage, "From files");
+}
+
+#[test]
+fn look_first() {
+    let mut stage = Stage::new();
+    small(&mut stage.server("old-host", "redis-7.0").client().unwrap());
+    stage.server("new-host", "redis-7.0");
+    play(&mut stage, "Look first");
+}
+
+#[test]
+fn only_a_part_under_other_names() {
+    let mut stage = Stage::new();
+    let mut client = stage.server("old-host", "redis-7.0").client().unwrap();
+    for key in ["user:1", "user:2:tmp", "session:ab", "session:xyz", "other"] {
+        client.call(&["SET", key, "1"]).unwrap();
+    }
+    let mut at_target = stage.server("new-host", "redis-7.0").client().unwrap();
+    play(&mut stage, "Only a part, under other names");
+    assert_eq!(at_target.int(&["EXISTS", "customer:1", "session:ab"]).unwrap(), 2);
+    assert_eq!(at_target.int(&["EXISTS", "customer:2:tmp", "session:xyz", "other", "user:1"]).unwrap(), 0);
+}
+
+#[test]
+fn keys_that_are_there_already() {
+    let mut stage = Stage::new();
+    let mut clients = ["old-host", "new-host"].map(|name| stage.server(name, "redis-7.0").client().unwrap());
+    for client in &mut clients {
+        (1..9).for_each(|n| drop(client.call(&["SET", &format!("session:{n}"), "1"]).unwrap()));
+        client.call(&["SET", "user:7", "1"]).unwrap();
+    }
+    let journal = stage.dir().join("journal");
+    stage.call("/var/tmp/journal", &journal);
+    stage.play(&section(README, "Keys that are there already"), |_, command| {
+        if command.contains("--on-exists fail") { Ends::Otherwise } else { Ends::Well }
+    });
+}
+
+#[test]
+fn where_psync_is_refused() {
+    let mut stage = Stage::new();
+    for name in ["service", "one"] {
+        small(&mut stage.server(name, "redis-7.0").client().unwrap());
+    }
+    stage.server("new", "redis-7.0");
+    stage.client("service").call(&["ACL", "SETUSER", "default", "-psync", "-sync"]).unwrap();
+    stage.client("one").call(&["SWAPDB", "1", "9"]).unwrap();
+    play(&mut stage, "Where PSYNC is refused");
+}
+
+#[test]
+fn clusters_and_sentinels() {
+    let mut stage = Stage::new();
+    stage.server("old-host", "redis-7.0").client().unwrap().call(&["SET", "a", "1"]).unwrap();
+    stage
+        .cluster(&["old-1", "old-2", "old-3"], "redis-7.0")
+        .client()
+        .unwrap()
+        .call(&["SET", "b", "1"])
+        .unwrap();
+    stage.cluster(&["new-1", "new-2", "new-3"], "redis-7.0");
+    stage.sentinels(&["s1", "s2"], "redis-7.0");
+    play(&mut stage, "Clusters and sentinels");
+}
+
+#[test]
+fn back_up() {
+    let mut stage = Stage::new();
+    small(&mut stage.server("host", "redis-7.0").client().unwrap());
+    stage.cluster(&["a", "b", "c"], "redis-7.0").client().unwrap().call(&["SET", "b", "1"]).unwrap();
+    std::fs::create_dir(stage.dir().join("backup")).unwrap();
+    stage.play(&section(README, "Back up"), |stage, command| {
+        if command.ends_with("--merge") {
+            std::fs::remove_file(stage.dir().join("dump.rdb")).unwrap();
+        }
+        Ends::Well
+    });
+    assert!(stage.dir().join("backup/dump.1-of-3.rdb").exists());
+}
+
+#[test]
+fn prove_that_both_sides_are_equal() {
+    let mut stage = Stage::new();
+    for name in ["old-host", "new-host"] {
+        stage.server(name, "redis-7.0");
+    }
+    stage.cluster(&["new-1", "new-2", "new-3"], "redis-7.0");
+    let mut old = stage.client("old-host");
+    ["a", "b", "c", "d"].iter().for_each(|key| drop(old.call(&["SET", key, "1"]).unwrap()));
+    // Of so many some are in any sample.
+    (0..1000).for_each(|n| drop(old.call(&["SET", &format!("user:{n}"), "1"]).unwrap()));
+    stage.prepare("cargo run --release --example migrate -- --source redis://old-host:6379 --target redis://new-1:6379 --until caught-up");
+    stage.prepare("cargo run --release --example backup -- --source redis://old-host:6379 --out dump.rdb");
+    stage.prepare("cp dump.rdb monday.rdb && cp dump.rdb tuesday.rdb");
+    let journal = "cargo run --release --example migrate -- --source redis://old-host:6379 --target redis://new-host:6379 \
+                   --journal DIR --keep --until caught-up";
+    stage.prepare(journal);
+    let mut planted = false;
+    stage.play(&section(README, "Prove that both sides are equal"), |stage, command| {
+        if command.contains("--repair both") && !planted {
+            planted = true;
+            let mut new = stage.client("new-host");
+            new.call(&["DEL", "a", "b"]).unwrap();
+            new.call(&["SET", "c", "2"]).unwrap();
+            new.call(&["SET", "extra", "1"]).unwrap();
+        }
+        if planted && command.contains("--dry-run") { Ends::Otherwise } else { Ends::Well }
+    });
+}
+
+#[test]
+fn is_that_server_compatible() {
+    let mut stage = Stage::new();
+    for name in ["old", "new", "scratch", "empty"] {
+        stage.server(name, "redis-7.0");
+    }
+    let cluster = stage.cluster(&["new-1", "new-2", "new-3"], "redis-7.0").url();
+    stage.call("redis+cluster://new:6379", Path::new(&cluster));
+    let cases =
+        r#"[{"name": "set", "command": ["set a 1", "get a"], "result": ["OK", "1"], "since": "1.0.0"}]"#;
+    std::fs::write(stage.dir().join("cts.json"), cases).unwrap();
+    stage.prepare("cargo run --release --example backup -- --source redis://old:6379 --out appendonlydir/");
+    let stream = stage.dir().join("appendonlydir");
+    stage.call("/var/lib/redis/appendonlydir", &stream);
+    play(&mut stage, "Is that server compatible?");
+}
+
+#[test]
+fn look_into_a_file() {
+    let mut stage = Stage::new();
+    small(&mut stage.server("host", "redis-6.0").client().unwrap());
+    let backup = "cargo run --release --example backup -- --source redis://host:6379 --out";
+    stage.prepare(&format!("{backup} dump.rdb"));
+    for (file, db) in [("a.rdb", 0), ("b.rdb", 1), ("c.rdb", 2)] {
+        stage.prepare(&format!("{backup} {file} --db {db}"));
+    }
+    // What stands on either side of these is a server at the usual port of this machine.
+    let title = "Look into a file";
+    stage.play(&section(README, title), |_, command| {
+        if command.contains("redis-cli") { Ends::NotRun } else { Ends::Well }
+    });
+}

@@ -141,6 +141,9 @@ struct Args {
     reading: keyferry_examples::ReadingArgs,
 
     #[command(flatten)]
+    throttle: keyferry_examples::ThrottleArgs,
+
+    #[command(flatten)]
     filter: keyferry_examples::FilterArgs,
 }
 
@@ -234,6 +237,7 @@ Examples:
   migrate --source redis://old:6379 --target redis://new:6379 --precheck
   migrate --source redis://old:6379 --target redis://new:6379 --include-keys 'user:*' --rename add-prefix:old:
   migrate --source redis://old:6379 --target redis://new:6379 --on-exists skip --journal /var/tmp/journal
+  migrate --source redis://old:6379 --target redis://new:6379 --limit-full-bytes 50mb --limit-commands 20k --adaptive
   migrate --source redis+sentinel://s1,s2,s3/mymaster --target redis://new:6379 --until caught-up
   migrate --source redis://service:6379 --target redis://new:6379 --source-mode scan --until caught-up
   migrate --source redis://one:6379 --target redis://one:6379 --source-mode scan --only-db 0 --db-map 0=1 --until caught-up
@@ -330,6 +334,10 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
     options.value_limit = args.value_limit;
     args.reading.put(options);
     args.existing.put(options);
+    if let Err(wrong) = args.throttle.put(options) {
+        eprintln!("migrate: {wrong}");
+        return ExitCode::from(2);
+    }
     options.link.diskless = !args.source_disk;
     options.link.silence = Duration::from_secs(args.source_silence);
     options.target_silence = Duration::from_secs(args.target_silence);
@@ -452,6 +460,7 @@ fn print_summary(report: &Report) {
     keyferry_examples::print_reading(report);
     print_routing(&report.routing);
     keyferry_examples::print_existing(&report.existing);
+    keyferry_examples::print_throttle(&report.throttle);
     let mirror = &report.mirror;
     if mirror.resyncs > 0 {
         println!(

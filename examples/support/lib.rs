@@ -11,6 +11,7 @@ mod reading;
 mod report_file;
 mod selection;
 mod source;
+mod throttle;
 mod ticker;
 
 pub use diff_bar::DiffBar;
@@ -24,6 +25,7 @@ pub use reading::{ReadingArgs, print_reading};
 pub use report_file::write_report;
 pub use selection::SelectionArgs;
 pub use source::{Source, print_files};
+pub use throttle::{ThrottleArgs, print_throttle};
 
 use std::{
     io::IsTerminal,

@@ -73,6 +73,7 @@ mod snapshot_thread;
 mod source;
 mod spool;
 mod target;
+mod throttle;
 
 pub use error::{Error, Refusal, RefusedAt};
 pub use existing::{ExistingCounts, KeyTally, Overlap, PrefixCount};
@@ -88,3 +89,4 @@ pub use report::{
 pub use scan::ScanCounts;
 pub use snapshot_counts::SnapshotCounts;
 pub use source::{Collisions, DatabasePair};
+pub use throttle::{InvalidLimit, RateLimits, Rates, Throttle, ThrottleFigures};

@@ -22,6 +22,7 @@ use crate::{
     run::{Connected, run},
     scan::{self, Reading, ScanCounts, Scanner},
     sharded::{self, TargetMap},
+    throttle::Throttle,
 };
 
 /// A migration that has not begun.
@@ -34,6 +35,7 @@ pub struct Migration {
     pub(crate) stop: CancellationToken,
     pub(crate) scan: Arc<scan::Memory>,
     /// What was at the target before this run began, as soon as an attempt has found out.
+    pub(crate) throttle: Throttle,
     pub(crate) existing: std::sync::OnceLock<Arc<Existing>>,
 }
 
@@ -82,12 +84,14 @@ impl Migration {
     }
 
     fn of(source: Given, target: Endpoint) -> Self {
+        let stop = CancellationToken::new();
         Migration {
             source,
             target,
             options: Options::default(),
             meter: Meter::default(),
-            stop: CancellationToken::new(),
+            throttle: Throttle::new(stop.clone()),
+            stop,
             scan: Arc::default(),
             existing: std::sync::OnceLock::new(),
         }
@@ -104,6 +108,13 @@ impl Migration {
         Progress(self.meter.clone())
     }
 
+    /// A handle that sets how fast the run may be, and pauses it. [`Options::limits`] apply from the beginning of the run, unless
+    /// the handle has set others.
+    #[must_use]
+    pub fn throttle(&self) -> Throttle {
+        self.throttle.clone()
+    }
+
     /// A handle that stops the run.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
@@ -116,18 +127,21 @@ impl Migration {
         let (meter, stop) = (self.meter.clone(), self.stop.clone());
         let endpoints = self.endpoints();
         let _stop_when_dropped = stop.drop_guard();
-        let filter = self.options.filter.clone();
+        let (filter, throttle) = (self.options.filter.clone(), self.throttle.clone());
         match mover::run(meter.clone(), self.run_here()).await {
             Ok(finished) => finished,
             Err(error) => {
                 let mut ends = Ends::default();
                 ends.notes.push("no part of the migration was begun, or its thread ended".to_owned());
-                finish(endpoints, &meter, ends, filter.as_deref(), None, Err(error))
+                finish(endpoints, (&meter, &throttle), ends, filter.as_deref(), None, Err(error))
             }
         }
     }
 
     async fn run_here(mut self) -> Finished {
+        if self.throttle.limits().is_unlimited() {
+            self.throttle.set_limits(self.options.limits);
+        }
         let mut ends = Ends { on_exists: self.options.on_exists, ..Ends::default() };
         let looked = match self.options.prepare_filter() {
             Err(error) => Err(error),
@@ -143,7 +157,7 @@ impl Migration {
         };
         finish(
             self.endpoints(),
-            &self.meter,
+            (&self.meter, &self.throttle),
             ends,
             self.options.filter.as_deref(),
             self.scan.counts(),
@@ -263,8 +277,11 @@ impl Migration {
             let why = "everything that the target has is taken for the source's then, so that --on-exists means nothing".to_owned();
             return Err(Error::FromNow { why });
         }
-        let direct =
-            plain && usual && !self.options.from_now && self.options.delivery == Delivery::AtLeastOnce;
+        let direct = plain
+            && usual
+            && !self.options.from_now
+            && self.options.limits.is_unlimited()
+            && self.options.delivery == Delivery::AtLeastOnce;
         if let (Endpoint::Standalone(from), Endpoint::Standalone(to), true) = (&source, &target, direct) {
             let to = Connection::connect(&to.clone().with_db(0)).await.map_err(Error::Target)?;
             prepare::check_target(&to)?;
@@ -316,7 +333,7 @@ pub(crate) enum Prepared {
 /// Writes the report.
 fn finish(
     (source, target, id): (String, String, String),
-    meter: &Meter,
+    (meter, throttle): (&Meter, &Throttle),
     ends: Ends,
     filter: Option<&Filter>,
     scan: Option<ScanCounts>,
@@ -343,6 +360,7 @@ fn finish(
     let report = Report {
         outcome,
         existing,
+        throttle: throttle.figures(),
         source: report::Endpoint { url: source, server: ends.source },
         target: report::Endpoint { url: target, server: ends.target },
         phases: meter.durations().into_iter().map(|(p, d)| (p.name(), d.as_secs_f64())).collect(),

@@ -14,6 +14,7 @@ use crate::{
     filter::{Filter, Settings},
     intake::IntakeOptions,
     journal, precheck,
+    throttle::RateLimits,
 };
 
 /// When a migration is done.
@@ -112,6 +113,8 @@ pub struct Options {
     /// With [`Follow::Passes`]: how often everything is sent, at most, as the source was written to while it was read. With 1
     /// nobody looks whether it was. Default: 10.
     pub rescan: u32,
+    /// How fast it may be when it begins; [`Migration::throttle`](crate::Migration::throttle) changes that. Default: no limits.
+    pub limits: RateLimits,
     /// Which keys and commands go over, and under which names. Default: everything as it is. It counts what it does, so give
     /// each migration one of its own.
     pub filter: Option<Arc<Filter>>,
@@ -343,6 +346,7 @@ impl Default for Options {
             source_mode: SourceMode::Auto,
             follow: Follow::Auto,
             rescan: 10,
+            limits: RateLimits::default(),
             filter: None,
             from_now: false,
         }

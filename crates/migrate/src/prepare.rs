@@ -23,6 +23,7 @@ use crate::{
     sharded::{Databases, Import, LinkSource, Settings, Sides, TargetMap, Windows},
     source::{Source, collisions},
     target::Abilities,
+    throttle::Throttle,
 };
 
 /// What tells servers apart.
@@ -161,8 +162,10 @@ impl TargetSide {
         meter: Meter,
         links: Vec<(Meter, Option<SlotSet>)>,
         hold: Arc<Hold>,
+        throttle: &Throttle,
     ) -> Result<Settings, Error> {
         Ok(Settings {
+            throttle: throttle.clone(),
             map: Arc::clone(&self.map),
             table: self.table.clone(),
             databases: self.databases.clone(),
@@ -207,8 +210,7 @@ pub(crate) async fn sharded(
             let same = is_same_server(found, &side.identities, options).await?;
             let found = found.clone();
             let name = found.name();
-            let scanner =
-                scanner.insert(Scanner::start(found, options, abilities, same, &migration.scan).await?);
+            let scanner = scanner.insert(Scanner::start(found, migration, abilities, same).await?);
             Source::of(name, scanner.connect.clone())
         }
     };
@@ -284,7 +286,7 @@ pub(crate) async fn sharded(
     }
     let hold = Arc::new(Hold::new(options.expiry, abilities.deadline_forms(), false));
     let meters = links.iter().map(|link| (link.meter.clone(), link.slots.clone())).collect();
-    let settings = side.settings(options, migration.meter.clone(), meters, hold)?;
+    let settings = side.settings(options, migration.meter.clone(), meters, hold, &migration.throttle)?;
     Ok(Prepared::Sharded(Box::new(Sides {
         links,
         ownership,

@@ -406,6 +406,12 @@ impl Meter {
         Some(self.source_offset.load(Ordering::Relaxed)).filter(|&offset| offset != UNKNOWN)
     }
 
+    /// Bytes that the source writes in a second, more or less.
+    pub(crate) fn source_rate(&self) -> u64 {
+        let of = |meter: &Meter| meter.source_rate.load(Ordering::Relaxed);
+        of(self) + self.links().iter().map(|(_, link)| of(link)).sum::<u64>()
+    }
+
     /// The stream's offset up to which the target holds everything for good: a restart goes on there.
     pub(crate) fn kept_offset(&self) -> u64 {
         match self.kept_offset.load(Ordering::Relaxed) {

@@ -18,6 +18,7 @@ use crate::{
     scan::{Reading, ScanCounts},
     sharded::Counts,
     snapshot_counts::SnapshotCounts,
+    throttle::ThrottleFigures,
 };
 
 /// How a migration ended.
@@ -69,6 +70,8 @@ pub struct Report {
     /// What the filter left out and changed, by rule.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub filter: Vec<FilterLine>,
+    /// What was set last for how fast it may be, and what was waited for.
+    pub throttle: ThrottleFigures,
     /// The figures at the end.
     pub figures: Figures,
     /// Replication id and offset up to which everything is on the target, once the snapshot was applied. None with

@@ -23,6 +23,7 @@ use crate::{
     snapshot_thread::SnapshotThread,
     spool::{Closed, Next, SpoolReader},
     target::Abilities,
+    throttle::{self, Stage, Throttle},
 };
 
 /// How long a stop waits for the target to take what has been read already.
@@ -166,7 +167,7 @@ impl Run<'_> {
         meter.enter(Phase::CatchingUp);
 
         let Some(reader) = self.reader.as_mut() else { return Err(Error::Internal("no reader".into())) };
-        let mut apply = std::pin::pin!(apply_stream(&mut self.pipeline, reader));
+        let mut apply = std::pin::pin!(apply_stream(&mut self.pipeline, &self.migration.throttle, reader));
         let (closed, caught_up) = tokio::select! {
             closed = &mut apply => (Some(closed?), None),
             source_was_writing = &mut catch_up => {
@@ -202,7 +203,7 @@ impl Run<'_> {
             Ok((encoder, result))
         }));
         let sent = tokio::select! {
-            sent = send_all(&mut self.pipeline, &mut waiting) => sent,
+            sent = send_all(&mut self.pipeline, &self.migration.throttle, &mut waiting) => sent,
             // A target that takes nothing must not hold up the end.
             () = abandon.cancelled() => Ok(()),
         };
@@ -245,11 +246,18 @@ pub(crate) async fn intake_ended(intake: &mut Option<Intake>) -> Result<Outcome,
     Ok(Outcome::Stopped { everything_applied: false })
 }
 
-async fn send_all(pipeline: &mut Pipeline, loads: &mut mpsc::Receiver<Load>) -> Result<(), Error> {
+async fn send_all(
+    pipeline: &mut Pipeline,
+    throttle: &Throttle,
+    loads: &mut mpsc::Receiver<Load>,
+) -> Result<(), Error> {
     loop {
         tokio::select! {
             load = loads.recv() => match load {
-                Some(load) => pipeline.send(load).await?,
+                Some(load) => {
+                    throttled(pipeline, throttle, &load).await?;
+                    pipeline.send(load).await?;
+                }
                 None => return Ok(()),
             },
             error = pipeline.failed() => return Err(error),
@@ -257,8 +265,25 @@ async fn send_all(pipeline: &mut Pipeline, loads: &mut mpsc::Receiver<Load>) -> 
     }
 }
 
+/// Waits until a load may be handed over. Loads are not divided here: a run with limits from the beginning looks into commands.
+async fn throttled(pipeline: &Pipeline, throttle: &Throttle, load: &Load) -> Result<(), Error> {
+    let (stage, keys) = match load.origin {
+        Origin::Snapshot { keys, .. } => (Stage::Full, keys),
+        Origin::Stream { .. } => (Stage::Incremental, 0),
+    };
+    let taken = throttle::Load { bytes: load.bytes.len() as u64, keys, commands: u64::from(load.commands) };
+    tokio::select! {
+        () = throttle.take(stage, Some(0), taken) => Ok(()),
+        error = pipeline.failed() => Err(error),
+    }
+}
+
 /// Forwards commands until the spool is closed and empty and every command has been answered.
-async fn apply_stream(pipeline: &mut Pipeline, reader: &mut SpoolReader) -> Result<Closed, Error> {
+async fn apply_stream(
+    pipeline: &mut Pipeline,
+    throttle: &Throttle,
+    reader: &mut SpoolReader,
+) -> Result<Closed, Error> {
     loop {
         let next = tokio::select! {
             next = reader.next() => next?,
@@ -272,9 +297,9 @@ async fn apply_stream(pipeline: &mut Pipeline, reader: &mut SpoolReader) -> Resu
                     db: batch.db,
                     in_transaction: batch.in_transaction,
                 };
-                pipeline
-                    .send(Load { bytes: batch.bytes, commands: batch.commands, origin, pieces: Vec::new() })
-                    .await?;
+                let load = Load { bytes: batch.bytes, commands: batch.commands, origin, pieces: Vec::new() };
+                throttled(pipeline, throttle, &load).await?;
+                pipeline.send(load).await?;
             }
             Next::End(closed) => {
                 pipeline.drain().await?;

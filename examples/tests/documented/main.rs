@@ -80,6 +80,15 @@ fn keys_that_are_there_already() {
 }
 
 #[test]
+fn not_faster_than_it_may() {
+    let mut stage = Stage::new();
+    stage.server("old-host", "redis-7.0").client().unwrap().call(&["SET", "a", "1"]).unwrap();
+    stage.server("new-host", "redis-7.0");
+    stage.cluster(&["new-1", "new-2", "new-3"], "redis-7.0");
+    play(&mut stage, "Not faster than it may");
+}
+
+#[test]
 fn where_psync_is_refused() {
     let mut stage = Stage::new();
     for name in ["service", "one"] {

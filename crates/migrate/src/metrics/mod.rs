@@ -45,6 +45,7 @@ use self::{lag::LagClock, page::Content, server::Answer};
 use crate::{
     migration::Migration,
     progress::{Figures, Phase, Progress},
+    throttle::Throttle,
 };
 
 /// How often the offsets are looked at; the lag in seconds is right to this.
@@ -62,6 +63,7 @@ pub struct MetricsServer {
 #[derive(Debug)]
 struct State {
     progress: Progress,
+    throttle: Throttle,
     clocks: Mutex<Vec<LagClock>>,
     targets: target::Shared,
 }
@@ -75,6 +77,7 @@ impl MetricsServer {
         let listener = server::bind(address).await?;
         let state = State {
             progress: migration.progress(),
+            throttle: migration.throttle(),
             clocks: Mutex::default(),
             targets: target::Shared::default(),
         };
@@ -144,7 +147,8 @@ impl State {
         let lags = links(&figures).into_iter().zip(&clocks).map(lag).collect();
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (errors, precheck) = (self.progress.0.errors(), self.progress.0.precheck());
-        page::page(&Content { figures, lags, errors, precheck, targets })
+        let throttle = self.throttle.figures();
+        page::page(&Content { figures, lags, errors, precheck, targets, throttle })
     }
 }
 

@@ -69,6 +69,11 @@ metrics! {
     RECONNECTS = Counter "keyferry_reconnects_total" ["link"], "How often the replication link was made anew.";
     TROUBLE = Gauge "keyferry_trouble" ["link"], "1 while something is tried again: a lost link, a target that does not answer.";
     SENT_BYTES = Counter "keyferry_sent_bytes_total", "Bytes sent to the target.";
+    PAUSED = Gauge "keyferry_paused", "1 while nothing is handed to the target, as somebody has paused it.";
+    THROTTLE_WAIT = Counter "keyferry_throttle_wait_seconds_total" ["limit"], "Seconds that links have waited for a limit: full, incremental, full-node, incremental-node, source, adaptive, or paused.";
+    ADAPTIVE_RATE = Gauge "keyferry_adaptive_bytes_per_second", "Bytes a second that adapting allows at the moment; not there while it does not slow down.";
+    ADAPTIVE_FLOOR = Gauge "keyferry_adaptive_floor_bytes_per_second", "Bytes a second below which adapting does not go, so that the journal and the source can bear it; 0 while it is off.";
+    LATENCY = Gauge "keyferry_latency_seconds" ["server"], "How long a server took to answer when it was asked last, while adapting is on.";
     ERRORS = Counter "keyferry_errors_total" ["class"], "Errors by class: the code of an error reply of the target that was sent again (MOVED, TRYAGAIN, OOM), source_link, target_connection, and the class of the error that ended the run.";
     PRECHECK = Gauge "keyferry_precheck_items" ["verdict"], "Items of the look at both sides before the run, by verdict (pass, warn, fail, ignored).";
     TARGET_UP = Gauge "keyferry_target_up" ["node"], "1 when the primary of the target answered when it was last asked.";

@@ -3,7 +3,10 @@
 use std::fmt::{Display, Write};
 
 use super::names::{self, Metric};
-use crate::progress::{Figures, Phase};
+use crate::{
+    progress::{Figures, Phase},
+    throttle::ThrottleFigures,
+};
 
 /// Everything that is on a page.
 #[derive(Clone, Debug)]
@@ -16,6 +19,7 @@ pub(super) struct Content {
     /// How many items of the precheck have which verdict.
     pub(super) precheck: Vec<(&'static str, usize)>,
     pub(super) targets: Vec<TargetFigures>,
+    pub(super) throttle: ThrottleFigures,
 }
 
 /// What a primary of the target told.
@@ -34,7 +38,7 @@ const ONLY_LINK: &str = "source";
 /// Writes the page.
 pub(super) fn page(content: &Content) -> String {
     let mut page = Page(String::with_capacity(8 << 10));
-    let Content { figures, lags, errors, precheck, targets } = content;
+    let Content { figures, lags, errors, precheck, targets, throttle } = content;
     page.metric(names::INFO, [(env!("CARGO_PKG_VERSION"), 1)]);
     page.metric(
         names::PHASE,
@@ -63,6 +67,17 @@ pub(super) fn page(content: &Content) -> String {
     page.each(names::RECONNECTS, &links, |link| Some(link.reconnects));
     page.each(names::TROUBLE, &links, |link| Some(u64::from(link.trouble.is_some())));
     page.metric(names::SENT_BYTES, [("", figures.bytes_sent)]);
+    page.metric(names::PAUSED, [("", u8::from(throttle.paused))]);
+    page.metric(
+        names::THROTTLE_WAIT,
+        throttle.waited_seconds.iter().map(|(&limit, seconds)| (limit, seconds)),
+    );
+    page.metric(names::ADAPTIVE_RATE, throttle.adaptive_bytes.map(|rate| ("", rate)));
+    page.metric(names::ADAPTIVE_FLOOR, [("", throttle.adaptive_floor_bytes)]);
+    page.metric(
+        names::LATENCY,
+        throttle.latency_seconds.iter().map(|(server, seconds)| (server.as_str(), seconds)),
+    );
     page.metric(names::ERRORS, errors.iter().map(|(class, count)| (class.as_str(), count)));
     page.metric(names::PRECHECK, precheck.iter().copied());
     let of = |value: fn(&TargetFigures) -> u64| {

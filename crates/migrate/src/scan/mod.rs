@@ -44,10 +44,8 @@ pub(crate) use self::choose::{Reading, choose};
 pub use self::state::ScanCounts;
 use self::{blind::Blind, events::Events, follow::Followed, server::Primary, state::Shared};
 use crate::{
-    error::Error,
-    filter::Filter,
-    options::{Follow, Options},
-    target::Abilities,
+    error::Error, filter::Filter, migration::Migration, options::Follow, target::Abilities,
+    throttle::Throttle,
 };
 
 /// How often the shards of a cluster are compared with those that were found first.
@@ -137,6 +135,7 @@ struct Settings {
     wanted: Wanted,
     follow: Follow,
     passes: u32,
+    throttle: Throttle,
 }
 
 impl Settings {
@@ -215,11 +214,11 @@ impl Scanner {
     /// When a server cannot be reached, or refuses what is needed.
     pub(crate) async fn start(
         found: Found,
-        options: &Options,
+        migration: &Migration,
         abilities: Abilities,
         same: bool,
-        memory: &Arc<Memory>,
     ) -> Result<Self, Error> {
+        let Migration { options, scan: memory, throttle, .. } = migration;
         let Found { nodes, cluster } = found;
         let first = nodes.first().ok_or_else(|| Error::Internal("a source without a server".into()))?;
         let connection =
@@ -275,6 +274,7 @@ impl Scanner {
             wanted: Wanted(options.active_filter().cloned()),
             follow,
             passes: options.rescan.max(1),
+            throttle: throttle.clone(),
             server,
             nodes,
         };

@@ -23,7 +23,10 @@ use super::{
     read::{Found, Reader},
     state::Shared,
 };
-use crate::error::Error;
+use crate::{
+    error::Error,
+    throttle::{Load, Throttle},
+};
 
 /// Keys of one page, as they were found.
 struct Page {
@@ -81,9 +84,11 @@ pub(super) async fn run(
     for (shard, connect) in settings.nodes.iter().enumerate() {
         let (connect, shared, pages) = (connect.clone(), Arc::clone(shared), pages.clone());
         let (limit, wanted) = (settings.value_limit, settings.wanted.clone());
+        let throttle = settings.throttle.clone();
         shards.spawn(async move {
             let address = connect.address().to_string();
-            let read = read_shard(shard, &connect, limit, |db| wanted.wants(db), &shared, &pages).await;
+            let read =
+                read_shard((shard, &throttle), &connect, limit, |db| wanted.wants(db), &shared, &pages).await;
             if let Err(failed) = read {
                 shared.failed(failed, &address);
             }
@@ -165,7 +170,7 @@ async fn sizes(settings: &Settings, shared: &Shared) -> Result<BTreeMap<u64, (u6
 }
 
 async fn read_shard(
-    shard: usize,
+    (shard, throttle): (usize, &Throttle),
     connect: &ConnectOptions,
     limit: usize,
     wanted: impl Fn(u64) -> bool,
@@ -192,6 +197,8 @@ async fn read_shard(
                 state.counts.keys_read += read as u64;
                 state.note_reads(&mut reader.counts);
             }
+            let bytes = found.iter().map(Found::bytes).sum();
+            throttle.take_source(shard, Load { bytes, keys: keys.len() as u64, commands: 1 }).await;
             if !keys.is_empty() && pages.send(Page { shard, db, seq, keys, found }).await.is_err() {
                 return Ok(());
             }
@@ -237,7 +244,7 @@ fn write(
             note(shared, page, key, ty);
             Ok(digest(read.value.bytes(), *expiry))
         }
-        Found::Parts { value, expiry, eviction } => {
+        Found::Parts { value, expiry, eviction, .. } => {
             let mut bytes = Vec::new();
             let Some(ty) = told(shared, encoder.encode(value, &mut bytes))?.ty else { return Ok(0) };
             let head = EntryHead::new(page.db, key, ty).with_expiry(*expiry).with_eviction(*eviction);

@@ -23,7 +23,18 @@ pub(super) enum Found {
     /// As `DUMP` gives it.
     Whole { payload: Bytes, expiry: Option<i64>, eviction: Option<Eviction> },
     /// Read in parts, as it is large.
-    Parts { value: Box<Value>, expiry: Option<i64>, eviction: Option<Eviction> },
+    Parts { value: Box<Value>, expiry: Option<i64>, eviction: Option<Eviction>, size: u64 },
+}
+
+impl Found {
+    /// Bytes of its value, more or less.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Found::Gone | Found::Elsewhere => 0,
+            Found::Whole { payload, .. } => payload.len() as u64,
+            Found::Parts { size, .. } => *size,
+        }
+    }
 }
 
 /// Why keys could not be read.
@@ -134,7 +145,7 @@ impl Reader {
         let mut at = 0;
         while at < keys.len() {
             if sizes[at] > self.limit {
-                found.push(self.large(db, &keys[at]).await?);
+                found.push(self.large(db, &keys[at], sizes[at]).await?);
                 at += 1;
                 continue;
             }
@@ -237,7 +248,7 @@ impl Reader {
     }
 
     /// A value above the limit: in parts if its type has any.
-    async fn large(&mut self, db: u64, key: &Bytes) -> Result<Found, Failed> {
+    async fn large(&mut self, db: u64, key: &Bytes, size: u64) -> Result<Found, Failed> {
         let eviction = match self.eviction {
             Policy::Nothing => None,
             policy => {
@@ -273,7 +284,7 @@ impl Reader {
             Ok(_) if is_empty(&value) => Ok(Found::Gone),
             Ok(expiry) => {
                 self.counts.in_parts += 1;
-                Ok(Found::Parts { value: Box::new(value), expiry, eviction })
+                Ok(Found::Parts { value: Box::new(value), expiry, eviction, size })
             }
             Err(Gone) => Ok(Found::Gone),
         }

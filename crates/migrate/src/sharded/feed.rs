@@ -34,6 +34,7 @@ use crate::{
     pipeline::{Load, Origin},
     progress::Meter,
     snapshot::now_ms,
+    throttle::{self, Stage, divided},
 };
 
 /// Items below this size are copied out of the buffer that they came in: a slice would keep all of it alive.
@@ -48,7 +49,7 @@ const TOGETHER: usize = 64 * 1024;
 /// What a command that waits for a gate takes of memory, beside its own bytes: a task, and entries in its lanes.
 const GATE_COST: usize = 2048;
 
-pub(super) const LIMITS: Limits = Limits::new()
+pub(crate) const LIMITS: Limits = Limits::new()
     .frame_bytes(usize::MAX)
     .bulk_bytes(usize::MAX)
     .elements(usize::MAX)
@@ -87,19 +88,39 @@ impl SnapshotFeed {
             *handed = blocking(move || moved.cover(end).map(|()| moved)).await?;
         }
         let ticket = self.target.core().link(self.link).map_or(0, |account| account.open());
+        let most = self.target.throttle.quantum(Stage::Full);
+        let together = usize::try_from(most.bytes).map_or(TOGETHER, |bytes| bytes.min(TOGETHER));
+        // Keys that come in parts count when they are done.
+        let mut keys_left = match load.origin {
+            Origin::Snapshot { keys, .. } => keys,
+            Origin::Stream { .. } => 0,
+        };
         let mut start = 0;
         let mut pieces = load.pieces.iter().peekable();
         while let Some(&(mut piece)) = pieces.next() {
+            let mut keys = u64::from(piece.kind == PieceKind::Key);
             // One server takes keys together, as they need no order; but one by one where some may be refused.
             while self.target.has_one_lane()
                 && self.handed.is_none()
                 && piece.kind == PieceKind::Key
-                && piece.end - start < TOGETHER
+                && piece.end - start < together
+                && keys < most.keys.min(most.commands)
                 && let Some(next) = pieces.next_if(|next| next.kind == piece.kind && next.db == piece.db)
             {
                 piece.end = next.end;
                 piece.commands += next.commands;
+                keys += 1;
             }
+            if pieces.peek().is_none() {
+                keys = keys_left;
+            }
+            keys_left = keys_left.saturating_sub(keys);
+            let taken = throttle::Load {
+                bytes: (piece.end - start) as u64,
+                keys,
+                commands: u64::from(piece.commands),
+            };
+            self.target.throttled(Stage::Full, Some(piece.slot), taken).await?;
             let bytes = cut(&load.bytes, start..piece.end);
             start = piece.end;
             self.count += 1;
@@ -230,8 +251,26 @@ impl StreamFeed {
         }
     }
 
-    /// Takes a batch of commands; waits while too much is under way.
+    /// Takes a batch of commands; waits while too much is under way, and as long as it is throttled.
     pub(crate) async fn batch(&mut self, batch: Batch, received: u64) -> Result<(), Error> {
+        let most = self.target.throttle.quantum(Stage::Incremental);
+        if batch.bytes.len() as u64 <= most.bytes && u64::from(batch.commands) <= most.commands {
+            return self.part(batch, received).await;
+        }
+        let parts = divided(&batch, most)
+            .ok_or_else(|| Error::Internal("a batch of the stream cannot be divided".into()))?;
+        for part in parts {
+            self.part(part, received).await?;
+        }
+        Ok(())
+    }
+
+    async fn part(&mut self, batch: Batch, received: u64) -> Result<(), Error> {
+        let load =
+            throttle::Load { bytes: batch.bytes.len() as u64, keys: 0, commands: u64::from(batch.commands) };
+        // Into a cluster, each command finds its node by itself.
+        let node = self.is_unsplit().then_some(0);
+        self.target.throttled(Stage::Incremental, node, load).await?;
         self.forget_applied();
         let Batch { start, end, db, in_transaction, .. } = batch;
         self.unapplied_bytes += batch.bytes.len();
@@ -289,11 +328,22 @@ impl StreamFeed {
             let raw = at + command.skipped()..at + consumed;
             at += consumed;
             let place = At { start, mark: Mark::Stream(end), steps: start + 1, ticket };
+            self.throttled_by_node(&command).await?;
             self.command(&command, &batch.bytes, raw, end, place).await?;
         }
         self.decoder = decoder;
         self.tally();
         Ok(())
+    }
+
+    /// Waits until the node that serves a command's slot may be given it, where nodes have limits of their own.
+    async fn throttled_by_node(&self, command: &CommandRef<'_>) -> Result<(), Error> {
+        if !self.target.throttle.limits_nodes() {
+            return Ok(());
+        }
+        let Route::Slot(slot) = self.target.table().route(command) else { return Ok(()) };
+        let load = throttle::Load { bytes: command.raw().len() as u64, keys: 0, commands: 1 };
+        self.target.throttled_at(slot, load).await
     }
 
     fn forget_applied(&mut self) {

@@ -16,6 +16,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Counts, Settings, SnapshotFeed, StreamFeed, Target,
@@ -26,6 +27,7 @@ use super::{
     leave::{leave, remove_checkpoints, remove_temporaries},
     mirror::First,
     release::Release,
+    run::watch_latency,
     state::{FORMAT, LinkState, Stage, State, field},
 };
 use crate::{
@@ -244,6 +246,9 @@ impl Run<'_> {
         ends.begun = true;
         self.migration.meter.note_trouble(None);
         let driver = Driver(tokio::spawn(Arc::clone(&target).drive()));
+        let watched_until = CancellationToken::new();
+        let _watched_until = watched_until.clone().drop_guard();
+        watch_latency(self.migration, &target, Vec::new(), watched_until)?;
         let again = begin.applied == Applied::Begun;
         let handed = match self.existing(&target, (number, first, again), ends).await {
             Ok(handed) => handed,
@@ -359,6 +364,7 @@ impl Run<'_> {
             self.migration.meter.clone(),
             vec![(meter.clone(), None)],
             Arc::clone(&self.hold),
+            &self.migration.throttle,
         )
     }
 }

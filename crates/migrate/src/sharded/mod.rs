@@ -67,6 +67,7 @@ use self::{
 pub(crate) use self::{
     core::{Counts, Windows, reason},
     databases::Databases,
+    feed::LIMITS,
     import::{Import, import},
     map::TargetMap,
     mirror::Foreign,
@@ -81,6 +82,7 @@ use crate::{
     hold::Hold,
     options::{CrossSlotPolicy, Delivery},
     progress::Meter,
+    throttle::{self, Stage, Throttle},
 };
 
 /// Work beside the pipelines that may go on at the same time.
@@ -117,6 +119,7 @@ pub(crate) struct Target {
     pool: aside::Pool,
     /// Work beside the pipelines that may go on at the same time.
     turns: Semaphore,
+    throttle: Throttle,
     /// What is known of the keys that were there before, once it is.
     existing: OnceLock<Arc<Existing>>,
 }
@@ -145,6 +148,7 @@ pub(crate) struct Settings {
     pub(crate) letters: Option<DeadLetters>,
     /// A filter that does something.
     pub(crate) filter: Option<Arc<Filter>>,
+    pub(crate) throttle: Throttle,
 }
 
 impl Settings {
@@ -197,6 +201,7 @@ impl Target {
             filter: settings.filter,
             pool: aside::Pool::default(),
             turns: Semaphore::new(TURNS),
+            throttle: settings.throttle,
             existing: OnceLock::new(),
         })
     }
@@ -402,6 +407,30 @@ impl Target {
     /// Waits until the link may hand over more.
     pub(crate) async fn room(&self, link: u16) -> Result<(), Error> {
         self.wait_link(link, |account| account.has_room()).await
+    }
+
+    /// Waits until this may be handed over to whoever serves the slot.
+    pub(crate) async fn throttled(
+        &self,
+        stage: Stage,
+        slot: Option<u16>,
+        load: throttle::Load,
+    ) -> Result<(), Error> {
+        let active = self.throttle.is_active();
+        let node = slot.filter(|_| active).map(|slot| self.core().owner(slot).unwrap_or(0));
+        tokio::select! {
+            () = self.throttle.take(stage, node, load) => Ok(()),
+            error = self.failed() => Err(error),
+        }
+    }
+
+    /// As [`Target::throttled`], of a command of the stream, by what its node may be given alone.
+    async fn throttled_at(&self, slot: u16, load: throttle::Load) -> Result<(), Error> {
+        let node = self.core().owner(slot).unwrap_or(0);
+        tokio::select! {
+            () = self.throttle.take_node(node, load) => Ok(()),
+            error = self.failed() => Err(error),
+        }
     }
 
     /// Waits until everything that the link has handed over is done or held back.

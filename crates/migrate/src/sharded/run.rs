@@ -22,6 +22,7 @@ use super::{
     plan::Plan,
     release::Release,
     state::{LinkState, Stage, field},
+    sweep::Owners,
 };
 use crate::{
     catch_up::{CatchUp, Watched},
@@ -42,6 +43,7 @@ use crate::{
     source::{Ownership, Watchable, watch},
     spool::Closed,
     target::Abilities,
+    throttle::{self, Side},
 };
 
 /// How often the shards of a source are asked for their slots.
@@ -163,6 +165,9 @@ pub(crate) async fn run(
         followers.spawn(follow(Arc::clone(&target), changes));
     }
     let meters: Vec<Meter> = links.iter().map(|link| link.meter.clone()).collect();
+    let watched_until = CancellationToken::new();
+    let _watched_until = watched_until.clone().drop_guard();
+    watch_latency(migration, &target, servers.clone(), watched_until)?;
     let release_end = CancellationToken::new();
     let release = tokio::spawn(Release::new(Arc::clone(&target), meters).follow(release_end.clone()));
     let end = stop.child_token();
@@ -369,6 +374,28 @@ pub(crate) async fn run(
     } else {
         Outcome::Stopped { everything_applied }
     })
+}
+
+/// Slows down while servers answer slowly, where that is asked for.
+pub(super) fn watch_latency(
+    migration: &Migration,
+    target: &Arc<Target>,
+    servers: Vec<ConnectOptions>,
+    end: CancellationToken,
+) -> Result<(), Error> {
+    let of_target = Arc::clone(target);
+    let target: Side = Box::new(move || {
+        let addresses = Owners::addresses(&of_target);
+        addresses.iter().map(|address| of_target.map().connect_options(address)).collect()
+    });
+    let watched = throttle::Watched {
+        throttle: migration.throttle.clone(),
+        meter: migration.meter.clone(),
+        source: Box::new(move || servers.clone()),
+        target,
+        journal_max: migration.options.journal_max,
+    };
+    watched.start(end).map_err(|e| Error::Internal(format!("cannot start a thread: {e}")))
 }
 
 /// What a person should know when a snapshot comes over another one.

@@ -24,3 +24,4 @@ mod resume;
 mod retries;
 mod scan;
 mod support;
+mod throttle;

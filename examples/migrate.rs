@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use keyferry_client::Endpoint;
-use keyferry_examples::Source;
+use keyferry_examples::{Source, duration, size};
 use keyferry_migrate::{
     CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Mirror, OnError, Outcome, Report, RoutingCounts,
     Stopper, Until, metrics::MetricsServer, precheck::Plan,
@@ -188,18 +188,10 @@ enum WriteThrough {
 /// A size, and perhaps an age: `10g`, `10g,36h`.
 fn journal_bound(text: &str) -> Result<(u64, Option<Duration>), String> {
     let wrong = || "a size is wanted, and perhaps an age, as in 500m or 20g,36h".to_owned();
-    let number = |text: &str, units: &[(char, u64)]| {
-        let unit =
-            text.chars().last().and_then(|last| units.iter().find(|(c, _)| c.eq_ignore_ascii_case(&last)));
-        let (digits, factor) = unit.map_or((text, 1), |(c, factor)| {
-            (text.trim_end_matches(|l: char| l.eq_ignore_ascii_case(c)), *factor)
-        });
-        digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).filter(|&n| n > 0).ok_or_else(wrong)
-    };
-    let (size, age) = text.split_once(',').map_or((text, None), |(size, age)| (size, Some(age)));
-    let size = number(size, &[('k', 1 << 10), ('m', 1 << 20), ('g', 1 << 30), ('t', 1 << 40)])?;
-    let age = age.map(|age| number(age, &[('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)])).transpose()?;
-    Ok((size, age.map(Duration::from_secs)))
+    let (bytes, age) = text.split_once(',').map_or((text, None), |(bytes, age)| (bytes, Some(age)));
+    let bytes = size(bytes).ok().filter(|&bytes| bytes > 0).ok_or_else(wrong)?;
+    let age = age.map(|age| duration(age).ok().filter(|age| !age.is_zero()).ok_or_else(wrong)).transpose()?;
+    Ok((bytes, age))
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -208,20 +200,6 @@ enum CrossSlot {
     CarryOut,
     /// The first one ends the migration
     Fail,
-}
-
-/// A time: `90s`, `30m`, `12h`, `2d`, or a number of seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    let unit = text.chars().last().and_then(|last| match last {
-        's' => Some(1),
-        'm' => Some(60),
-        'h' => Some(3600),
-        'd' => Some(86_400),
-        _ => None,
-    });
-    let digits = if unit.is_some() { &text[..text.len() - 1] } else { text };
-    let seconds = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit.unwrap_or(1)));
-    seconds.map(Duration::from_secs).ok_or_else(|| "a time is wanted, as in 90s, 30m or 12h".to_owned())
 }
 
 fn db_pair(text: &str) -> Result<(u64, u64), String> {

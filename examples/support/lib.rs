@@ -13,6 +13,7 @@ mod selection;
 mod source;
 mod throttle;
 mod ticker;
+mod values;
 
 pub use diff_bar::DiffBar;
 pub use existing::{ExistingArgs, print_existing};
@@ -26,6 +27,7 @@ pub use report_file::write_report;
 pub use selection::SelectionArgs;
 pub use source::{Source, print_files};
 pub use throttle::{ThrottleArgs, print_throttle};
+pub use values::{duration, size};
 
 use std::{
     io::IsTerminal,

@@ -138,6 +138,15 @@ pub enum Error {
         why: String,
     },
 
+    /// A cutover cannot go on.
+    #[error("cutover: {step}: {why}")]
+    Cutover {
+        /// What was being done.
+        step: &'static str,
+        /// What is in the way, and what to do.
+        why: String,
+    },
+
     /// Reading or writing the journal failed.
     #[error("journal {}: {doing}: {source}", path.display())]
     Journal {

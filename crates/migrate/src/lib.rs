@@ -35,6 +35,7 @@
 
 pub mod backup;
 mod catch_up;
+pub mod cutover;
 mod dead_letters;
 mod error;
 mod existing;

@@ -119,7 +119,7 @@ pub struct Options {
     /// each migration one of its own.
     pub filter: Option<Arc<Filter>>,
     /// Copy nothing of what the source holds: carry over only what it writes from the moment at which this migration first
-    /// begins, or from the positions that a cutover has left at the target. For a target that holds
+    /// begins, or from the positions that a [cutover](crate::cutover) has left at the target. For a target that holds
     /// what the source holds at that moment. The source is asked for a snapshot once, so that it keeps a backlog and names the
     /// database that its stream goes on in, and the link is given up before anything of it comes. There is never a full copy later:
     /// a source that no longer has what comes next ends the run ([`crate::Error::FromNowLost`]). Default: no.

@@ -15,6 +15,7 @@
 //! - [`compare()`]: whether two servers hold the same, key by key; [`compare_sides`]: two servers or clusters, with databases
 //!   mapped onto one another. [`judge`]: whether a copy lacks what was said to be lost, and nothing else.
 //! - [`chaos`]: rounds of a migration that is killed, cut off and starved, and what must hold at their end.
+//! - [`rehearsal`]: rounds of a cutover whose application keeps its own ledger.
 //! - [`process`]: CPU time and memory of other processes.
 //!
 //! ```
@@ -43,6 +44,7 @@ mod error;
 mod peer;
 pub mod process;
 mod proxy;
+pub mod rehearsal;
 mod rewriter;
 mod rng;
 mod sentinel;

@@ -42,12 +42,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    bootstrap::ensure_server()?;
-    let binaries: Vec<&ServerBinary> = if args.names.is_empty() {
-        all()?.iter().collect()
-    } else {
-        args.names.iter().map(|name| named(name)).collect::<Result<_, _>>()?
-    };
+    let binaries = servers(&args.names)?;
     let program = match &args.program {
         Some(program) => program.clone(),
         None => release("keyferry-examples", "--example", "migrate", &[])?,
@@ -87,7 +82,16 @@ pub(crate) fn run(args: &Args) -> Outcome {
     Err(Failure::new(format!("{failed} of {} rounds of {} failed", seeds.len(), args.topology.name())))
 }
 
-fn topology(text: &str) -> Result<Topology, String> {
+/// The servers of these names; all, where there are none.
+pub(crate) fn servers(names: &[String]) -> Result<Vec<&'static ServerBinary>, Failure> {
+    bootstrap::ensure_server()?;
+    if names.is_empty() {
+        return Ok(all()?.iter().collect());
+    }
+    Ok(names.iter().map(|name| named(name)).collect::<Result<_, _>>()?)
+}
+
+pub(crate) fn topology(text: &str) -> Result<Topology, String> {
     Topology::named(text).ok_or_else(|| {
         let names: Vec<&str> = Topology::ALL.iter().map(|topology| topology.name()).collect();
         format!("one of {} is wanted", names.join(", "))

@@ -6,6 +6,7 @@
 //! - `matrix`: migrations between every two servers of the same version, or between clusters of them, conversions between
 //!   every two at all, or the cases of keyferry-compat on each.
 //! - `chaos`: migrations whose program, servers and network are killed, cut and starved, and must lose nothing all the same.
+//! - `cutover`: applications that keep ledgers are cut over, and back, and lose nothing, whatever step the program is killed at.
 //! - `soak`: one migration for long, whose memory, journal and lag must stay bounded.
 //! - `bench`: the figures of `docs/performance.md`.
 
@@ -16,6 +17,7 @@ mod bootstrap;
 mod cargo;
 mod chaos;
 mod clusters;
+mod cutover;
 mod failure;
 mod matrix;
 mod quickstart;
@@ -83,6 +85,8 @@ enum Command {
     },
     /// Disturb migrations in every way, and compare both sides key by key after each round
     Chaos(chaos::Args),
+    /// Cut over applications that keep ledgers, kill the program meanwhile, cut back: nothing may be lost
+    Cutover(cutover::Args),
     /// Run a migration for long under a load that it can just bear: memory, journal and lag must stay bounded
     Soak(soak::Args),
     /// Measure, and write docs/performance.md
@@ -122,6 +126,7 @@ fn run(command: Command) -> Outcome {
         }
         Command::Matrix { names, seconds, .. } => matrix::migrate(&names, seconds),
         Command::Chaos(args) => chaos::run(&args),
+        Command::Cutover(args) => cutover::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Bench { which, scale, dry_run } => bench::run(&which, scale, dry_run),
     }

@@ -161,6 +161,19 @@ fn prove_that_both_sides_are_equal() {
 }
 
 #[test]
+fn cut_over() {
+    let mut stage = Stage::new();
+    small(&mut stage.server("old-host", "redis-7.0").client().unwrap());
+    stage.server("new-host", "redis-7.0");
+    stage.prepare(
+        "for name in switch switch-back; do printf '#!/bin/sh\\n' > $name.sh; chmod +x $name.sh; done",
+    );
+    play(&mut stage, "Cut over");
+    let page = std::fs::read_to_string(stage.dir().join("cutover.md")).unwrap();
+    assert!(page.contains("# Cutover of move") && page.contains("| fence |"), "{page}");
+}
+
+#[test]
 fn is_that_server_compatible() {
     let mut stage = Stage::new();
     for name in ["old", "new", "scratch", "empty"] {

@@ -80,7 +80,7 @@ impl FromNow {
 ///
 /// # Errors
 /// Those of the link.
-async fn join(connect: &ConnectOptions, options: &LinkOptions) -> Result<Position, Error> {
+pub(crate) async fn join(connect: &ConnectOptions, options: &LinkOptions) -> Result<Position, Error> {
     let link = Link::connect(connect, options, None).await.map_err(Error::Source)?;
     match *link.reply() {
         SyncReply::Full { id, offset } => Ok(Position::after_snapshot(id, offset)),

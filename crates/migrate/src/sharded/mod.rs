@@ -65,9 +65,11 @@ use self::{
     feed::{SnapshotFeed, StreamFeed},
 };
 pub(crate) use self::{
+    checkpoint::slot_key,
     core::{Counts, Windows, reason},
     databases::Databases,
     feed::LIMITS,
+    from_now::join,
     import::{Import, import},
     map::TargetMap,
     mirror::Foreign,
@@ -383,10 +385,12 @@ impl Target {
 
     /// Makes sure that a new connection may be used; ends everything when nothing may be written any more.
     pub(crate) async fn admit(&self, connection: &mut Connection) -> Result<(), keyferry_client::Error> {
+        // Before the target is asked: other connections may confirm more meanwhile.
+        let confirmed = self.core().lost(&state::State::default()).map_or(0, |(had, _)| had);
         match self.fence.check(connection).await {
             Ok(state) => {
                 // What comes by this connection would go on where the target is not any more.
-                let lost = self.core().lost(&state);
+                let lost = self.core().lost(&state).filter(|(_, has)| *has < confirmed);
                 match lost {
                     None => Ok(()),
                     Some((had, has)) => {

@@ -86,6 +86,8 @@ impl Release {
     pub(crate) async fn follow(mut self, end: CancellationToken) -> Self {
         let hold = Arc::clone(self.target.hold());
         let mut looked = Instant::now();
+        // When the source has come to rest, what is near is put at once.
+        let mut last = Which::Far;
         while !end.is_cancelled() {
             let level = tokio::time::timeout(PERIOD, hold.level.notified()).await.is_ok();
             let behind = self.is_behind();
@@ -104,10 +106,16 @@ impl Release {
                     hold.set_mode(Mode::All).await;
                     continue;
                 }
-                Mode::Near if !hold.is_empty() && looked.elapsed() >= NEAR_PERIOD => self.nearness(),
+                Mode::Near if !hold.is_empty() => {
+                    let which = self.nearness();
+                    if which == last && looked.elapsed() < NEAR_PERIOD {
+                        continue;
+                    }
+                    which
+                }
                 Mode::All | Mode::Near => continue,
             };
-            looked = Instant::now();
+            (looked, last) = (Instant::now(), which);
             if let Err(error) = self.release(which).await {
                 self.target.core().fail(error);
                 return self;

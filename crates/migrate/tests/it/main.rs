@@ -9,6 +9,7 @@
 
 mod backup;
 mod clusters;
+mod cutover;
 mod existing;
 mod expiry;
 mod faults;

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use keyferry_client::Endpoint;
 use keyferry_examples::{Source, duration, size};
 use keyferry_migrate::{
@@ -85,6 +85,12 @@ struct Args {
     /// Serve metrics for Prometheus and probes here: /metrics, /healthz, /readyz
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<std::net::SocketAddr>,
+
+    #[command(flatten)]
+    config: keyferry_examples::ConfigArgs,
+
+    #[command(flatten)]
+    control: keyferry_examples::ControlArgs,
 
     #[command(flatten)]
     precheck: keyferry_examples::PrecheckArgs,
@@ -216,6 +222,9 @@ Examples:
   migrate --source redis://old:6379 --target redis://new:6379 --include-keys 'user:*' --rename add-prefix:old:
   migrate --source redis://old:6379 --target redis://new:6379 --on-exists skip --journal /var/tmp/journal
   migrate --source redis://old:6379 --target redis://new:6379 --limit-full-bytes 50mb --limit-commands 20k --adaptive
+  migrate --source redis://old:6379 --target redis://new:6379 --control /run/keyferry.sock
+    curl --unix-socket /run/keyferry.sock -X POST 'http://localhost/throttle?full-bytes=20mb'
+  migrate --config move.toml --until caught-up
   migrate --source redis+sentinel://s1,s2,s3/mymaster --target redis://new:6379 --until caught-up
   migrate --source redis://service:6379 --target redis://new:6379 --source-mode scan --until caught-up
   migrate --source redis://one:6379 --target redis://one:6379 --source-mode scan --only-db 0 --db-map 0=1 --until caught-up
@@ -235,14 +244,25 @@ enum When {
 }
 
 fn main() -> ExitCode {
-    let (words, plan) = match keyferry_examples::expand(std::env::args().collect()) {
+    let words = std::env::args().collect();
+    let expanded =
+        keyferry_examples::with_config(words, &Args::command()).and_then(keyferry_examples::expand);
+    let (words, plan) = match expanded {
         Ok(expanded) => expanded,
         Err(wrong) => {
             eprintln!("migrate: {wrong}");
             return ExitCode::from(2);
         }
     };
-    let args = Args::parse_from(words);
+    let matches = Args::command().get_matches_from(words);
+    let args = match Args::from_arg_matches(&matches) {
+        Ok(args) => args,
+        Err(e) => e.exit(),
+    };
+    if args.config.print_config {
+        print!("{}", keyferry_examples::show_config(&matches, &Args::command()));
+        return ExitCode::SUCCESS;
+    }
     args.log.start();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -378,6 +398,9 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
             Ok(server) => drop(tokio::spawn(server.serve())),
             Err(e) => return fail(&format!("metrics: {address}: {e}")),
         }
+    }
+    if let Err(wrong) = args.control.serve(&migration).await {
+        return fail(&wrong);
     }
     let view = tokio::spawn(keyferry_examples::show_progress(migration.progress()));
     tokio::spawn(stop_on_signal(migration.stopper()));

@@ -1,5 +1,7 @@
 //! What the example programs share: how progress is shown to a person or written to a log, and options.
 
+mod config;
+mod control;
 mod diff_bar;
 mod existing;
 mod file_progress;
@@ -15,6 +17,8 @@ mod throttle;
 mod ticker;
 mod values;
 
+pub use config::{ConfigArgs, shown as show_config, with_config, words};
+pub use control::ControlArgs;
 pub use diff_bar::DiffBar;
 pub use existing::{ExistingArgs, print_existing};
 pub use file_progress::FileProgress;

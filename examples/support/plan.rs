@@ -5,11 +5,18 @@ use std::path::Path;
 use keyferry_migrate::precheck::Plan;
 
 /// Options that may stand beside `--plan` when it is run: where passwords come from, and what is told.
-const BESIDE: &[&str] = &["--source", "--target", "--report", "--metrics", "--log", "--log-level"];
+const BESIDE: &[&str] = &[
+    "--source",
+    "--target",
+    "--report",
+    "--metrics",
+    "--log",
+    "--log-level",
+    "--control",
+    "--control-token-file",
+];
 
-/// Options that are not part of a plan.
-const NOT_PLANNED: &[&str] =
-    &["--source", "--target", "--report", "--metrics", "--log", "--log-level", "--plan"];
+/// Flags that are not part of a plan.
 const NOT_PLANNED_FLAGS: &[&str] = &["--precheck", "--json"];
 
 /// The command line that a plan stands for, where there is `--plan FILE` without `--precheck`; else as it is.
@@ -61,7 +68,8 @@ pub fn expand(args: Vec<String>) -> Result<(Vec<String>, Option<Plan>), String> 
 pub fn planned(args: &[String]) -> Vec<String> {
     let mut planned = Vec::new();
     for (name, value) in options(&args[args.len().min(1)..]) {
-        if !NOT_PLANNED.contains(&name.as_str()) && !NOT_PLANNED_FLAGS.contains(&name.as_str()) {
+        let is_planned = name != "--plan" && !BESIDE.contains(&name.as_str());
+        if is_planned && !NOT_PLANNED_FLAGS.contains(&name.as_str()) {
             planned.push(name);
             planned.extend(value);
         }

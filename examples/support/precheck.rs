@@ -38,7 +38,7 @@ pub async fn precheck(migration: &Migration, args: &PrecheckArgs) -> (Report, Ex
     let (report, plan) = match &args.plan {
         None => (migration.precheck(Depth::Full).await, None),
         Some(file) => {
-            let words: Vec<String> = std::env::args().collect();
+            let words = crate::words();
             let (report, plan) = migration.plan(crate::planned(&words)).await;
             (report, plan.map(|plan| (file, plan)))
         }

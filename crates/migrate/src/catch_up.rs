@@ -80,6 +80,8 @@ impl CatchUp {
     /// polled from the beginning: it is what keeps the source's own offset known.
     pub(crate) async fn wait(mut self) -> bool {
         let mut since = None;
+        // When somebody has said while it ran that it is to end then.
+        let mut asked: Option<Instant> = None;
         while !self.links.iter().all(|link| link.meter.is_past_snapshot()) {
             self.ask_those(Watched::is_due).await;
             tokio::time::sleep(PERIOD).await;
@@ -88,6 +90,10 @@ impl CatchUp {
             link.snapshot_offset = link.meter.applied_offset.load(Ordering::Relaxed);
         }
         loop {
+            if asked.is_none() && self.meter.ends_when_caught_up.load(Ordering::Relaxed) {
+                asked = Some(Instant::now());
+                self.until = Until::caught_up();
+            }
             let level = self.links.iter().all(Watched::is_level);
             // Those that were asked before the last one became level may have written since.
             let answered = self.ask_those(|link| level || link.is_due()).await;
@@ -107,7 +113,7 @@ impl CatchUp {
                     if self.links.iter().all(|link| link.meter.quiet_for() >= *quiet) {
                         return false;
                     }
-                    if since.elapsed() >= *linger {
+                    if asked.map_or(since, |asked| asked.max(since)).elapsed() >= *linger {
                         return true;
                     }
                 }

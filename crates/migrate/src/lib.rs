@@ -35,6 +35,7 @@
 
 pub mod backup;
 mod catch_up;
+pub mod control;
 pub mod cutover;
 mod dead_letters;
 mod error;
@@ -43,6 +44,7 @@ mod expiry;
 mod fence;
 pub mod filter;
 mod hold;
+mod http;
 mod identity;
 mod import;
 mod intake;

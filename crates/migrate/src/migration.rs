@@ -1,6 +1,9 @@
 //! A migration: what it is told, what is checked before it runs, and what it tells at the end.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
 
 use keyferry_client::{Connection, Endpoint, Mode};
 use tokio_util::sync::CancellationToken;
@@ -41,12 +44,27 @@ pub struct Migration {
 
 /// Stops a running migration: what has been read is applied, or kept in the journal, and no more is read.
 #[derive(Clone, Debug)]
-pub struct Stopper(CancellationToken);
+pub struct Stopper {
+    stop: CancellationToken,
+    meter: Meter,
+}
 
 impl Stopper {
     /// Asks for the stop; [`Migration::run`] returns when it is done. Asking again does nothing.
     pub fn stop(&self) {
-        self.0.cancel();
+        self.stop.cancel();
+    }
+
+    /// Asks for an end when the target holds what the source holds, as with [`Until::caught_up`](crate::Until::caught_up) from now on, whatever
+    /// [`Options::until`] says. Files end by themselves.
+    pub fn stop_when_caught_up(&self) {
+        self.meter.ends_when_caught_up.store(true, Ordering::Relaxed);
+    }
+
+    /// True when that was asked for.
+    #[must_use]
+    pub fn stops_when_caught_up(&self) -> bool {
+        self.meter.ends_when_caught_up.load(Ordering::Relaxed)
     }
 }
 
@@ -118,7 +136,7 @@ impl Migration {
     /// A handle that stops the run.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
-        Stopper(self.stop.clone())
+        Stopper { stop: self.stop.clone(), meter: self.meter.clone() }
     }
 
     /// Runs to the end, on a thread of its own: neither the caller's runtime nor its threads are used for the work.

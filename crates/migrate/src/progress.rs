@@ -110,6 +110,8 @@ pub(crate) struct Counters {
     kept_offset: AtomicU64,
     /// Journalled bytes that wait to be applied.
     pub(crate) journal_backlog: AtomicU64,
+    /// The run is to end when it has caught up, whatever was said before.
+    pub(crate) ends_when_caught_up: AtomicBool,
     /// Bytes that the journal has on disk.
     pub(crate) journal_bytes: AtomicU64,
     /// The source is not read, since the journal is as large as it may be, or the disk is full.
@@ -238,6 +240,7 @@ impl Default for Meter {
             commands_applied: AtomicU64::new(0),
             kept_offset: AtomicU64::new(UNKNOWN),
             journal_backlog: AtomicU64::new(0),
+            ends_when_caught_up: AtomicBool::new(false),
             journal_bytes: AtomicU64::new(0),
             held_up: AtomicBool::new(false),
             source_backlog: AtomicU64::new(0),

@@ -89,6 +89,49 @@ fn not_faster_than_it_may() {
 }
 
 #[test]
+fn steer_it() {
+    if std::process::Command::new("curl").arg("--version").output().is_err() {
+        return;
+    }
+    let mut stage = Stage::new();
+    stage.server("old-host", "redis-7.0").client().unwrap().call(&["SET", "a", "1"]).unwrap();
+    stage.server("new-host", "redis-7.0");
+    let socket = stage.dir().join("control.sock");
+    stage.call("/run/keyferry.sock", &socket);
+    stage.play(&section(README, "Steer it"), |_, command| {
+        // It does that as soon as it can be asked.
+        let begun = std::time::Instant::now();
+        while command.starts_with("curl") && !socket.exists() {
+            assert!(begun.elapsed().as_secs() < 60, "no socket in time");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Ends::Well
+    });
+    let came = stage
+        .client("new-host")
+        .wait_until(std::time::Duration::from_secs(60), |client| Ok(client.int(&["EXISTS", "a"])? == 1));
+    assert!(came.unwrap());
+}
+
+#[test]
+fn in_a_file() {
+    let mut stage = Stage::new();
+    let mut client = stage.server("old-host", "redis-7.0").client().unwrap();
+    ["user:1", "tmp:1"].iter().for_each(|key| drop(client.call(&["SET", key, "1"]).unwrap()));
+    let old = stage.here("old-host:6379");
+    let cluster = stage.cluster(&["new-1", "new-2", "new-3"], "redis-7.0").url();
+    // The file as it stands there, but for the servers, which want no passwords here.
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let file = text.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let file = file
+        .replace("redis://old-host:6379?password-env=OLD_PW", &format!("redis://{old}"))
+        .replace("redis+cluster://new-1:6379,new-2:6379?password-file=/run/secrets/new", &cluster)
+        .replace("/var/tmp/journal", &stage.dir().join("journal").display().to_string());
+    std::fs::write(stage.dir().join("move.toml"), file).unwrap();
+    play(&mut stage, "In a file");
+}
+
+#[test]
 fn where_psync_is_refused() {
     let mut stage = Stage::new();
     for name in ["service", "one"] {

@@ -144,7 +144,7 @@ impl Stage {
     }
 
     /// A command as it can be run here.
-    fn here(&self, command: &str) -> String {
+    pub(crate) fn here(&self, command: &str) -> String {
         let mut here = command.to_owned();
         for (name, address) in &self.names {
             here = here.replace(name, address);

@@ -27,7 +27,6 @@
 mod lag;
 mod names;
 mod page;
-mod server;
 mod target;
 
 use std::{
@@ -41,8 +40,9 @@ use keyferry_client::Endpoint;
 use tokio::net::TcpListener;
 
 pub use self::names::{ALL, Kind, Metric};
-use self::{lag::LagClock, page::Content, server::Answer};
+use self::{lag::LagClock, page::Content};
 use crate::{
+    http::{self, Answer, Listener},
     migration::Migration,
     progress::{Figures, Phase, Progress},
     throttle::Throttle,
@@ -74,7 +74,7 @@ impl MetricsServer {
     /// # Errors
     /// When the address cannot be had.
     pub async fn bind(address: SocketAddr, migration: &Migration) -> io::Result<Self> {
-        let listener = server::bind(address).await?;
+        let listener = TcpListener::bind(address).await?;
         let state = State {
             progress: migration.progress(),
             throttle: migration.throttle(),
@@ -105,7 +105,10 @@ impl MetricsServer {
         tokio::select! {
             () = look => {}
             () = target::watch(target, watching) => {}
-            () = server::serve(listener, move |path| state.answer(path)) => {}
+            () = http::serve(Listener::Tcp(listener), move |request| match request.method {
+                "GET" => state.answer(request.path),
+                _ => Answer::text(405, "GET and HEAD only\n"),
+            }) => {}
         }
     }
 }

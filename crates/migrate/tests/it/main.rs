@@ -9,6 +9,7 @@
 
 mod backup;
 mod clusters;
+mod control;
 mod cutover;
 mod existing;
 mod expiry;

@@ -2,6 +2,8 @@
 
 use std::{
     collections::HashSet,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -21,11 +23,17 @@ use super::{
 use crate::{
     error::Error,
     identity::MigrationId,
-    sharded::{join, state::field},
+    sharded::{
+        join,
+        state::{LinkState, Stage, field},
+    },
 };
 
 /// Connections of others that are named.
 const NAMED: usize = 10;
+
+/// Bytes that the last line of a result may have.
+const LAST_LINE: u64 = 4 << 20;
 
 /// Connections that have been idle for more seconds are of applications that have gone elsewhere.
 const RECENT: u64 = 2;
@@ -90,12 +98,18 @@ impl Gates {
         self.backlog(target, options, act).await?;
         // What is written between single servers bears the sign of the migration: transactions with its position.
         let signed = !source.is_cluster() && !target.is_cluster();
-        let missed = match signed {
-            true => {
-                watch(source, target, id, options.watch, foreign).await.err().map(|error| error.to_line())
-            }
-            false => None,
+        let watched = match signed {
+            true => watch(source, target, id, options.watch, foreign).await,
+            false => Ok(true),
         };
+        if let Ok(false) = watched {
+            self.fail(
+                "link",
+                "the migration begins to copy everything anew: the source no longer had what came next",
+                "wait until it has caught up, and raise repl-backlog-size at the source",
+            );
+        }
+        let missed = watched.err().map(|error| error.to_line());
         self.foreign(target, id, (options, signed, missed), foreign).await
     }
 
@@ -317,22 +331,27 @@ impl Gates {
     }
 }
 
-/// Looks for writes of others in what the target writes within some time, between single servers.
+/// Looks for writes of others in what the target writes within some time, between single servers. False when the migration itself
+/// has begun with a snapshot meanwhile.
 async fn watch(
     source: &mut Side,
     target: &mut Side,
     id: &MigrationId,
     time: Duration,
     foreign: &mut WritesReport,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let standings = source.standings().await?;
-    let reached = Kept::read(target, id).await?.of(&standings);
+    let kept = Kept::read(target, id).await?;
+    let reached = kept.of(&standings);
     let begun = target.standings().await?;
     if begun.iter().any(|standing| standing.backlog.is_none()) {
-        return Ok(());
+        return Ok(true);
     }
     tokio::time::sleep(time).await;
     let ended = target.standings().await?;
+    if streams(&Kept::read(target, id).await?) != streams(&kept) {
+        return Ok(false);
+    }
     // What goes ahead of its transaction is behind the position that was there before.
     let mut keys = HashSet::new();
     for ((node, standing), reached) in source.nodes.iter_mut().zip(&standings).zip(reached) {
@@ -348,7 +367,16 @@ async fn watch(
         foreign.commands += tail.writes_beside(u64::MAX);
         foreign.samples.extend(tail.samples);
     }
-    Ok(())
+    Ok(true)
+}
+
+/// The links that are in their streams, and of which full sync.
+fn streams(kept: &Kept) -> Vec<(String, u64)> {
+    let of = |(name, link): (&str, LinkState)| match link.stage {
+        Stage::Stream(_) => Some((name.to_owned(), link.epoch)),
+        Stage::Snapshot(_) => None,
+    };
+    kept.state.links().filter_map(of).collect()
 }
 
 /// Connections of others whose last command was a write, for people.
@@ -391,7 +419,8 @@ pub(super) struct Compared {
 
 impl Compared {
     pub(super) fn read(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+        let end = end_of(path).map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&end);
         let last = text.lines().next_back().unwrap_or_default();
         let wrong = || "it is no --jsonl file of a comparison that ended".to_owned();
         let end: serde_json::Value = serde_json::from_str(last).map_err(|_| wrong())?;
@@ -403,6 +432,16 @@ impl Compared {
         let sampled = report.get("sample").is_some_and(|sample| !sample.is_null());
         Ok(Compared { verdict, begun_at, partial: !full || selected || sampled })
     }
+}
+
+/// The end of a file: there may be millions of differences before it.
+fn end_of(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LAST_LINE)))?;
+    let mut end = Vec::new();
+    file.take(LAST_LINE).read_to_end(&mut end)?;
+    Ok(end)
 }
 
 fn readable(seconds: u64) -> String {
@@ -442,6 +481,8 @@ mod tests {
             r#"{"verdict":"equal","report":{"begun_at":17,"depth":"full","selected":false,"sample":null}}"#;
         let compared = read(&format!("{{\"db\":0}}\n{end}\n")).unwrap();
         assert_eq!((compared.verdict.as_str(), compared.begun_at, compared.partial), ("equal", 17, false));
+        let long = format!("{}\n{end}\n", "x".repeat(5 << 20));
+        assert_eq!(read(&long).unwrap().begun_at, 17);
         assert!(read(&end.replace("false", "true")).unwrap().partial);
         assert!(read(&end.replace("\"full\"", "\"length\"")).unwrap().partial);
         for bad in ["", "{}", "{\"verdict\":\"equal\"}", "x"] {

@@ -24,6 +24,9 @@ const ID: &str = "rehearsal";
 /// The user of the application, and the password.
 const USER: (&str, &str) = ("app", "ledger");
 
+/// What servers keep of their streams: a migration that was killed goes on where it was.
+const BACKLOG: &str = "32mb";
+
 /// Connections of the application.
 const CONNECTIONS: usize = 4;
 
@@ -169,9 +172,11 @@ impl End {
         if cluster {
             let builder = Cluster::builder(binary).primaries(3).user(USER.0, &rules);
             let builder = builder.config("repl-diskless-sync", "yes").config("repl-diskless-sync-delay", "0");
+            let builder = builder.config("repl-backlog-size", BACKLOG);
             return Ok(End::Many(Box::new(builder.start()?)));
         }
         let builder = Server::builder(binary).diskless_sync(true, 0).user(USER.0, &rules);
+        let builder = builder.config("repl-backlog-size", BACKLOG);
         Ok(End::One(Box::new(builder.start()?)))
     }
 

@@ -262,11 +262,19 @@ async fn rates_are_exact_over_ten_seconds() {
         running.stopper.stop();
         running.end().await;
     }
+}
+
+/// The same of the stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a quarter of a minute, and a machine of its own"]
+async fn rates_of_the_stream_are_exact_over_ten_seconds() {
     let (source, target) = (start(any().unwrap()), Server::any().unwrap());
     block_in_place(|| fill(&source, 1, 1));
     let running = Throttled::start(&source, &target, &[("incremental-commands", "5000")], |_| {});
     running.until("the stream", |running| running.progress.phase() == Phase::Following).await;
     let mut writer = source.client().unwrap();
+    // All of it is there before it is measured.
+    running.throttle.pause();
     block_in_place(|| {
         for _ in 0..70 {
             (0..1000).for_each(|_| writer.queue(&["INCR", "counter"]).unwrap());
@@ -277,6 +285,8 @@ async fn rates_are_exact_over_ten_seconds() {
     let counter = |client: &mut Client| {
         client.call(&["GET", "counter"]).unwrap().as_str().map_or(0, |n| n.parse().unwrap())
     };
+    running.throttle.resume();
+    running.until("commands", |_| counter(&mut target.client().unwrap()) > 1000).await;
     let found = block_in_place(|| rate(&mut target.client().unwrap(), 10.0, counter));
     println!("incremental-commands 5000: {found:.0}, {:+.2} %", (found / 5000.0 - 1.0) * 100.0);
     assert!((found / 5000.0 - 1.0).abs() < 0.05, "{found}");

@@ -4,10 +4,10 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use keyferry_client::Endpoint;
-use keyferry_examples::{Source, duration, size};
+use keyferry_examples::{Source, duration, size, stop_on_signal};
 use keyferry_migrate::{
     CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Mirror, OnError, Outcome, Report, RoutingCounts,
-    Stopper, Until, metrics::MetricsServer, precheck::Plan,
+    Until, metrics::MetricsServer, precheck::Plan,
 };
 
 /// Move everything from one Redis-compatible server to another while both stay in service.
@@ -403,7 +403,9 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
         return fail(&wrong);
     }
     let view = tokio::spawn(keyferry_examples::show_progress(migration.progress()));
-    tokio::spawn(stop_on_signal(migration.stopper()));
+    let says = "migrate: stopping: applying what has been read";
+    let stopper = migration.stopper();
+    tokio::spawn(stop_on_signal(move || stopper.stop(), says));
     let Finished { report, result, .. } = migration.run().await;
     view.abort();
     print_summary(&report);
@@ -418,23 +420,6 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
             fail("stopped before everything was applied")
         }
         (Ok(()), _) => ExitCode::SUCCESS,
-    }
-}
-
-/// The first signal asks for a clean end, the second ends at once.
-async fn stop_on_signal(stopper: Stopper) {
-    let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-    let Ok(mut terminate) = terminate else { return };
-    for signal in 0.. {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
-        if signal > 0 {
-            std::process::exit(130);
-        }
-        eprintln!("migrate: stopping: applying what has been read (again to end at once)");
-        stopper.stop();
     }
 }
 

@@ -21,6 +21,7 @@ mod select;
 mod sizes;
 pub mod survey;
 pub mod text;
+pub mod time;
 mod values;
 
 pub use convert::{DatabaseMap, DatabaseMove};

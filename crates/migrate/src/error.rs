@@ -257,6 +257,10 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// An archive cannot be kept, or what was asked of it is not in it.
+    #[error("{0}")]
+    Archive(#[from] crate::archive::ArchiveError),
+
     /// A part of a journal's stream is missing.
     #[error(
         "{name}: the stream goes on at byte {at} with offset {found}, and was at {expected}: what is between is missing; what \
@@ -646,6 +650,7 @@ impl Error {
             | Error::JournalDamaged { .. }
             | Error::NoSnapshot { .. }
             | Error::JournalGap { .. } => "journal",
+            Error::Archive(_) => "archive",
             Error::Precheck { .. } => "precheck",
             Error::Internal(_) => "internal",
             // The ends are not as they have to be.

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, RwLock, RwLockReadGuard};
 
 use crate::{
     expiry::{self, Forms, Held},
-    options::Expiry,
+    options::{Deadlines, Expiry},
 };
 
 /// How near a deadline is that is held although the target has caught up: it could pass while its prolongation is on the way.
@@ -43,6 +43,8 @@ pub(crate) enum Mode {
 #[derive(Debug)]
 pub(crate) struct Hold {
     pub(crate) policy: Expiry,
+    /// What becomes of deadlines when they are put.
+    deadlines: Deadlines,
     forms: Forms,
     /// Whoever hands over commands keeps this while it does: who changes it knows that everything held before has been handed
     /// over.
@@ -87,6 +89,10 @@ pub(crate) struct Counts {
     pub(crate) released: AtomicU64,
     /// Fields of hashes that did.
     pub(crate) released_fields: AtomicU64,
+    /// Keys whose time was over when it was put.
+    pub(crate) over: AtomicU64,
+    /// Fields of hashes whose time was.
+    pub(crate) over_fields: AtomicU64,
     /// How often the whole target was searched.
     pub(crate) searches: AtomicU64,
     samples: Mutex<Vec<String>>,
@@ -98,12 +104,29 @@ impl Hold {
         let mode = if policy == Expiry::AsItComes { Mode::Off } else { Mode::All };
         Hold {
             policy,
+            deadlines: Deadlines::Keep,
             forms,
             mode: RwLock::new(mode),
             notes: Mutex::new(Notes { incomplete: resumed, ..Notes::default() }),
             released: AtomicBool::new(false),
             level: Notify::new(),
             counts: Counts::default(),
+        }
+    }
+
+    /// Deadlines become these when they are put.
+    pub(crate) fn putting(mut self, deadlines: Deadlines) -> Self {
+        self.deadlines = deadlines;
+        self
+    }
+
+    /// What is put in place of a held deadline, by the target's clock; none where there is to be no deadline. Unix times in
+    /// milliseconds.
+    pub(crate) fn put(&self, exact: i64, now: i64) -> Option<i64> {
+        match self.deadlines {
+            Deadlines::Keep => Some(exact),
+            Deadlines::ShiftFrom(moment) => Some(exact.saturating_add(now.saturating_sub(moment)).max(1)),
+            Deadlines::Drop => None,
         }
     }
 

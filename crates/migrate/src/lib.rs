@@ -33,6 +33,7 @@
 //! # }
 //! ```
 
+pub mod archive;
 pub mod backup;
 mod catch_up;
 pub mod control;
@@ -64,6 +65,7 @@ mod progress;
 mod report;
 mod report_markdown;
 mod restart;
+pub mod restore;
 mod resume;
 mod run;
 mod scan;
@@ -83,7 +85,8 @@ pub use existing::{ExistingCounts, KeyTally, Overlap, PrefixCount};
 pub use import::{FileKind, FileReport};
 pub use migration::{Finished, Migration, Stopper};
 pub use options::{
-    CrossSlotPolicy, Delivery, Expiry, Follow, Fsync, Mirror, OnError, OnExists, Options, SourceMode, Until,
+    CrossSlotPolicy, Deadlines, Delivery, Expiry, Follow, Fsync, Mirror, OnError, OnExists, Options,
+    SourceMode, Until,
 };
 pub use progress::{Figures, InputFigures, LinkFigures, Phase, Progress};
 pub use report::{

@@ -9,6 +9,7 @@ use keyferry_client::{Connection, Endpoint, Mode};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    archive::Point,
     error::Error,
     existing::{Existing, ExistingCounts},
     fence::Fence,
@@ -99,6 +100,14 @@ impl Migration {
     #[must_use]
     pub fn from_files(files: Vec<PathBuf>, target: Endpoint) -> Self {
         Self::of(Given::Files(Files(files)), target)
+    }
+
+    /// A migration of what an [archive](crate::archive) holds up to a moment: a snapshot, and the commands that came behind it.
+    /// As [`Migration::from_files`]; what becomes of deadlines is in [`Options::deadlines`]. Commands are carried out at the target,
+    /// which should hold no keys of the same names: [`Restore`](crate::restore::Restore) sees to that.
+    #[must_use]
+    pub fn from_archive(point: Point, target: Endpoint) -> Self {
+        Self::of(Given::Archive(Arc::new(point)), target)
     }
 
     fn of(source: Given, target: Endpoint) -> Self {
@@ -270,9 +279,9 @@ impl Migration {
     ) -> Result<Prepared, Error> {
         let (source, target) = match &self.source {
             Given::Servers(source) => ((**source).clone(), self.target.clone()),
-            Given::Files(files) => {
+            given @ (Given::Files(_) | Given::Archive(_)) => {
                 let target = self.target.clone().detect().await.map_err(Error::Target)?;
-                return prepare::import(self, id, files, target, ends).await;
+                return prepare::import(self, id, given, target, ends).await;
             }
         };
         let (reading, reasons) = scan::choose(&source, &self.options).await?;

@@ -84,6 +84,9 @@ pub struct Options {
     /// When the deadlines of keys and of fields are put as they are. Default: when the target has caught up. Not heeded where
     /// bytes are forwarded without being looked into.
     pub expiry: Expiry,
+    /// Where files with commands, or an archive, are the source: what becomes of deadlines at its end. Not heeded with
+    /// [`Expiry::AsItComes`], nor for snapshots alone. Default: [`Deadlines::Keep`].
+    pub deadlines: Deadlines,
     /// The name under which the target keeps how far the migration is, so that another run goes on there: letters, digits
     /// and `_.-`, 64 at most. Default: made from both URLs, so that the same command goes on with the same migration.
     pub id: Option<String>,
@@ -261,6 +264,20 @@ pub enum Expiry {
     AsItComes,
 }
 
+/// What becomes of the deadlines of keys, and of the fields of hashes, when what they are part of is of an earlier time. Those
+/// after the year 2527 are left alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Deadlines {
+    /// They are as they were: what would be over by now, is gone.
+    #[default]
+    Keep,
+    /// As much is left as was left at this moment, in Unix milliseconds.
+    ShiftFrom(i64),
+    /// There are none: nothing expires.
+    Drop,
+}
+
 /// When a journal that somebody asked for is written through to the disk. A process that dies loses nothing in any case; a
 /// machine that does loses what had not been written through, and what was lost is asked for again at the source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -332,6 +349,7 @@ impl Default for Options {
             prefer_replicas: false,
             cross_slot: CrossSlotPolicy::CarryOut,
             expiry: Expiry::HeldUntilCaughtUp,
+            deadlines: Deadlines::Keep,
             id: None,
             delivery: Delivery::ExactlyOnce,
             mirror: Mirror::Owned,

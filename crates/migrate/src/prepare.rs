@@ -13,7 +13,7 @@ use crate::{
     filter::Filter,
     hold::Hold,
     identity::MigrationId,
-    import::{self, Files},
+    import::Given,
     journal::blocking,
     migration::{Migration, Prepared},
     options::{Expiry, OnError, Options},
@@ -338,7 +338,7 @@ async fn is_same_server(
 pub(crate) async fn import(
     migration: &Migration,
     id: MigrationId,
-    files: &Files,
+    given: &Given,
     target: Endpoint,
     ends: &mut Ends,
 ) -> Result<Prepared, Error> {
@@ -347,8 +347,8 @@ pub(crate) async fn import(
     let side = TargetSide::find(options, (&id, &token), target, ends).await?;
     // A pipe can be read once: from here on there is no other attempt.
     ends.begun = true;
-    let (named, opened) = (files, files.clone());
-    let files = blocking(move || import::open(&opened)).await?;
+    let opened = given.clone();
+    let files = blocking(move || opened.open()).await?;
     let kinds: BTreeSet<&str> = files.iter().map(|file| file.kind.name()).collect();
     ends.source = Some(kinds.into_iter().collect::<Vec<_>>().join(", "));
     let has_log = files.iter().any(|file| file.has_log);
@@ -356,14 +356,15 @@ pub(crate) async fn import(
         check_filter(filter, options, false, has_log)?;
     }
     if let OnError::DeadLetter(letters) = &options.on_error
-        && named.has(letters)
+        && given.has(letters)
     {
         return Err(Error::SameFile { path: letters.clone() });
     }
     let abilities = side.abilities();
     // Without commands there is nothing that could prolong what expires.
     let expiry = if has_log { options.expiry } else { Expiry::AsItComes };
-    let hold = Arc::new(Hold::new(expiry, abilities.deadline_forms(), false));
+    let hold = Hold::new(expiry, abilities.deadline_forms(), false).putting(options.deadlines);
+    let hold = Arc::new(hold);
     Ok(Prepared::Import(Box::new(Import { files, target: side, hold, abilities, id, token })))
 }
 

@@ -163,6 +163,10 @@ pub struct ExpiryCounts {
     pub released: u64,
     /// Fields of hashes that got their exact deadline.
     pub released_fields: u64,
+    /// Keys whose time was over when their deadline was put: they were gone at once.
+    pub over: u64,
+    /// Fields of hashes whose time was over.
+    pub over_fields: u64,
     /// How often the whole target was searched for held deadlines.
     pub searches: u64,
     /// Names of a few keys that got their exact deadline.
@@ -246,6 +250,8 @@ impl Ends {
             held_in_stream: of(&counts.held_in_stream),
             released: of(&counts.released),
             released_fields: of(&counts.released_fields),
+            over: of(&counts.over),
+            over_fields: of(&counts.over_fields),
             searches: of(&counts.searches),
             samples: hold.samples(),
             still_held: held > 0 && !hold.is_empty(),

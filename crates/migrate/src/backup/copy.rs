@@ -10,35 +10,46 @@ use keyferry_replication::{
     Error as LinkError, Link, LinkOptions, Locate, Locator, handshake::SyncReply, snapshot::Transfer,
 };
 use tempfile::NamedTempFile;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use twox_hash::XxHash3_128;
 
 use super::{BackupProgress, BackupSnapshot};
-use crate::{error::Error, journal::blocking};
+use crate::{
+    error::Error,
+    journal::{blocking, now_ms},
+};
 
 /// Pieces that wait to be written, of 256 KiB at most.
 const PIECES: usize = 16;
 
+/// Names of files that have none of their own yet begin so.
+pub(crate) const UNNAMED: &str = ".keyferry-backup-";
+
 /// A server to be read.
-pub(super) struct Copy {
-    pub(super) stream: Locator,
-    pub(super) slots: Option<String>,
-    pub(super) link: LinkOptions,
-    pub(super) patience: Duration,
-    pub(super) progress: BackupProgress,
+pub(crate) struct Copy {
+    pub(crate) stream: Locator,
+    pub(crate) slots: Option<String>,
+    pub(crate) link: LinkOptions,
+    pub(crate) patience: Duration,
+    pub(crate) progress: BackupProgress,
     /// Another one has failed.
-    pub(super) end: CancellationToken,
+    pub(crate) end: CancellationToken,
 }
 
 /// A snapshot in a file, which is removed with this value unless it is named.
-pub(super) struct Copied {
+pub(crate) struct Copied {
     file: NamedTempFile,
-    pub(super) snapshot: BackupSnapshot,
+    pub(crate) snapshot: BackupSnapshot,
+    /// When the server agreed to send it, in Unix milliseconds.
+    pub(crate) begun: u64,
+    /// XXH3 of the file.
+    pub(crate) digest: String,
 }
 
 impl Copied {
     /// Where it is until it is named.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.file.path()
     }
 
@@ -61,7 +72,7 @@ impl Copied {
 
 impl Copy {
     /// Reads it to its end.
-    pub(super) async fn run(self, dir: &Path) -> Result<Copied, Error> {
+    pub(crate) async fn run(self, dir: &Path) -> Result<Copied, Error> {
         tokio::select! {
             copied = self.copy(dir) => copied,
             () = self.end.cancelled() => Err(Error::Internal("another server could not be read".into())),
@@ -74,16 +85,8 @@ impl Copy {
         let SyncReply::Full { id, offset } = *link.reply() else {
             return Err(Error::Internal(format!("{server} sends no snapshot")));
         };
-        let failed = |error| FileError::Output { output: dir.display().to_string(), error };
-        let file = tempfile::Builder::new().prefix(".keyferry-backup-").suffix(".part").tempfile_in(dir);
-        let file = file.map_err(failed)?;
-        let (sender, pieces) = mpsc::channel::<Bytes>(PIECES);
-        let writer = Writer {
-            name: server.clone(),
-            file: file.reopen().map_err(failed)?,
-            progress: self.progress.clone(),
-        };
-        let written = tokio::spawn(blocking(move || writer.run(pieces)));
+        let begun = now_ms();
+        let mut file = SnapshotFile::begin(dir, server.clone(), self.progress.clone())?;
         let mut told = false;
         while let Some(piece) = link.snapshot_chunk().await? {
             if !told && let Some(Transfer::Length(total)) = link.transfer() {
@@ -91,20 +94,15 @@ impl Copy {
                 self.progress.0.total.fetch_add(total, Ordering::Relaxed);
                 self.progress.0.told.fetch_add(1, Ordering::Relaxed);
             }
-            self.progress.0.received.fetch_add(piece.len() as u64, Ordering::Relaxed);
-            if sender.send(piece).await.is_err() {
-                // It tells why.
+            if !file.push(piece).await {
                 break;
             }
         }
-        drop((sender, link));
-        let written = written
-            .await
-            .map_err(|e| Error::Internal(format!("the task that writes a file ended: {e}")))??;
-        let Written { bytes, keys, functions } = written;
+        drop(link);
+        let (file, Written { bytes, keys, functions, digest }) = file.finish().await?;
         let (slots, replication_id) = (self.slots.clone(), id.to_string());
         let snapshot = BackupSnapshot { server, slots, replication_id, offset, bytes, keys, functions };
-        Ok(Copied { file, snapshot })
+        Ok(Copied { file, snapshot, begun, digest })
     }
 
     /// Asks for a snapshot, again while the server is not ready.
@@ -123,6 +121,42 @@ impl Copy {
     }
 }
 
+/// A snapshot that is being written to a file without a name of its own.
+pub(crate) struct SnapshotFile {
+    file: NamedTempFile,
+    sender: mpsc::Sender<Bytes>,
+    written: JoinHandle<Result<Written, Error>>,
+    progress: BackupProgress,
+}
+
+impl SnapshotFile {
+    /// Begins one in a directory; `name` is what it is of, for people.
+    pub(crate) fn begin(dir: &Path, name: String, progress: BackupProgress) -> Result<Self, Error> {
+        let failed = |error| FileError::Output { output: dir.display().to_string(), error };
+        let file = tempfile::Builder::new().prefix(UNNAMED).suffix(".part").tempfile_in(dir);
+        let file = file.map_err(failed)?;
+        let (sender, pieces) = mpsc::channel::<Bytes>(PIECES);
+        let writer = Writer { name, file: file.reopen().map_err(failed)?, progress: progress.clone() };
+        let written = tokio::spawn(blocking(move || writer.run(pieces)));
+        Ok(SnapshotFile { file, sender, written, progress })
+    }
+
+    /// Takes the next bytes. False when they cannot be written, or are not those of a snapshot: [`SnapshotFile::finish`] tells why.
+    pub(crate) async fn push(&mut self, piece: Bytes) -> bool {
+        self.progress.0.received.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        self.sender.send(piece).await.is_ok()
+    }
+
+    /// The file, whole and on disk.
+    pub(crate) async fn finish(self) -> Result<(NamedTempFile, Written), Error> {
+        drop(self.sender);
+        let written = self.written.await;
+        let written =
+            written.map_err(|e| Error::Internal(format!("the task that writes a file ended: {e}")))??;
+        Ok((self.file, written))
+    }
+}
+
 /// Writes what comes, and reads it: what is no whole snapshot with the right checksum is an error.
 struct Writer {
     name: String,
@@ -130,22 +164,27 @@ struct Writer {
     progress: BackupProgress,
 }
 
-struct Written {
-    bytes: u64,
-    keys: u64,
-    functions: u64,
+/// What a snapshot holds.
+pub(crate) struct Written {
+    pub(crate) bytes: u64,
+    pub(crate) keys: u64,
+    pub(crate) functions: u64,
+    /// XXH3 of all bytes.
+    pub(crate) digest: String,
 }
 
 impl Writer {
     fn run(mut self, mut pieces: mpsc::Receiver<Bytes>) -> Result<Written, Error> {
         let mut parser = Parser::new();
-        let mut written = Written { bytes: 0, keys: 0, functions: 0 };
+        let mut hasher = XxHash3_128::new();
+        let mut written = Written { bytes: 0, keys: 0, functions: 0, digest: String::new() };
         let name = self.name.clone();
         let damaged = |error| FileError::Data { input: name.clone(), error: Box::new(error) };
         let failed = |error| FileError::Output { output: format!("the snapshot of {name}"), error };
         while let Some(piece) = pieces.blocking_recv() {
             self.file.write_all(&piece).map_err(failed)?;
             written.bytes += piece.len() as u64;
+            hasher.write(&piece);
             parser.feed(&piece);
             let before = written.keys;
             while let Some(event) = parser.next_event().map_err(damaged)? {
@@ -159,6 +198,7 @@ impl Writer {
         }
         parser.end_of_input().map_err(damaged)?;
         self.file.sync_all().map_err(failed)?;
+        written.digest = format!("{:032x}", hasher.finish_128());
         Ok(written)
     }
 }

@@ -28,7 +28,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::copy::{Copied, Copy};
+pub(crate) use self::copy::{Copied, Copy, SnapshotFile, UNNAMED, Written};
 use crate::{
     error::Error,
     journal::blocking,

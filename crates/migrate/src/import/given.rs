@@ -11,7 +11,7 @@ use keyferry_rdb::{Event, Parser, aof};
 use twox_hash::XxHash3_128;
 
 use super::{Files, report::FileKind};
-use crate::{error::Error, journal};
+use crate::{archive::Point, error::Error, journal};
 
 /// Bytes read to tell what a file is.
 const HEAD: usize = 64 << 10;
@@ -32,7 +32,7 @@ pub(crate) struct FileSource {
     pub(crate) total: Option<u64>,
     /// Commands follow, as far as can be told.
     pub(crate) has_log: bool,
-    /// A journal: the offset of the stream that its snapshot stands for.
+    /// A journal, or an archive: the offset of the stream that its snapshot stands for.
     pub(crate) follows: Option<u64>,
     /// Nobody else uses the journal as long as it is open.
     _lock: Option<File>,
@@ -117,6 +117,15 @@ fn multi_part(path: &Path) -> Result<FileSource, Error> {
     }
     let kind = Some(FileKind::MultiPart);
     source(name, kind, listed.into_iter().map(Part::of).collect(), Some(total))
+}
+
+/// What an archive holds up to a moment: the snapshot, and behind it the stream in the form of a journal's segment.
+pub(super) fn archived(point: &Point) -> Result<FileSource, Error> {
+    let (reader, name) = (point.reader()?, point.to_string());
+    let part = Part { name: name.clone(), path: None, open: Some(Box::new(reader)) };
+    let mut of = source(name, Some(FileKind::Archive), vec![part], Some(point.bytes()))?;
+    of.follows = Some(point.base_offset());
+    Ok(of)
 }
 
 /// A journal, a directory of an append-only file, or one that a server keeps it in.

@@ -16,9 +16,12 @@ mod report;
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use keyferry_client::Endpoint;
+
+use crate::{archive::Point, error::Error};
 
 pub use self::report::{FileKind, FileReport};
 pub(crate) use self::{
@@ -33,6 +36,8 @@ pub(crate) enum Given {
     Servers(Box<Endpoint>),
     /// Files, one after the other.
     Files(Files),
+    /// What an archive holds up to a moment.
+    Archive(Arc<Point>),
 }
 
 /// Files, in the order in which they are applied.
@@ -44,22 +49,43 @@ impl Given {
     pub(crate) fn servers(&self) -> Option<&Endpoint> {
         match self {
             Given::Servers(endpoint) => Some(endpoint),
-            Given::Files(_) => None,
+            Given::Files(_) | Given::Archive(_) => None,
         }
     }
 
-    /// The files, if it is these.
+    /// Opens what is no server.
+    ///
+    /// # Errors
+    /// As [`open`]; when a file of the archive cannot be opened.
+    pub(crate) fn open(&self) -> Result<Vec<FileSource>, Error> {
+        match self {
+            Given::Servers(_) => Ok(Vec::new()),
+            Given::Files(files) => open(files),
+            Given::Archive(point) => Ok(vec![given::archived(point)?]),
+        }
+    }
+
+    /// True when this path leads to a file that is read.
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        match self {
+            Given::Files(files) => files.has(path),
+            Given::Servers(_) | Given::Archive(_) => false,
+        }
+    }
+
+    /// The files, if it is no server; an archive has none that could be looked at by its name.
     pub(crate) fn files(&self) -> Option<&[PathBuf]> {
         match self {
             Given::Servers(_) => None,
             Given::Files(files) => Some(&files.0),
+            Given::Archive(_) => Some(&[]),
         }
     }
 }
 
 impl Files {
     /// True when this path leads to one of them.
-    pub(crate) fn has(&self, path: &Path) -> bool {
+    fn has(&self, path: &Path) -> bool {
         let is = |other: &PathBuf| match (fs::canonicalize(other), fs::canonicalize(path)) {
             (Ok(one), Ok(other)) => one == other,
             _ => other == path,
@@ -73,6 +99,7 @@ impl fmt::Display for Given {
         match self {
             Given::Servers(endpoint) => endpoint.fmt(f),
             Given::Files(files) => files.fmt(f),
+            Given::Archive(point) => point.fmt(f),
         }
     }
 }

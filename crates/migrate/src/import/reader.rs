@@ -64,9 +64,9 @@ pub(crate) struct FileReader {
     batch: Pending,
     /// What a time in the file said last.
     time: Option<u64>,
-    /// Of a journal: the offset of its stream.
+    /// Of a journal or an archive: the offset of its stream.
     stream: Option<u64>,
-    /// Of a journal: where its stream goes on has not been told yet.
+    /// Of these: where their stream goes on has not been told yet.
     in_head: bool,
 }
 
@@ -169,11 +169,11 @@ impl FileReader {
             let behind = input.read - rest.len() as u64;
             if number == 0 && self.from.is_none() {
                 self.db = encoder.counts().stream_db;
-                let db = if self.source.kind == FileKind::Journal { self.db } else { 0 };
+                let db = if self.source.follows.is_some() { self.db } else { 0 };
                 self.give(Work::SnapshotEnd { offset: behind, db })?;
             }
             // Where servers begin each file.
-            if self.source.kind != FileKind::Journal {
+            if self.source.follows.is_none() {
                 self.db = 0;
             }
             self.in_head = self.source.follows.is_some();

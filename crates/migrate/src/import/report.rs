@@ -21,6 +21,8 @@ pub enum FileKind {
     MultiPart,
     /// The journal of a migration, or of one link of it.
     Journal,
+    /// An archive up to a moment.
+    Archive,
     /// Commands that the target of a migration refused.
     DeadLetters,
 }
@@ -34,6 +36,7 @@ impl FileKind {
             FileKind::Log => "commands",
             FileKind::MultiPart => "append-only file in parts",
             FileKind::Journal => "journal",
+            FileKind::Archive => "archive",
             FileKind::DeadLetters => "dead letters",
         }
     }

@@ -19,6 +19,8 @@ pub(crate) struct Checked {
     pub(crate) len: u64,
     /// The ids of the histories that it is of.
     pub(crate) ids: Vec<ReplicationId>,
+    /// The time that the file tells last, in milliseconds of the Unix epoch; 0 where it tells none.
+    pub(crate) received: u64,
     /// What is wrong behind that, if it is more than an end that came too early.
     pub(crate) fault: Option<Fault>,
 }
@@ -45,6 +47,7 @@ pub(crate) fn check(file: &JournalFile) -> Result<Option<Checked>, Error> {
         if n == 0 {
             if let Some(found) = &mut found {
                 found.ids = reader.ids().to_vec();
+                found.received = reader.received();
                 found.fault = end;
             }
             return Ok(found);
@@ -63,7 +66,8 @@ fn note(found: &mut Option<Checked>, reader: &SegmentReader, batch: Option<&Batc
         }
         (None, None) => position.clone(),
     };
-    let begin = |end, len| Checked { start: start.clone(), end, len, ids: Vec::new(), fault: None };
+    let begin =
+        |end, len| Checked { start: start.clone(), end, len, ids: Vec::new(), received: 0, fault: None };
     if !position.in_transaction {
         *found = Some(begin(position.clone(), reader.consumed()));
         return;
@@ -77,7 +81,7 @@ fn note(found: &mut Option<Checked>, reader: &SegmentReader, batch: Option<&Batc
 }
 
 /// Where in a batch its last transaction begins, if one does.
-fn last_multi(batch: &Batch) -> Option<usize> {
+pub(crate) fn last_multi(batch: &Batch) -> Option<usize> {
     let mut decoder = CommandDecoder::with_limits(LIMITS);
     let (mut at, mut multi) = (0, None);
     while let Ok(Some(command)) = decoder.next_ref(&batch.bytes[at..]) {

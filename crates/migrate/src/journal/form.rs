@@ -15,6 +15,45 @@ use bytes::{Bytes, BytesMut};
 use keyferry_replication::{Batch, Position, ReplicationId};
 use keyferry_resp::encode_command;
 
+use super::writer::Received;
+
+/// Where a file's stream stands, and what the file has told so far.
+#[derive(Clone, Debug)]
+pub(crate) struct Pen {
+    /// Where the next batch begins.
+    pub(crate) position: Position,
+    /// The time that the file has told last, in milliseconds of the Unix epoch.
+    pub(crate) told: u64,
+    /// The histories that it is of, the present one last.
+    pub(crate) ids: Vec<ReplicationId>,
+}
+
+impl Pen {
+    /// Of a file that begins at `position`, with [`head`].
+    pub(crate) fn new(position: &Position) -> Self {
+        Pen { position: position.clone(), told: 0, ids: vec![position.id] }
+    }
+
+    /// Gives the pieces in which batches are written, of which each begins where the one before ended.
+    pub(crate) fn write(&mut self, batches: &[Received], pieces: &mut Vec<Bytes>) {
+        for Received { batch, at, id: of } in batches {
+            if self.position.id != *of {
+                self.position.id = *of;
+                self.ids.push(*of);
+                pieces.push(id(*of));
+            }
+            // Nothing forbids it inside of a transaction; servers do not do it.
+            if let Some(line) = time(*at, self.told).filter(|_| !self.position.in_transaction && *at > 0) {
+                pieces.push(line);
+                self.told = *at;
+            }
+            self::batch(batch, pieces);
+            self.position.offset = batch.end;
+            self.position.in_transaction = batch.in_transaction;
+        }
+    }
+}
+
 /// What stands at the beginning of an incremental file whose stream goes on after `position`.
 pub(crate) fn head(position: &Position) -> Bytes {
     let mut head = BytesMut::new();
@@ -26,7 +65,7 @@ pub(crate) fn head(position: &Position) -> Bytes {
     head.freeze()
 }
 
-pub(crate) fn id(id: ReplicationId) -> Bytes {
+fn id(id: ReplicationId) -> Bytes {
     format!("#ID:{id}\r\n").into()
 }
 
@@ -34,7 +73,7 @@ pub(crate) fn id(id: ReplicationId) -> Bytes {
 const TIME_STEP: u64 = 100;
 
 /// When what follows was received, where the file has said another time so far. Both in milliseconds of the Unix epoch.
-pub(crate) fn time(now: u64, told: u64) -> Option<Bytes> {
+fn time(now: u64, told: u64) -> Option<Bytes> {
     if now.abs_diff(told) < TIME_STEP {
         return None;
     }
@@ -47,7 +86,7 @@ fn offset(offset: u64) -> Bytes {
 }
 
 /// A batch, in the pieces that it is written in.
-pub(crate) fn batch(batch: &Batch, pieces: &mut Vec<Bytes>) {
+fn batch(batch: &Batch, pieces: &mut Vec<Bytes>) {
     if !batch.bytes.is_empty() {
         pieces.push(batch.bytes.clone());
     }

@@ -17,7 +17,7 @@ mod form;
 mod import;
 mod root;
 mod segment;
-mod sidecar;
+pub(crate) mod sidecar;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -33,13 +33,14 @@ use std::{
 use keyferry_rdb::aof::{Manifest, ManifestFile};
 use keyferry_replication::{Position, ReplicationId};
 
-use self::check::{Checked, check};
 #[cfg(test)]
 pub(crate) use self::file::test_disk;
 pub(crate) use self::{
+    check::{Checked, check, last_multi},
     file::{JournalFile, blocking, failed},
+    form::{Pen, head},
     import::{base_of, is_journal, links, lock_for_reading},
-    root::{Identity, JournalRoot},
+    root::{Identity, JournalRoot, LOCK, lock},
     segment::SegmentReader,
     writer::{Received, SegmentWriter, now_ms},
 };
@@ -325,14 +326,7 @@ impl Journal {
             catalog.last_seq = seq;
             catalog.segments.push_back(segment);
         }
-        let writer = SegmentWriter {
-            journal: self.clone(),
-            seq,
-            file,
-            position: position.clone(),
-            told: 0,
-            ids: vec![position.id],
-        };
+        let writer = SegmentWriter { journal: self.clone(), seq, file, pen: form::Pen::new(position) };
         if let Err(error) = self.write_manifest() {
             self.catalog().segments.retain(|segment| segment.seq != seq);
             remove(writer.file.path()).ok();
@@ -680,7 +674,7 @@ fn segment_name(seq: u64) -> String {
     format!("{NAME}.{seq}.incr.aof")
 }
 
-fn remove(path: &Path) -> Result<(), Error> {
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(path, "removing the file", e)),
         _ => Ok(()),

@@ -15,7 +15,7 @@ use super::{
 use crate::error::Error;
 
 pub(super) const OWNER: &str = "keyferry.json";
-pub(super) const LOCK: &str = "keyferry.lock";
+pub(crate) const LOCK: &str = "keyferry.lock";
 
 /// Whose journal it is: a journal of another migration, or of other sides, must not be gone on with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,7 +168,11 @@ fn refuse_foreign(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn lock(path: &Path) -> Result<File, Error> {
+/// The right to write to what is in a directory, as long as the file is open.
+///
+/// # Errors
+/// [`Error::JournalLocked`] while another process has it.
+pub(crate) fn lock(path: &Path) -> Result<File, Error> {
     let file = path.join(LOCK);
     let lock = OpenOptions::new()
         .create(true)

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use keyferry_replication::{Batch, Position, ReplicationId};
 
-use super::{Journal, file::JournalFile, form};
+use super::{Journal, file::JournalFile, form::Pen};
 use crate::error::Error;
 
 /// A segment that is being written.
@@ -14,12 +14,7 @@ pub(crate) struct SegmentWriter {
     pub(super) journal: Journal,
     pub(super) seq: u64,
     pub(super) file: JournalFile,
-    /// Where the next batch begins.
-    pub(super) position: Position,
-    /// The time that the file has told last, in milliseconds.
-    pub(super) told: u64,
-    /// The histories that it is of, the present one last.
-    pub(super) ids: Vec<ReplicationId>,
+    pub(super) pen: Pen,
 }
 
 /// A batch, and when it came.
@@ -36,25 +31,11 @@ impl SegmentWriter {
     /// Appends batches, of which each begins where the one before ended; all of them, or none when this fails. Blocks.
     pub(crate) fn append(&mut self, batches: &[Received]) -> Result<(), Error> {
         let mut pieces: Vec<Bytes> = Vec::with_capacity(batches.len() * 2);
-        let (mut position, mut told, mut ids) = (self.position.clone(), self.told, self.ids.clone());
-        for Received { batch, at, id } in batches {
-            if position.id != *id {
-                position.id = *id;
-                ids.push(*id);
-                pieces.push(form::id(*id));
-            }
-            // Nothing forbids it inside of a transaction; servers do not do it.
-            if let Some(line) = form::time(*at, told).filter(|_| !position.in_transaction && *at > 0) {
-                pieces.push(line);
-                told = *at;
-            }
-            form::batch(batch, &mut pieces);
-            position.offset = batch.end;
-            position.in_transaction = batch.in_transaction;
-        }
+        let mut pen = self.pen.clone();
+        pen.write(batches, &mut pieces);
         self.file.append(&pieces)?;
-        (self.position, self.told, self.ids) = (position, told, ids);
-        self.journal.note_written(self.seq, self.file.len(), &self.position, &self.ids);
+        self.pen = pen;
+        self.journal.note_written(self.seq, self.file.len(), &self.pen.position, &self.pen.ids);
         Ok(())
     }
 
@@ -68,11 +49,11 @@ impl SegmentWriter {
 
     /// The time that the file has told last, in milliseconds of the Unix epoch.
     pub(crate) fn told(&self) -> u64 {
-        self.told
+        self.pen.told
     }
 
     pub(crate) fn position(&self) -> &Position {
-        &self.position
+        &self.pen.position
     }
 
     pub(crate) fn file(&self) -> &JournalFile {

@@ -292,7 +292,12 @@ impl Release {
                 continue;
             }
             hold.sample(key);
-            put.push(Command::new([b"PEXPIREAT", &key[..], exact.to_string().as_bytes()]));
+            let at = hold.put(exact, now);
+            hold.counts.over.fetch_add(u64::from(at.is_some_and(|at| at <= now)), Ordering::Relaxed);
+            put.push(match at {
+                Some(at) => Command::new([b"PEXPIREAT", &key[..], at.to_string().as_bytes()]),
+                None => Command::new([b"PERSIST", &key[..]]),
+            });
         }
         if !put.is_empty() {
             let replies = aside.many(address, db, &put).await?;
@@ -309,9 +314,16 @@ impl Release {
                 }
                 hold.sample(key);
                 hold.counts.released_fields.fetch_add(fields.len() as u64, Ordering::Relaxed);
-                let (exact, count) = (exact.to_string(), fields.len().to_string());
-                let mut args: Vec<&[u8]> =
-                    vec![b"HPEXPIREAT", key, exact.as_bytes(), b"FIELDS", count.as_bytes()];
+                let (at, count) = (hold.put(exact, now), fields.len().to_string());
+                if at.is_some_and(|at| at <= now) {
+                    hold.counts.over_fields.fetch_add(fields.len() as u64, Ordering::Relaxed);
+                }
+                let at = at.map(|at| at.to_string());
+                let mut args: Vec<&[u8]> = match &at {
+                    Some(at) => vec![b"HPEXPIREAT", key, at.as_bytes()],
+                    None => vec![b"HPERSIST", key],
+                };
+                args.extend([&b"FIELDS"[..], count.as_bytes()]);
                 args.extend(fields.iter().map(|field| &field[..]));
                 put.push(Command::new(args));
             }

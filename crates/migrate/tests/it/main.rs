@@ -7,6 +7,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod archive;
 mod backup;
 mod clusters;
 mod control;

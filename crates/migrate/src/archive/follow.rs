@@ -217,7 +217,8 @@ impl Follower {
         let Some(at) = under.at.clone() else {
             return Err(Error::Internal("a stream without a beginning".into()));
         };
-        let received = vec![Received { batch, at: now_ms(), id: at.id }];
+        let came = now_ms();
+        let received = vec![Received { batch, at: came, id: at.id }];
         let mut full: Option<Instant> = None;
         loop {
             let (store, begin, writer) = (self.store.clone(), at.clone(), under.writer.take());
@@ -225,7 +226,7 @@ impl Follower {
             let (writer, result) = blocking(move || {
                 let mut writer = match writer {
                     Some(writer) => writer,
-                    None => match store.begin_segment(&begin) {
+                    None => match store.begin_segment(&begin, came) {
                         Ok(writer) => writer,
                         Err(error) => return Ok((None, Err(error))),
                     },

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     backup::UNNAMED,
     error::Error,
-    journal::{self, Checked, JournalFile, Pen, Received, check, failed, now_ms, remove},
+    journal::{self, Checked, JournalFile, Pen, Received, check, failed, remove},
 };
 
 /// How much is kept.
@@ -224,10 +224,9 @@ impl Store {
 
 /// The stream.
 impl Store {
-    /// Begins a segment for the stream that goes on after `position`.
-    pub(super) fn begin_segment(&self, position: &Position) -> Result<Writer, Error> {
+    /// Begins a segment for the stream that goes on after `position`, whose first batch came then, in Unix milliseconds.
+    pub(super) fn begin_segment(&self, position: &Position, begun: u64) -> Result<Writer, Error> {
         let name = format!("segment-{:06}.aof", self.take_number());
-        let begun = now_ms();
         let mut file = JournalFile::create(self.path(&name))?;
         file.append(&[journal::head(position)])?;
         let segment = Segment {

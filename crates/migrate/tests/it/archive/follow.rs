@@ -60,11 +60,14 @@ async fn an_archive_that_is_cut_off_goes_on_without_a_gap() {
     assert_eq!(of(&source), of(&target));
 }
 
-/// Cuts bytes off the segment that was being written, as a loss of power may.
+/// Cuts bytes off the segment that was being written, if one was, as a loss of power may.
 fn tear(dir: &Path, bytes: u64) {
-    let segments = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let last = segments.filter(|path| path.extension().is_some_and(|ext| ext == "aof")).max();
-    let file = std::fs::File::options().write(true).open(last.unwrap()).unwrap();
+    let catalog = std::fs::read(dir.join("keyferry-archive.json")).unwrap();
+    let catalog: serde_json::Value = serde_json::from_slice(&catalog).unwrap();
+    let last = catalog["runs"][0]["segments"].as_array().and_then(|segments| segments.last());
+    let Some(open) = last.filter(|segment| segment["closed"].is_null()) else { return };
+    let path = dir.join(open["file"].as_str().unwrap());
+    let file = std::fs::File::options().write(true).open(path).unwrap();
     let len = file.metadata().unwrap().len();
     file.set_len(len.saturating_sub(bytes)).unwrap();
 }

@@ -45,6 +45,7 @@ mod link;
 mod locate;
 mod position;
 mod replica;
+mod silence;
 pub mod snapshot;
 pub mod stream;
 

@@ -15,6 +15,7 @@ use crate::{
     error::{Doing, Error},
     handshake::{Handshake, HandshakeFailure, HandshakeOptions, SyncReply},
     position::{Position, ReplicationId},
+    silence::Silence,
     snapshot::{FramingFault, Piece, SnapshotFraming, Transfer},
     stream::{Batch, Item, StreamScanner},
 };
@@ -36,7 +37,7 @@ pub struct LinkOptions {
     /// Which offset the server is told.
     pub acks: AckPolicy,
     /// Silence after which a link counts as dead. Servers ping every 10 s by default and send a newline a second
-    /// while they prepare a snapshot. Default 60 s, as `repl-timeout`.
+    /// while they prepare a snapshot. Time in which this program was suspended does not count. Default 60 s, as `repl-timeout`.
     pub silence: Duration,
     /// The name of `PSYNC`, where it was renamed.
     pub psync_command: String,
@@ -72,9 +73,7 @@ pub struct Link {
     server: ServerInfo,
     reader: ReadHalf,
     buf: BytesMut,
-    silence: Duration,
-    /// When the server last sent anything. Not the time of the last call: callers drop these futures.
-    heard: Instant,
+    silence: Silence,
     reply: SyncReply,
     framing: Option<SnapshotFraming>,
     transfer: Option<Transfer>,
@@ -138,8 +137,7 @@ impl Link {
             server,
             reader,
             buf,
-            silence: options.silence,
-            heard: Instant::now(),
+            silence: Silence::new(options.silence, Instant::now()),
             sync: options.sync,
             reply,
             framing,
@@ -273,16 +271,25 @@ impl Link {
 
     async fn read(&mut self, doing: Doing) -> Result<(), Error> {
         self.buf.reserve(READ_SIZE);
-        match tokio::time::timeout_at(self.heard + self.silence, self.reader.read_buf(&mut self.buf)).await {
-            Err(_) => Err(Error::Silent { address: self.address.clone(), doing, after: self.silence }),
-            Ok(Ok(0)) => Err(Error::Closed { address: self.address.clone(), doing }),
-            Ok(Ok(_)) => {
-                self.heard = Instant::now();
-                Ok(())
-            }
-            Ok(Err(source)) => {
-                let offset = self.scanner.position().offset;
-                Err(Error::Io { address: self.address.clone(), offset, source })
+        loop {
+            let until = self.silence.listen_until(Instant::now());
+            // What is there already counts even when the limit is reached.
+            let read = self.reader.read_buf(&mut self.buf);
+            match tokio::time::timeout_at(until.unwrap_or_else(Instant::now), read).await {
+                Err(_) if until.is_some() => {}
+                Err(_) => {
+                    let after = self.silence.limit();
+                    return Err(Error::Silent { address: self.address.clone(), doing, after });
+                }
+                Ok(Ok(0)) => return Err(Error::Closed { address: self.address.clone(), doing }),
+                Ok(Ok(_)) => {
+                    self.silence.heard(Instant::now());
+                    return Ok(());
+                }
+                Ok(Err(source)) => {
+                    let offset = self.scanner.position().offset;
+                    return Err(Error::Io { address: self.address.clone(), offset, source });
+                }
             }
         }
     }

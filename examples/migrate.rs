@@ -6,8 +6,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use keyferry_client::Endpoint;
 use keyferry_examples::{Source, duration, size, stop_on_signal};
 use keyferry_migrate::{
-    CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Mirror, OnError, Outcome, Report, RoutingCounts,
-    Until, metrics::MetricsServer, precheck::Plan,
+    CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Mirror, OnError, OnLoss, Outcome, Report,
+    RoutingCounts, Until, metrics::MetricsServer, precheck::Plan,
 };
 
 /// Move everything from one Redis-compatible server to another while both stay in service.
@@ -127,6 +127,11 @@ struct Args {
     #[arg(long, num_args = 1..=2, value_names = ["stop|dead-letter", "FILE"])]
     on_error: Vec<String>,
 
+    /// What happens to that for which an older target, or another vendor's, has no place: deadlines of hash fields, function
+    /// libraries, types that it does not know
+    #[arg(long, value_enum, default_value_t = Loss::Fail)]
+    on_loss: Loss,
+
     /// Go on behind the command at which the last run ended, as the target refused it: it is left out
     #[arg(long)]
     skip_refused: bool,
@@ -206,6 +211,14 @@ enum CrossSlot {
     CarryOut,
     /// The first one ends the migration
     Fail,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Loss {
+    /// It ends the migration, with the key or the command
+    Fail,
+    /// It is left out, and the report counts it
+    Drop,
 }
 
 fn db_pair(text: &str) -> Result<(u64, u64), String> {
@@ -349,6 +362,10 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
     options.from_now = args.from_now;
     options.allow_cut_log = args.allow_cut_log;
     options.on_error = on_error;
+    options.on_loss = match args.on_loss {
+        Loss::Fail => OnLoss::Fail,
+        Loss::Drop => OnLoss::Drop,
+    };
     options.delivery = match args.delivery {
         Deliver::ExactlyOnce => Delivery::ExactlyOnce,
         Deliver::AtLeastOnce => Delivery::AtLeastOnce,
@@ -476,7 +493,7 @@ fn print_summary(report: &Report) {
         }
     }
     for (loss, count) in &snapshot.losses {
-        println!("lost     {loss} of {count} large values; the report names them");
+        println!("lost     {loss}: {count} in the snapshot; the report names them");
     }
     if let Some(position) = report.position.as_ref().filter(|_| report.files.is_empty()) {
         println!("position {position}");
@@ -541,6 +558,14 @@ fn print_routing(routing: &RoutingCounts) {
         let codes: Vec<String> =
             routing.dead_letters.iter().map(|(code, count)| format!("{count} {code}")).collect();
         println!("refused  in the file of dead letters, and left out: {}", codes.join(", "));
+    }
+    if !routing.translated.is_empty() {
+        let names: Vec<String> =
+            routing.translated.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        println!("target   said in forms that it knows: {}", names.join(", "));
+    }
+    for (what, count) in &routing.lost {
+        println!("lost     {what}: {count} commands, left out");
     }
     if !routing.retried.is_empty() {
         let codes: Vec<String> =

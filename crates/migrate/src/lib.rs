@@ -79,13 +79,14 @@ mod source;
 mod spool;
 mod target;
 mod throttle;
+mod translate;
 
 pub use error::{Error, Refusal, RefusedAt};
 pub use existing::{ExistingCounts, KeyTally, Overlap, PrefixCount};
 pub use import::{FileKind, FileReport};
 pub use migration::{Finished, Migration, Stopper};
 pub use options::{
-    CrossSlotPolicy, Deadlines, Delivery, Expiry, Follow, Fsync, Mirror, OnError, OnExists, Options,
+    CrossSlotPolicy, Deadlines, Delivery, Expiry, Follow, Fsync, Mirror, OnError, OnExists, OnLoss, Options,
     SourceMode, Until,
 };
 pub use progress::{Figures, InputFigures, LinkFigures, Phase, Progress};

@@ -27,6 +27,7 @@ use crate::{
     scan::{self, Reading, ScanCounts, Scanner},
     sharded::{self, TargetMap},
     throttle::Throttle,
+    translate::Translation,
 };
 
 /// A migration that has not begun.
@@ -316,7 +317,13 @@ impl Migration {
                 ends.target = Some(to.server().to_string());
                 let from =
                     Connection::connect(&from.clone().with_db(0)).await.map_err(Error::SourceConnection)?;
-                if from.server().mode != Mode::Cluster {
+                let known = Translation::between(
+                    std::slice::from_ref(from.server()),
+                    to.server(),
+                    self.options.on_loss,
+                )
+                .is_none();
+                if from.server().mode != Mode::Cluster && known {
                     // Bytes go over as they are: no command has to be looked into.
                     let connected = Self::connected(from, to, ends).await?;
                     return Ok(Prepared::Direct(Box::new(connected)));

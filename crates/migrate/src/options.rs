@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+pub use keyferry_files::convert::OnLoss;
 use keyferry_replication::{AckPolicy, LinkOptions};
 
 use crate::{
@@ -74,6 +75,12 @@ pub struct Options {
     /// Read from a replica that works, where there is one, of each shard or of the primary that sentinels know. Default:
     /// no. Primaries are asked for their offsets and slots all the same.
     pub prefer_replicas: bool,
+    /// What happens to that for which the target has no place, as it is older than the source or of another vendor:
+    /// deadlines of hash fields before Redis 7.4 and Valkey 9, function libraries before 7.0, vector sets before Redis 8.0,
+    /// values of types that it does not know. It ends the run, or is left out and counted; the rest of the value goes on.
+    /// What no command tells, as when a consumer was last seen, is counted in either case: see
+    /// [`SnapshotCounts::losses`](crate::SnapshotCounts::losses). Default: [`OnLoss::Fail`].
+    pub on_loss: OnLoss,
     /// What happens to commands whose keys are in several slots of a cluster. Default: they are carried out.
     pub cross_slot: CrossSlotPolicy,
     /// Look at both sides before a run, which takes some connections and tenths of a second. Default: yes. Without it the
@@ -347,6 +354,7 @@ impl Default for Options {
             link,
             db_map: BTreeMap::new(),
             prefer_replicas: false,
+            on_loss: OnLoss::Fail,
             cross_slot: CrossSlotPolicy::CarryOut,
             expiry: Expiry::HeldUntilCaughtUp,
             deadlines: Deadlines::Keep,

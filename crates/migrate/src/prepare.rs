@@ -24,6 +24,7 @@ use crate::{
     source::{Source, collisions},
     target::Abilities,
     throttle::Throttle,
+    translate::Translation,
 };
 
 /// What tells servers apart.
@@ -155,7 +156,8 @@ impl TargetSide {
         Abilities::of(&self.server)
     }
 
-    /// How it is written to: `meter` has the whole migration's figures, `links` those of each link.
+    /// How it is written to: `meter` has the whole migration's figures, `links` those of each link. No
+    /// `sources` mean that nobody knows what the commands come from.
     pub(crate) fn settings(
         &self,
         options: &Options,
@@ -163,6 +165,7 @@ impl TargetSide {
         links: Vec<(Meter, Option<SlotSet>)>,
         hold: Arc<Hold>,
         throttle: &Throttle,
+        sources: &[ServerInfo],
     ) -> Result<Settings, Error> {
         Ok(Settings {
             throttle: throttle.clone(),
@@ -182,6 +185,7 @@ impl TargetSide {
                 OnError::DeadLetter(path) => Some(DeadLetters::open(path)?),
             },
             filter: options.active_filter().cloned(),
+            translation: Translation::between(sources, &self.server, options.on_loss),
         })
     }
 }
@@ -221,6 +225,11 @@ pub(crate) async fn sharded(
         None => source.links.iter().map(|link| link.connect.clone()).collect(),
         Some(found) => found.nodes,
     };
+    let mut sources = Vec::new();
+    for server in &servers {
+        let connection = Connection::connect(server).await.map_err(Error::SourceConnection)?;
+        sources.push(connection.server().clone());
+    }
     let mut links = Vec::new();
     for link in source.links {
         let control = Connection::connect(&link.connect).await.map_err(Error::SourceConnection)?;
@@ -286,7 +295,8 @@ pub(crate) async fn sharded(
     }
     let hold = Arc::new(Hold::new(options.expiry, abilities.deadline_forms(), false));
     let meters = links.iter().map(|link| (link.meter.clone(), link.slots.clone())).collect();
-    let settings = side.settings(options, migration.meter.clone(), meters, hold, &migration.throttle)?;
+    let settings =
+        side.settings(options, migration.meter.clone(), meters, hold, &migration.throttle, &sources)?;
     Ok(Prepared::Sharded(Box::new(Sides {
         links,
         ownership,

@@ -132,6 +132,10 @@ pub struct RoutingCounts {
     pub not_taken_over: u64,
     /// Commands that the target refused for good and that are in the file of dead letters, by the error's code.
     pub dead_letters: BTreeMap<String, u64>,
+    /// Commands of the stream that were said otherwise, as the target is older or of another vendor, by name.
+    pub translated: BTreeMap<String, u64>,
+    /// What of the stream the target has no place for, and how many commands said it.
+    pub lost: BTreeMap<String, u64>,
     /// Keys and commands of slots that the shard which holds them does not own, as some servers leave them behind: no client
     /// of the source can reach them, and they were not carried over.
     pub strays: u64,
@@ -299,6 +303,8 @@ impl Ends {
             not_taken_over: counts.not_taken_over,
             strays: counts.strays,
             dead_letters: counts.dead_letters.clone(),
+            translated: counts.translated.clone(),
+            lost: counts.lost.clone(),
         };
     }
 }

@@ -54,7 +54,8 @@ pub(crate) async fn run(
         Abilities::of(target.server()),
         target.address().to_string(),
         migration.options.value_limit,
-    );
+    )
+    .losing(migration.options.on_loss);
     let mut run = Run {
         migration,
         pipeline: Pipeline::new(target, migration.options.target_silence, meter.clone()),

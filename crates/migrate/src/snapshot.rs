@@ -7,7 +7,9 @@ use std::{
 
 use bytes::BufMut;
 use keyferry_rdb::{
-    Dialect, EntryHead, Event, Eviction, Kind, Limits, Parser, RawValue, ValueType, dump,
+    Dialect, EntryHead, Event, Eviction, Kind, Limits, Parser, RawValue, ValueType,
+    convert::{Converted, Converter, Way},
+    dump,
     elements::Templates,
     native::{CommandSink, Loss, NativeOptions, Rebuild},
 };
@@ -19,11 +21,12 @@ use crate::{
     filter::Filter,
     hold::Hold,
     key_set::KeyCollector,
+    options::OnLoss,
     output::{Output, PieceKind},
     sharded::Databases,
-    snapshot_counts::{NAMED_LOSSES, SnapshotCounts},
+    snapshot_counts::SnapshotCounts,
     snapshot_filter::{Fate, Filtering, with},
-    target::Abilities,
+    target::{Abilities, is_grave},
 };
 
 /// A load for the target is this large, more or less.
@@ -55,6 +58,9 @@ struct State {
     abilities: Abilities,
     address: String,
     dialect: Dialect,
+    on_loss: OnLoss,
+    /// Makes values fit for the target; away while it is at work.
+    converter: Option<Box<Converter>>,
     /// Field names that hashes of the snapshot refer to.
     templates: Templates,
     selected: Option<u64>,
@@ -103,6 +109,8 @@ enum Large {
     },
     /// Already expired.
     Expired { key: Vec<u8>, treat: Treat },
+    /// Of a type that the target does not know.
+    Lost { key: Vec<u8>, treat: Treat },
 }
 
 /// What is known of a key whose value is sent whole.
@@ -130,9 +138,13 @@ impl SnapshotEncoder {
     pub(crate) fn new(abilities: Abilities, address: String, value_limit: usize) -> Self {
         let mut limits = Limits::default();
         limits.value_part = value_limit;
+        let mut format = abilities.format;
+        format.expired_before = now_ms();
         let state = State {
             abilities,
             address,
+            on_loss: OnLoss::Fail,
+            converter: Some(Box::new(Converter::new(format))),
             dialect: Dialect::default(),
             templates: Templates::new(),
             selected: None,
@@ -160,6 +172,12 @@ impl SnapshotEncoder {
     /// The same for a target of several nodes: commands come in pieces, and databases are told by these.
     pub(crate) fn dividing(mut self) -> Self {
         self.state.divide = true;
+        self
+    }
+
+    /// What becomes of that for which the target has no place. Without it, it ends everything.
+    pub(crate) fn losing(mut self, on_loss: OnLoss) -> Self {
+        self.state.on_loss = on_loss;
         self
     }
 
@@ -415,6 +433,9 @@ impl State {
             self.counts.large -= u64::from(value.ty().fits_dump());
             return self.end_large(out);
         }
+        if self.way(value.ty()) != Way::Raw {
+            return self.converted(head, value, treat, out);
+        }
         let expiry = self.deadline(head);
         self.select(head.db, out);
         self.count(head);
@@ -434,6 +455,74 @@ impl State {
         out.keys += 1;
         self.cut(out, PieceKind::Key, head.key, head.db);
         Ok(())
+    }
+
+    /// How values of this type go to the target.
+    fn way(&self, ty: ValueType) -> Way {
+        self.converter.as_ref().map_or(Way::Raw, |converter| converter.way(ty))
+    }
+
+    /// A value that the target does not read as it is.
+    fn converted(
+        &mut self,
+        head: &EntryHead<'_>,
+        value: RawValue<'_>,
+        treat: Treat,
+        out: &mut Output,
+    ) -> Result<(), Error> {
+        let Some(mut converter) = self.converter.take() else {
+            return Err(Error::Internal("the converter is at work already".into()));
+        };
+        let done = self.converted_by(&mut converter, head, value, treat, out);
+        self.converter = Some(converter);
+        done
+    }
+
+    fn converted_by(
+        &mut self,
+        converter: &mut Converter,
+        head: &EntryHead<'_>,
+        value: RawValue<'_>,
+        treat: Treat,
+        out: &mut Output,
+    ) -> Result<(), Error> {
+        let conversion = converter.convert(value)?;
+        let value = match conversion.converted {
+            Converted::Raw(value) | Converted::Reencoded(value) => value,
+            Converted::Native => {
+                self.start_large(head, treat, out)?;
+                self.large_part(value.bytes(), out)?;
+                return self.end_large(out);
+            }
+            Converted::Lost => {
+                out.losses.extend(conversion.losses);
+                self.select(head.db, out);
+                self.count(head);
+                self.note_losses(head.key, out)?;
+                self.lost(head.key, treat, out);
+                out.keys += 1;
+                return Ok(());
+            }
+        };
+        out.losses.extend(conversion.losses);
+        self.note_losses(head.key, out)?;
+        let expiry = self.deadline(head);
+        self.select(head.db, out);
+        self.count(head);
+        let key = Key { key: head.key, expiry, eviction: head.eviction, meta: head.meta, treat };
+        self.restore(&key, value, out)?;
+        out.commands += 1;
+        out.keys += 1;
+        self.cut(out, PieceKind::Key, head.key, head.db);
+        Ok(())
+    }
+
+    /// What the target has under the name of a key that cannot be there is not the source's.
+    fn lost(&self, key: &[u8], treat: Treat, out: &mut Output) {
+        if treat == Treat::Replace {
+            out.command(&[b"DEL", key]);
+        }
+        self.cut(out, PieceKind::Key, key, self.selected.unwrap_or(0));
     }
 
     fn cut(&self, out: &mut Output, kind: PieceKind, key: &[u8], db: u64) {
@@ -468,11 +557,12 @@ impl State {
     }
 
     /// `RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME s | FREQ n]`
-    fn restore(&self, head: &Key<'_>, value: RawValue<'_>, out: &mut Output) -> Result<(), Error> {
+    fn restore(&mut self, head: &Key<'_>, value: RawValue<'_>, out: &mut Output) -> Result<(), Error> {
         let meta = match head.meta {
             Some(_) if !self.abilities.key_metadata => {
-                let what = format!("module metadata of key {:?}", String::from_utf8_lossy(head.key));
-                return Err(self.unsupported(what, "only Redis 8.6 and later keep it"));
+                out.losses.push(Loss::KeyMetadata);
+                self.note_losses(head.key, out)?;
+                None
             }
             meta => meta,
         };
@@ -527,9 +617,12 @@ impl State {
         if !self.abilities.functions {
             let line = code.split(|&b| b == b'\n').next().unwrap_or_default();
             let what = format!("function library {:?}", String::from_utf8_lossy(line));
-            return Err(
-                self.unsupported(what, "functions exist since version 7.0; delete them at the source first")
-            );
+            if self.on_loss == OnLoss::Fail {
+                let why = "functions exist since version 7.0; delete them at the source first, or go on without (--on-loss drop)";
+                return Err(self.unsupported(what, why));
+            }
+            self.counts.lose("function library", what);
+            return Ok(());
         }
         out.command(&[b"FUNCTION", b"LOAD", b"REPLACE", code]);
         self.cut(out, PieceKind::Everywhere, b"", 0);
@@ -554,6 +647,10 @@ impl State {
         let expired = expiry.is_some_and(|at| at <= now_ms());
         let large = if expired {
             Large::Expired { key: head.key.to_vec(), treat }
+        } else if self.way(head.ty) == Way::Lost {
+            out.losses.push(Loss::NotAccepted { ty: head.ty });
+            self.note_losses(head.key, out)?;
+            Large::Lost { key: head.key.to_vec(), treat }
         } else if treat == Treat::Merge {
             let rebuild = Box::new(self.rebuild(head.key, head.ty));
             Large::Union { rebuild, key: head.key.to_vec(), expiry }
@@ -630,7 +727,7 @@ impl State {
                 }
                 bytes.extend_from_slice(part);
             }
-            Some(Large::Expired { .. }) | None => {}
+            Some(Large::Expired { .. } | Large::Lost { .. }) | None => {}
         }
         Ok(())
     }
@@ -695,6 +792,7 @@ impl State {
                 self.counts.expired_dropped += 1;
                 self.cut(out, PieceKind::Key, &key, self.selected.unwrap_or(0));
             }
+            Some(Large::Lost { key, treat }) => self.lost(&key, treat, out),
             None => {}
         }
         out.keys += 1;
@@ -704,25 +802,19 @@ impl State {
     /// Counts what a rebuilt value lacks. True when there is nothing of it at all, since it had no elements.
     fn note_losses(&mut self, key: &[u8], out: &mut Output) -> Result<bool, Error> {
         let mut empty = false;
-        for loss in out.losses.drain(..) {
-            match &loss {
-                Loss::NoNativeForm { .. } => {
-                    let what = format!("key {:?}", String::from_utf8_lossy(key));
-                    return Err(self.unsupported(what, &loss.to_string()));
-                }
-                Loss::EmptyContainer { .. } => {
-                    empty = true;
-                    self.counts.empty_containers_dropped += 1;
-                }
-                _ => {
-                    crate::log::lost(key, &loss);
-                    *self.counts.losses.entry(loss.name()).or_default() += 1;
-                    if self.counts.named_losses.len() < NAMED_LOSSES {
-                        let line = format!("key \"{}\": {loss}", key.escape_ascii());
-                        self.counts.named_losses.push(line);
-                    }
-                }
+        for loss in std::mem::take(&mut out.losses) {
+            if is_grave(&loss) && self.on_loss == OnLoss::Fail {
+                let what = format!("key {:?}", String::from_utf8_lossy(key));
+                return Err(self.unsupported(what, &format!("{loss}; --on-loss drop goes on without")));
             }
+            if let Loss::EmptyContainer { .. } = &loss {
+                empty = true;
+                self.counts.empty_containers_dropped += 1;
+                continue;
+            }
+            empty |= matches!(loss, Loss::NoNativeForm { .. });
+            crate::log::lost(key, &loss);
+            self.counts.lose(loss.name(), format!("key \"{}\": {loss}", key.escape_ascii()));
         }
         Ok(empty)
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::existing::Tallies;
 
 /// How many losses are named one by one.
-pub(crate) const NAMED_LOSSES: usize = 100;
+const NAMED_LOSSES: usize = 100;
 
 /// What a snapshot held, and what of it was not carried over and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -70,6 +70,14 @@ impl SnapshotCounts {
         self.existing.add(&other.existing);
         let room = NAMED_LOSSES.saturating_sub(self.named_losses.len());
         self.named_losses.extend(other.named_losses.iter().take(room).cloned());
+    }
+
+    /// Counts something that was lost, and keeps what it was.
+    pub(crate) fn lose(&mut self, kind: &'static str, named: String) {
+        *self.losses.entry(kind).or_default() += 1;
+        if self.named_losses.len() < NAMED_LOSSES {
+            self.named_losses.push(named);
+        }
     }
 
     /// All keys.

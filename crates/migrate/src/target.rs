@@ -1,7 +1,10 @@
 //! What a target server understands, decided from what it says it is.
 
 use keyferry_client::{ServerInfo, Vendor, Version};
-use keyferry_rdb::native::Features;
+use keyferry_rdb::{
+    TargetFormat,
+    native::{Features, Loss},
+};
 
 use crate::expiry::Forms;
 
@@ -22,6 +25,8 @@ pub(crate) struct Abilities {
     pub(crate) key_metadata: bool,
     /// The commands that build values.
     pub(crate) native: Features,
+    /// The encodings that it reads.
+    pub(crate) format: TargetFormat,
 }
 
 impl Abilities {
@@ -48,8 +53,44 @@ impl Abilities {
                 Vendor::Redict => Features::redis(7, 2),
                 _ => Features::redis(number(version.major), number(version.minor)),
             },
+            format: format_of(server),
         }
     }
+}
+
+/// The format that a server of a vendor that is known reads.
+pub(crate) fn known_format_of(server: &ServerInfo) -> Option<TargetFormat> {
+    let vendor = match server.vendor {
+        Vendor::Redis => "redis",
+        Vendor::Valkey => "valkey",
+        Vendor::Redict => "redict",
+        Vendor::KeyDb => "keydb",
+        _ => return None,
+    };
+    format!("{vendor}-{}.{}.{}", server.version.major, server.version.minor, server.version.patch)
+        .parse()
+        .ok()
+}
+
+/// The format that a server reads; others are taken for a Redis of their version.
+pub(crate) fn format_of(server: &ServerInfo) -> TargetFormat {
+    let redis = || TargetFormat::redis(number(server.version.major), number(server.version.minor));
+    known_format_of(server).unwrap_or_else(redis)
+}
+
+/// True when all that servers with the format `source` write can be read by those with `target`.
+pub(crate) fn knows_all_of(target: &TargetFormat, source: &TargetFormat) -> bool {
+    // Until 7.2 there was one history: version 11.
+    let same_line = target.dialect() == source.dialect() || source.version() <= 11;
+    same_line && (target.version() >= source.version() || target.dialect() != source.dialect())
+}
+
+/// True for what somebody would miss. The rest is what no command tells, as when a consumer was last seen.
+pub(crate) fn is_grave(loss: &Loss) -> bool {
+    matches!(
+        loss,
+        Loss::NoNativeForm { .. } | Loss::NotAccepted { .. } | Loss::FieldExpiry { .. } | Loss::KeyMetadata
+    )
 }
 
 fn number(n: u32) -> u16 {

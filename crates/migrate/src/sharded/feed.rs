@@ -35,6 +35,7 @@ use crate::{
     progress::Meter,
     snapshot::now_ms,
     throttle::{self, Stage, divided},
+    translate::{Translation, Translator},
 };
 
 /// Items below this size are copied out of the buffer that they came in: a slice would keep all of it alive.
@@ -202,6 +203,8 @@ pub(crate) struct StreamFeed {
     pub(super) filter_counts: Counts,
     /// Where something of a run may go ahead of its transaction.
     pub(super) divider: Option<Divider>,
+    /// For a target that does not know all that the source says.
+    pub(super) translator: Option<Translator>,
 }
 
 #[derive(Debug, Default)]
@@ -231,6 +234,7 @@ impl StreamFeed {
         let decoder = CommandDecoder::with_limits(LIMITS);
         let (unapplied, imports) = (VecDeque::new(), HashMap::new());
         let divider = target.goes_ahead().then(Divider::new);
+        let translator = target.translation().map(Translation::translator);
         StreamFeed {
             target,
             link,
@@ -248,6 +252,7 @@ impl StreamFeed {
             now: 0,
             filter_counts: Counts::default(),
             divider,
+            translator,
         }
     }
 
@@ -387,7 +392,7 @@ impl StreamFeed {
             open.commands.push(command.to_owned());
             return Ok(());
         }
-        if self.target.filter().is_some() {
+        if self.changes_commands() {
             match self.filtered(command, &at)? {
                 Filtered::AsItIs | Filtered::Flush => {}
                 Filtered::Commands(commands) => return self.instead(commands, end, at).await,

@@ -13,6 +13,8 @@ use crate::{
     error::Error,
     filter::{Moment, Verdict},
     hold::Mode,
+    options::OnLoss,
+    translate::Translated,
 };
 
 /// What the filter makes of a command.
@@ -26,11 +28,58 @@ pub(super) enum Filtered {
 }
 
 impl StreamFeed {
-    /// What becomes of a command.
+    /// True when commands may go on as others, or not at all.
+    pub(super) fn changes_commands(&self) -> bool {
+        self.target.filter().is_some() || self.translator.is_some()
+    }
+
+    /// What becomes of a command: what the filter leaves of it, as the target knows it.
     ///
     /// # Errors
-    /// When the filter does not know.
+    /// When the filter does not know, and when the target has no place for it.
     pub(super) fn filtered(&mut self, command: &CommandRef<'_>, at: &At) -> Result<Filtered, Error> {
+        match self.chosen(command, at)? {
+            Filtered::AsItIs => {
+                Ok(self.translated(command, at)?.map_or(Filtered::AsItIs, Filtered::Commands))
+            }
+            Filtered::Flush => Ok(Filtered::Flush),
+            Filtered::Commands(commands) => {
+                let mut known = Vec::with_capacity(commands.len());
+                for command in commands {
+                    match self.translated(&command.as_ref(), at)? {
+                        Some(commands) => known.extend(commands),
+                        None => known.push(command),
+                    }
+                }
+                Ok(Filtered::Commands(known))
+            }
+        }
+    }
+
+    /// What stands for a command that the target does not know; none where it does.
+    fn translated(&mut self, command: &CommandRef<'_>, at: &At) -> Result<Option<Vec<Command>>, Error> {
+        let Some(translator) = &self.translator else { return Ok(None) };
+        let name = || String::from_utf8_lossy(command.name()).to_ascii_lowercase();
+        match translator.translate(command) {
+            Translated::AsItIs => Ok(None),
+            Translated::Commands(commands) => {
+                *self.target.core().counts.translated.entry(name()).or_default() += 1;
+                Ok(Some(commands))
+            }
+            Translated::Loses(what, _) if translator.on_loss == OnLoss::Fail => {
+                let why = format!("the target has no place for {what}; --on-loss drop goes on without");
+                Err(self.no_route(command, at, why))
+            }
+            Translated::Loses(what, commands) => {
+                crate::log::lost(command.arg(1).unwrap_or_default(), &what);
+                *self.target.core().counts.lost.entry(what).or_default() += 1;
+                Ok(Some(commands))
+            }
+        }
+    }
+
+    /// What the filter makes of a command.
+    fn chosen(&mut self, command: &CommandRef<'_>, at: &At) -> Result<Filtered, Error> {
         let Some(filter) = self.target.filter() else { return Ok(Filtered::AsItIs) };
         let moment = Moment { db: self.db, clock: self.clock };
         match filter.command(self.target.table(), command, moment, &mut self.filter_counts) {
@@ -77,7 +126,7 @@ impl StreamFeed {
     /// # Errors
     /// When the filter does not know.
     pub(super) fn filtered_transaction(&mut self, open: Transaction) -> Result<Transaction, Error> {
-        if self.target.filter().is_none() {
+        if !self.changes_commands() {
             return Ok(open);
         }
         let Transaction { start, db, commands, offsets } = open;

@@ -263,6 +263,7 @@ impl Run<'_> {
             }
         };
         let mut encoder = SnapshotEncoder::new(self.abilities, target.name(), options.value_limit)
+            .losing(options.on_loss)
             .dividing()
             .holding(target.hold(), target.databases())
             .filtering(options.active_filter());
@@ -365,6 +366,7 @@ impl Run<'_> {
             vec![(meter.clone(), None)],
             Arc::clone(&self.hold),
             &self.migration.throttle,
+            &[],
         )
     }
 }

@@ -73,6 +73,7 @@ pub(crate) use self::{
     import::{Import, import},
     map::TargetMap,
     mirror::Foreign,
+    msetex::as_sets,
     run::{AGAIN, LinkSource, Sides, run},
 };
 use crate::{
@@ -85,6 +86,7 @@ use crate::{
     options::{CrossSlotPolicy, Delivery},
     progress::Meter,
     throttle::{self, Stage, Throttle},
+    translate::Translation,
 };
 
 /// Work beside the pipelines that may go on at the same time.
@@ -118,6 +120,7 @@ pub(crate) struct Target {
     cross_slot: CrossSlotPolicy,
     hold: Arc<Hold>,
     filter: Option<Arc<Filter>>,
+    translation: Option<Translation>,
     pool: aside::Pool,
     /// Work beside the pipelines that may go on at the same time.
     turns: Semaphore,
@@ -151,6 +154,8 @@ pub(crate) struct Settings {
     /// A filter that does something.
     pub(crate) filter: Option<Arc<Filter>>,
     pub(crate) throttle: Throttle,
+    /// What commands need that the target does not know.
+    pub(crate) translation: Option<Translation>,
 }
 
 impl Settings {
@@ -201,6 +206,7 @@ impl Target {
             cross_slot: settings.cross_slot,
             hold: settings.hold,
             filter: settings.filter,
+            translation: settings.translation,
             pool: aside::Pool::default(),
             turns: Semaphore::new(TURNS),
             throttle: settings.throttle,
@@ -317,6 +323,10 @@ impl Target {
 
     pub(crate) fn filter(&self) -> Option<&Arc<Filter>> {
         self.filter.as_ref()
+    }
+
+    pub(crate) fn translation(&self) -> Option<Translation> {
+        self.translation
     }
 
     pub(crate) fn tells_expiry_time(&self) -> bool {

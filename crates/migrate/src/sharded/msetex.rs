@@ -6,7 +6,7 @@ use keyferry_resp::Command;
 ///
 /// Valkey 9.1 carries out `MSETEX` on any node of a cluster, and in any state of a slot, instead of telling who serves the
 /// keys. `SET` is checked everywhere. A source passes on what it has done only, so its condition has held already.
-pub(super) fn as_sets(command: &Command) -> Option<Vec<Command>> {
+pub(crate) fn as_sets(command: &Command) -> Option<Vec<Command>> {
     let args: Vec<&[u8]> = command.args().collect();
     let pairs: usize = std::str::from_utf8(args.get(1)?).ok()?.parse().ok()?;
     let end = pairs.checked_mul(2)?.checked_add(2)?;

@@ -200,6 +200,7 @@ pub(crate) async fn run(
             end: end.clone(),
             encoder: Some(
                 SnapshotEncoder::new(abilities, target.name(), options.value_limit)
+                    .losing(options.on_loss)
                     .dividing()
                     .holding(target.hold(), target.databases())
                     .filtering(options.active_filter()),

@@ -93,7 +93,7 @@ impl StreamFeed {
 
     /// True for commands that are not simply passed on.
     fn needs_care(&self, command: &CommandRef<'_>) -> bool {
-        if self.target.filter().is_some() {
+        if self.changes_commands() {
             return true;
         }
         // By length first: nearly all commands end here.

@@ -12,6 +12,7 @@ fn encoder() -> SnapshotEncoder {
         functions: true,
         key_metadata: true,
         native: Features::redis(8, 0),
+        format: keyferry_rdb::TargetFormat::redis(8, 0),
     };
     SnapshotEncoder::new(abilities, "target".to_owned(), 500).dividing()
 }

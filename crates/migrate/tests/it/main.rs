@@ -23,6 +23,7 @@ mod import;
 mod journal;
 mod live;
 mod mirror;
+mod other_versions;
 mod resume;
 mod retries;
 mod scan;

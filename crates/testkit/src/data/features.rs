@@ -28,6 +28,15 @@ impl Features {
         Ok(Features { commands, redis_version: version.unwrap_or(oldest) })
     }
 
+    /// What both have.
+    #[must_use]
+    pub fn shared(&self, other: &Features) -> Features {
+        let commands = self.commands.intersection(&other.commands).cloned().collect();
+        let older = other.redis_version.at_least(self.redis_version.major, self.redis_version.minor);
+        let redis_version = if older { self.redis_version } else { other.redis_version };
+        Features { commands, redis_version }
+    }
+
     /// Whether it has the command, given in lower case.
     pub fn has(&self, command: &str) -> bool {
         self.commands.contains(command.as_bytes())

@@ -22,7 +22,7 @@ pub use features::Features;
 pub use fill_cluster::fill_cluster;
 pub use mixed::Mixed;
 pub use shapes::{Shape, big, large_strings, large_texts, tiny_keys, tiny_keys_file};
-pub use small::{small, small_cluster};
+pub use small::{small, small_cluster, small_for};
 pub use workload::multi_key_commands;
 pub use writer::{Counts, Mix, Writer, WriterOptions, settle, settle_cluster};
 

@@ -19,6 +19,14 @@ pub fn small(client: &mut Client, seed: u64, databases: u32) -> Result<u64> {
     fill(client, |commands| Small::write(commands, &features, seed, databases))
 }
 
+/// The same, with nothing that a server with these features could not hold.
+///
+/// # Errors
+/// As [`fill`].
+pub fn small_for(client: &mut Client, features: &Features, seed: u64, databases: u32) -> Result<u64> {
+    fill(client, |commands| Small::write(commands, features, seed, databases))
+}
+
 /// The same to a cluster. Most have database 0 only.
 ///
 /// # Errors

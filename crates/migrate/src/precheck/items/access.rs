@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keyferry_client::Error;
+use keyferry_client::{Error, ServerInfo, Vendor, Version};
 use keyferry_routing::{CommandFlags, CommandTable};
 
 use crate::precheck::{
@@ -137,6 +137,19 @@ fn in_use(known: &Known<'_>) -> BTreeMap<String, Vec<Vec<u8>>> {
     commands
 }
 
+/// True for a command that servers of this kind know from a later version on.
+fn is_newer(command: &str, server: &ServerInfo) -> bool {
+    let Some(spec) = CommandTable::builtin().named(command) else { return false };
+    let (since, version) = match (&server.vendor, spec.valkey_since()) {
+        (Vendor::Valkey, Some(since)) => (Some(since), server.version),
+        // Forks have the commands of the release that they left.
+        (Vendor::Valkey | Vendor::Redict, _) => (spec.redis_since(), Version::new(7, 2, 0)),
+        (Vendor::KeyDb, _) => (spec.redis_since(), Version::new(6, 2, 0)),
+        _ => (spec.redis_since(), server.version),
+    };
+    since.and_then(Version::parse).is_some_and(|since| version < since)
+}
+
 async fn target(known: &mut Known<'_>) -> Result<Finding, Error> {
     let mut judge = Judge::new(Item::TargetAcl);
     // Permissions may depend on keys: one of those that come, and one of the migration's own.
@@ -166,6 +179,10 @@ async fn target(known: &mut Known<'_>) -> Result<Finding, Error> {
                 String::from_utf8_lossy(args.first().map_or(&b""[..], Vec::as_slice)).to_ascii_lowercase();
             match (trial, what_for) {
                 (Trial::Allowed, _) => allowed += 1,
+                (Trial::Missing(_), None) if is_newer(&command, &node.server) => judge.warn(
+                    format!("{name}: {command} came after {}", node.server),
+                    "it is said in another form where there is one; where there is none, it ends the run when it comes",
+                ),
                 (Trial::Denied(why) | Trial::Missing(why), None) => judge.fail(
                     format!("{name}: {command}: {why}"),
                     "give the user ~* and +@all, or at least every command that is named here",

@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 
 use keyferry_client::{Error, Frame, Vendor, Version};
 
-use crate::precheck::{
-    Finding, Item, Known,
-    report::Judge,
-    survey::{Node, Surveyed},
+use crate::{
+    options::OnLoss,
+    precheck::{
+        Finding, Item, Known,
+        report::Judge,
+        survey::{Node, Surveyed},
+    },
 };
 
 pub(super) async fn check(known: &mut Known<'_>) -> Result<Finding, Error> {
@@ -20,10 +23,14 @@ pub(super) async fn check(known: &mut Known<'_>) -> Result<Finding, Error> {
     let named = |libraries: &BTreeSet<String>| libraries.iter().cloned().collect::<Vec<_>>().join(", ");
     judge.note(format!("libraries of the source: {}", named(&source)));
     for node in known.target.nodes.iter().filter(|node| !has_functions(node)) {
-        judge.fail(
-            format!("{}: {} has no functions", node.name(), node.server),
-            "take a target that has functions (Redis 7.0, Valkey), or delete the libraries at the source",
-        );
+        let line = format!("{}: {} has no functions", node.name(), node.server);
+        if known.options.on_loss == OnLoss::Drop {
+            judge.warn(line, "they will not be at the target; the report counts them");
+        } else {
+            let remedy = "take a target that has functions (Redis 7.0, Valkey), delete the libraries at the source, or go on \
+                          without them (--on-loss drop)";
+            judge.fail(line, remedy);
+        }
     }
     let target = libraries_of(&mut known.target, &mut judge).await?;
     let both: BTreeSet<String> = source.intersection(&target).cloned().collect();

@@ -11,6 +11,16 @@ pub(super) fn check(known: &Known<'_>) -> Finding {
     let (source, target) = (modules_of(&known.source), modules_of(&known.target));
     for (name, version) in &source {
         match target.get(name) {
+            // What runs scripts in Valkey 9; elsewhere no module does.
+            None if name == "lua" => {
+                judge
+                    .note(format!("{name} (version {version}): a part of the source that others do without"));
+            }
+            // Redis 8 has it whether it is used or not; what it is used for is among the losses.
+            None if name == "vectorset" => judge.warn(
+                format!("{name} (version {version}) is a part of the source, and not of the target"),
+                "keys of its type have no place there: see the item losses",
+            ),
             None => judge.fail(
                 format!("{name} (version {version}) is loaded at the source and not at the target"),
                 "load it there; if no key is of its types and no command of it is used, ignore this",

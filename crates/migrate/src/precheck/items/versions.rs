@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use keyferry_client::{Error, ServerInfo, Vendor};
+use keyferry_client::{Error, ServerInfo};
 use keyferry_rdb::{
     TargetFormat,
     convert::{Converted, Converter},
     dump::Payload,
 };
 
-use crate::precheck::{Finding, Item, Known, report::Judge, sample::shown};
+use crate::{
+    options::OnLoss,
+    precheck::{Finding, Item, Known, report::Judge, sample::shown},
+    target::{format_of, is_grave, known_format_of, knows_all_of},
+};
 
 /// Keys that are named for each loss.
 const NAMED: usize = 3;
@@ -21,14 +25,14 @@ pub(super) fn versions(known: &Known<'_>) -> Finding {
         for from in &known.source.nodes {
             let line =
                 format!("{} ({}) to {} ({})", from.name(), shown(&from.server), to.name(), shown(&to.server));
-            let Some(target) = format_of(&to.server) else {
+            let Some(target) = known_format_of(&to.server) else {
                 judge.warn(
                     format!("{line}: this target is not known here, and taken for a Redis of its version"),
                     "migrate a copy first, and compare both sides",
                 );
                 continue;
             };
-            let Some(source) = format_of(&from.server) else {
+            let Some(source) = known_format_of(&from.server) else {
                 judge.warn(
                     format!("{line}: this source is not known here"),
                     "migrate a copy first, and compare both sides",
@@ -39,8 +43,8 @@ pub(super) fn versions(known: &Known<'_>) -> Finding {
                 judge.note(format!("{line}: the target reads what the source writes"));
             } else {
                 judge.warn(
-                    format!("{line}: the target does not know all encodings and commands of the source"),
-                    "see what a sample would lose (--precheck, item losses), or take a target of the source's version",
+                    format!("{line}: the target does not know all encodings and commands of the source: they are translated"),
+                    "see what a sample would lose (--precheck, item losses)",
                 );
             }
         }
@@ -48,37 +52,12 @@ pub(super) fn versions(known: &Known<'_>) -> Finding {
     judge.done()
 }
 
-/// The format that a server reads; none for vendors that are not known.
-fn format_of(server: &ServerInfo) -> Option<TargetFormat> {
-    let vendor = match server.vendor {
-        Vendor::Redis => "redis",
-        Vendor::Valkey => "valkey",
-        Vendor::Redict => "redict",
-        Vendor::KeyDb => "keydb",
-        _ => return None,
-    };
-    format!("{vendor}-{}.{}.{}", server.version.major, server.version.minor, server.version.patch)
-        .parse()
-        .ok()
-}
-
-/// True when all that servers with the format `source` write can be read by those with `target`.
-fn knows_all_of(target: &TargetFormat, source: &TargetFormat) -> bool {
-    // Until 7.2 there was one history: version 11.
-    let same_line = target.dialect() == source.dialect() || source.version() <= 11;
-    same_line && (target.version() >= source.version() || target.dialect() != source.dialect())
-}
-
 pub(super) async fn losses(known: &mut Known<'_>) -> Result<Finding, Error> {
     let mut judge = Judge::new(Item::Losses);
-    let mut lost: BTreeMap<String, (u64, Vec<String>)> = BTreeMap::new();
+    // With whether somebody would miss it.
+    let mut lost: BTreeMap<(String, bool), (u64, Vec<String>)> = BTreeMap::new();
     let (mut reencoded, mut damaged, mut conversions) = (0_u64, 0_u64, 0_usize);
-    let formats: Vec<TargetFormat> = known
-        .target
-        .nodes
-        .iter()
-        .map(|node| format_of(&node.server).unwrap_or_else(|| as_redis(&node.server)))
-        .collect();
+    let formats: Vec<TargetFormat> = known.target.nodes.iter().map(|node| format_of(&node.server)).collect();
     // Of a cluster with several versions the least able one.
     let Some(format) = formats.into_iter().min_by_key(TargetFormat::version) else { return Ok(judge.done()) };
     let mut converter = Converter::new(format);
@@ -96,7 +75,7 @@ pub(super) async fn losses(known: &mut Known<'_>) -> Result<Finding, Error> {
             conversions += 1;
             reencoded += u64::from(matches!(conversion.converted, Converted::Reencoded(_)));
             for loss in &conversion.losses {
-                let (count, named) = lost.entry(loss.name().to_owned()).or_default();
+                let (count, named) = lost.entry((loss.name().to_owned(), is_grave(loss))).or_default();
                 *count += 1;
                 if named.len() < NAMED {
                     named.push(format!("{} (database {}): {loss}", shown(&key.key), key.db));
@@ -114,11 +93,14 @@ pub(super) async fn losses(known: &mut Known<'_>) -> Result<Finding, Error> {
             "have the source checked: redis-check-rdb on a snapshot of it",
         );
     }
-    for (name, (count, named)) in &lost {
-        judge.fail(
-            format!("{name}: {count} of {read} values, as {}", named.join(", ")),
-            "take a target that knows this, or rewrite these keys at the source",
-        );
+    for ((name, grave), (count, named)) in &lost {
+        let line = format!("{name}: {count} of {read} values, as {}", named.join(", "));
+        if *grave && known.options.on_loss == OnLoss::Fail {
+            let remedy = "take a target that knows this, rewrite these keys at the source, or go on without it (--on-loss drop)";
+            judge.fail(line, remedy);
+        } else {
+            judge.warn(line, "it will not be at the target; the report counts it");
+        }
     }
     if let Some(why) = refused.or_else(|| known.sample.refused.clone()) {
         judge.warn(
@@ -127,11 +109,6 @@ pub(super) async fn losses(known: &mut Known<'_>) -> Result<Finding, Error> {
         );
     }
     Ok(judge.done())
-}
-
-fn as_redis(server: &ServerInfo) -> TargetFormat {
-    let number = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
-    TargetFormat::redis(number(server.version.major), number(server.version.minor))
 }
 
 #[cfg(test)]

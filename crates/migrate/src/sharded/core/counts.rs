@@ -44,6 +44,10 @@ pub(crate) struct Counts {
     pub(crate) mirror_unknown: u64,
     /// Transactions of the source that could not be one at the target.
     pub(crate) transactions_divided: u64,
+    /// Commands of the stream that were said otherwise, by name.
+    pub(crate) translated: BTreeMap<String, u64>,
+    /// What of the stream the target has no place for.
+    pub(crate) lost: BTreeMap<String, u64>,
     /// Commands that were refused for good and are kept in a file, by the error's code.
     pub(crate) dead_letters: BTreeMap<String, u64>,
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod page;
+mod runbook;
 mod stage;
 
 use std::path::Path;
@@ -171,6 +172,36 @@ fn back_up() {
         Ends::Well
     });
     assert!(stage.dir().join("backup/dump.1-of-3.rdb").exists());
+}
+
+#[test]
+fn go_back_in_time() {
+    let mut stage = Stage::new();
+    stage.install("redis-7.0");
+    let mut client = stage.server("host", "redis-7.0").client().unwrap();
+    stage.server("empty", "redis-7.0");
+    let archive = stage.dir().join("archive");
+    stage.call("/backup/host", &archive);
+    let mut written = false;
+    stage.play(&section(README, "Go back in time"), |stage, command| {
+        if command.contains("restore") && !written {
+            written = true;
+            stage.wait_for("cargo run --release --example restore -- --archive /backup/host --list");
+            client.call(&["RPUSH", "user:42", "a", "b"]).unwrap();
+            // Times are told to a tenth of a second, and the page's to a second.
+            std::thread::sleep(std::time::Duration::from_millis(1200));
+            let then = stage.prepare("date -u +%FT%TZ");
+            stage.call("2026-11-20T03:14:15Z", Path::new(then.trim()));
+            std::thread::sleep(std::time::Duration::from_millis(1200));
+            client.call(&["DEL", "user:42"]).unwrap();
+            stage.wait_for(
+                "cargo run --release --example restore -- --archive /backup/host --diff user:42 | grep 'DEL user:42'",
+            );
+        }
+        Ends::Well
+    });
+    assert_eq!(stage.client("empty").int(&["LLEN", "user:42"]).unwrap(), 2);
+    assert_eq!(client.int(&["LLEN", "was:user:42"]).unwrap(), 2);
 }
 
 #[test]

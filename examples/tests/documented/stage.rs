@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keyferry_testkit::{Client, Cluster, Sentinels, Server, ServerBinary, any, named};
+use keyferry_testkit::{Client, Cluster, Sentinels, Server, ServerBinary, any, named, process};
 
 use crate::page::{Section, Step, matches};
 
@@ -23,6 +23,9 @@ pub(crate) enum Ends {
     /// It is not run.
     NotRun,
 }
+
+/// What pages take from the environment.
+pub(crate) const PASSWORD: &str = "a password of the cloud";
 
 /// See the module.
 pub(crate) struct Stage {
@@ -117,6 +120,10 @@ impl Stage {
                 self.start(step);
                 continue;
             }
+            if step.command == "^C" {
+                self.end();
+                continue;
+            }
             let (succeeded, output) = self.run(&step.command);
             let told = format!("{}: $ {}\n{output}", section.title, step.command);
             assert_eq!(succeeded, ends == Ends::Well, "{told}");
@@ -130,10 +137,32 @@ impl Stage {
         self.names.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
     }
 
-    /// Runs a command as if a page had it; it has to succeed.
-    pub(crate) fn prepare(&self, command: &str) {
+    /// Runs a command as if a page had it; it has to succeed. Gives what it prints.
+    pub(crate) fn prepare(&self, command: &str) -> String {
         let (succeeded, output) = self.run(command);
         assert!(succeeded, "$ {command}\n{output}");
+        output
+    }
+
+    /// The same, again and again until it succeeds.
+    pub(crate) fn wait_for(&self, command: &str) {
+        let begun = Instant::now();
+        loop {
+            let (succeeded, output) = self.run(command);
+            if succeeded {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "$ {command}\n{output}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Lets programs find this server as `redis-server`.
+    pub(crate) fn install(&self, of: &str) {
+        let server = version(of).server.display().to_string();
+        self.prepare(&format!(
+            "mkdir bin && printf '#!/bin/sh\\nexec {server} \"$@\"\\n' > bin/redis-server && chmod +x bin/redis-server"
+        ));
     }
 
     /// A connection to the server of this name.
@@ -141,6 +170,18 @@ impl Stage {
         let (_, address) = self.names.iter().find(|(known, _)| *known == format!("{name}:6379")).unwrap();
         let server = self.servers.iter().find(|server| server.addr().to_string() == *address);
         server.unwrap().client().unwrap()
+    }
+
+    /// Ends what runs in the background as Ctrl-C does, and waits for it.
+    fn end(&mut self) {
+        for (mut child, log) in self.background.drain(..) {
+            process::signal(child.id(), "INT").unwrap();
+            let begun = Instant::now();
+            while child.try_wait().unwrap().is_none() {
+                assert!(begun.elapsed() < PATIENCE, "{}", std::fs::read_to_string(&log).unwrap());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
     }
 
     /// A command as it can be run here.
@@ -202,6 +243,9 @@ impl Stage {
     fn shell(&self, here: &str, out: &std::fs::File) -> Child {
         let mut command = Command::new("sh");
         command.args(["-c", here]).current_dir(self.dir()).stdin(Stdio::null());
+        command.env("CLOUD_PASSWORD", PASSWORD);
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", self.dir().join("bin").display()));
         command.stdout(out.try_clone().unwrap()).stderr(out.try_clone().unwrap());
         command.spawn().unwrap()
     }

@@ -267,9 +267,14 @@ fn is_that_server_compatible() {
 #[test]
 fn look_into_a_file() {
     let mut stage = Stage::new();
-    small(&mut stage.server("host", "redis-6.0").client().unwrap());
+    let mut client = stage.server("host", "redis-7.0").client().unwrap();
+    for db in ["0", "1", "2"] {
+        client.call(&["SELECT", db]).unwrap();
+        client.call(&["SET", &format!("user:{db}"), "1"]).unwrap();
+        client.call(&["HSET", &format!("hash:{db}"), "field", "value"]).unwrap();
+    }
     let backup = "cargo run --release --example backup -- --source redis://host:6379 --out";
-    stage.prepare(&format!("{backup} dump.rdb"));
+    stage.prepare(&format!("{backup} dump.rdb --db 0"));
     for (file, db) in [("a.rdb", 0), ("b.rdb", 1), ("c.rdb", 2)] {
         stage.prepare(&format!("{backup} {file} --db {db}"));
     }

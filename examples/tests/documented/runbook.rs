@@ -1,6 +1,6 @@
 //! Each plan of the runbook, from the first look to the way back.
 
-use keyferry_testkit::{Client, Server, data};
+use keyferry_testkit::{Client, Server, data, named};
 
 use crate::{
     page::section,
@@ -119,15 +119,17 @@ fn upgrade() {
 
 #[test]
 fn downgrade() {
+    if named("redis-8.0").is_err() || named("redis-6.0").is_err() {
+        // Between servers of one version nothing is lost.
+        return;
+    }
     let mut stage = stage();
     let mut client = stage.server("new", "redis-8.0").client().unwrap();
     client.call(&["SET", "kept", "1"]).unwrap();
     client.call(&["HSET", "hash", "field", "1"]).unwrap();
-    client.call_raw(&["HEXPIRE", "hash", "10000", "FIELDS", "1", "field"]).unwrap();
-    let loses = stage.client("new").call_raw(&["HTTL", "hash", "FIELDS", "1", "field"]).unwrap();
+    client.call(&["HEXPIRE", "hash", "10000", "FIELDS", "1", "field"]).unwrap();
     stage.server("old", "redis-6.0");
-    let differs = loses.error().is_none();
     play(&mut stage, "Downgrade: 8 to 6", |_, command| {
-        if differs && command.contains("--example diff") { Ends::Otherwise } else { Ends::Well }
+        if command.contains("--example diff") { Ends::Otherwise } else { Ends::Well }
     });
 }

@@ -1,20 +1,21 @@
 //! From the source's snapshot to commands for the target.
 
+mod large;
+mod value;
+
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use bytes::BufMut;
 use keyferry_rdb::{
-    Dialect, EntryHead, Event, Eviction, Kind, Limits, Parser, RawValue, ValueType,
-    convert::{Converted, Converter, Way},
-    dump,
+    Dialect, EntryHead, Event, Limits, Parser,
+    convert::Converter,
     elements::Templates,
-    native::{CommandSink, Loss, NativeOptions, Rebuild},
+    native::{CommandSink, Loss},
 };
-use keyferry_resp::encode::{write_array_header, write_bulk, write_bulk_header, write_bulk_int};
 
+use self::large::Large;
 use crate::{
     error::Error,
     existing::{Treat, Treatment},
@@ -31,9 +32,6 @@ use crate::{
 
 /// A load for the target is this large, more or less.
 const LOAD_SIZE: usize = 256 * 1024;
-
-/// Values that have no native form are collected up to the largest bulk string that servers take by default.
-const LARGEST_PAYLOAD: usize = 512 << 20;
 
 /// Names of keys under construction begin so.
 pub(crate) const TEMPORARY_PREFIX: &[u8] = b"keyferry:tmp:";
@@ -81,45 +79,6 @@ struct State {
     treatment: Option<Treatment>,
     /// The byte of the snapshot at which the value begins that is encoded.
     place: u64,
-}
-
-/// A value that comes in parts.
-#[derive(Debug)]
-enum Large {
-    /// Rebuilt under a temporary name.
-    Native {
-        rebuild: Box<Rebuild>,
-        temporary: Vec<u8>,
-        key: Vec<u8>,
-        expiry: Option<i64>,
-        guarded: bool,
-        treat: Treat,
-    },
-    /// Added to what the target has under this name.
-    Union { rebuild: Box<Rebuild>, key: Vec<u8>, expiry: Option<i64> },
-    /// Collected, since it has no native form.
-    Whole {
-        key: Vec<u8>,
-        expiry: Option<i64>,
-        eviction: Option<Eviction>,
-        meta: Option<Vec<u8>>,
-        ty: ValueType,
-        bytes: Vec<u8>,
-        treat: Treat,
-    },
-    /// Already expired.
-    Expired { key: Vec<u8>, treat: Treat },
-    /// Of a type that the target does not know.
-    Lost { key: Vec<u8>, treat: Treat },
-}
-
-/// What is known of a key whose value is sent whole.
-struct Key<'a> {
-    key: &'a [u8],
-    expiry: Option<i64>,
-    eviction: Option<Eviction>,
-    meta: Option<&'a [u8]>,
-    treat: Treat,
 }
 
 /// Why [`SnapshotEncoder::pump`] returned.
@@ -419,112 +378,6 @@ impl State {
         }
     }
 
-    fn entry(&mut self, head: &EntryHead<'_>, value: RawValue<'_>, out: &mut Output) -> Result<(), Error> {
-        if value.is_empty_container() {
-            self.counts.empty_containers_dropped += 1;
-            return Ok(());
-        }
-        let treat = self.treatment_of(head);
-        // Its field names are elsewhere in the snapshot, or it has deadlines inside that are to be held.
-        let held_inside = self.hold.is_some() && may_vanish(head.ty) && self.abilities.native.field_expiry;
-        if !value.ty().fits_dump() || held_inside || treat == Treat::Merge {
-            self.start_large(head, treat, out)?;
-            self.large_part(value.bytes(), out)?;
-            self.counts.large -= u64::from(value.ty().fits_dump());
-            return self.end_large(out);
-        }
-        if self.way(value.ty()) != Way::Raw {
-            return self.converted(head, value, treat, out);
-        }
-        let expiry = self.deadline(head);
-        self.select(head.db, out);
-        self.count(head);
-        let plain = treat == Treat::Replace
-            && head.eviction.is_none()
-            && head.meta.is_none()
-            && (head.expiry.is_none() || self.abilities.set_pxat);
-        match value.verbatim_string() {
-            // No more for the target than a payload, and no checksum on either side.
-            Some(string) if plain => set(head.key, string, expiry, out),
-            _ => {
-                let key = Key { key: head.key, expiry, eviction: head.eviction, meta: head.meta, treat };
-                self.restore(&key, value, out)?;
-            }
-        }
-        out.commands += 1;
-        out.keys += 1;
-        self.cut(out, PieceKind::Key, head.key, head.db);
-        Ok(())
-    }
-
-    /// How values of this type go to the target.
-    fn way(&self, ty: ValueType) -> Way {
-        self.converter.as_ref().map_or(Way::Raw, |converter| converter.way(ty))
-    }
-
-    /// A value that the target does not read as it is.
-    fn converted(
-        &mut self,
-        head: &EntryHead<'_>,
-        value: RawValue<'_>,
-        treat: Treat,
-        out: &mut Output,
-    ) -> Result<(), Error> {
-        let Some(mut converter) = self.converter.take() else {
-            return Err(Error::Internal("the converter is at work already".into()));
-        };
-        let done = self.converted_by(&mut converter, head, value, treat, out);
-        self.converter = Some(converter);
-        done
-    }
-
-    fn converted_by(
-        &mut self,
-        converter: &mut Converter,
-        head: &EntryHead<'_>,
-        value: RawValue<'_>,
-        treat: Treat,
-        out: &mut Output,
-    ) -> Result<(), Error> {
-        let conversion = converter.convert(value)?;
-        let value = match conversion.converted {
-            Converted::Raw(value) | Converted::Reencoded(value) => value,
-            Converted::Native => {
-                self.start_large(head, treat, out)?;
-                self.large_part(value.bytes(), out)?;
-                return self.end_large(out);
-            }
-            Converted::Lost => {
-                out.losses.extend(conversion.losses);
-                self.select(head.db, out);
-                self.count(head);
-                self.note_losses(head.key, out)?;
-                self.lost(head.key, treat, out);
-                out.keys += 1;
-                return Ok(());
-            }
-        };
-        out.losses.extend(conversion.losses);
-        self.note_losses(head.key, out)?;
-        let expiry = self.deadline(head);
-        self.select(head.db, out);
-        self.count(head);
-        let key = Key { key: head.key, expiry, eviction: head.eviction, meta: head.meta, treat };
-        self.restore(&key, value, out)?;
-        out.commands += 1;
-        out.keys += 1;
-        self.cut(out, PieceKind::Key, head.key, head.db);
-        Ok(())
-    }
-
-    /// What the target has under the name of a key that cannot be there is not the source's.
-    fn lost(&self, key: &[u8], treat: Treat, out: &mut Output) {
-        if treat == Treat::Replace {
-            out.command(&[b"DEL", key]);
-        }
-        self.cut(out, PieceKind::Key, key, self.selected.unwrap_or(0));
-    }
-
     fn cut(&self, out: &mut Output, kind: PieceKind, key: &[u8], db: u64) {
         if self.divide {
             out.cut(kind, key, db);
@@ -556,63 +409,6 @@ impl State {
         self.counts.with_expiry += u64::from(head.expiry.is_some());
     }
 
-    /// `RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME s | FREQ n]`
-    fn restore(&mut self, head: &Key<'_>, value: RawValue<'_>, out: &mut Output) -> Result<(), Error> {
-        let meta = match head.meta {
-            Some(_) if !self.abilities.key_metadata => {
-                out.losses.push(Loss::KeyMetadata);
-                self.note_losses(head.key, out)?;
-                None
-            }
-            meta => meta,
-        };
-        let abilities = self.abilities;
-        let eviction = head.eviction.filter(|_| abilities.absolute_ttl);
-        let expires = head.expiry.is_some();
-        let replace = abilities.replace && head.treat != Treat::OnlyNew;
-        let args = 4
-            + usize::from(replace)
-            + usize::from(expires && abilities.absolute_ttl)
-            + if eviction.is_some() { 2 } else { 0 };
-        let bytes = &mut out.bytes;
-        write_array_header(bytes, args);
-        bytes.extend_from_slice(b"$7\r\nRESTORE\r\n");
-        write_bulk(bytes, head.key);
-        let ttl = match head.expiry {
-            None => 0,
-            Some(at) if abilities.absolute_ttl => at.max(1),
-            // 0 would mean for ever.
-            Some(at) => at.saturating_sub(now_ms()).max(1),
-        };
-        write_bulk_int(bytes, ttl);
-        // Type byte, value, version, checksum.
-        let payload = 1 + value.bytes().len() + 10 + meta.map_or(0, |m| m.len() + 1);
-        write_bulk_header(bytes, payload);
-        match meta {
-            None => dump::append_payload(bytes, value, dump::UNIVERSAL_VERSION),
-            Some(meta) => dump::append_payload_with_meta(bytes, meta, value, dump::UNIVERSAL_VERSION),
-        }
-        bytes.put_slice(b"\r\n");
-        if replace {
-            bytes.extend_from_slice(b"$7\r\nREPLACE\r\n");
-        }
-        if expires && abilities.absolute_ttl {
-            bytes.extend_from_slice(b"$6\r\nABSTTL\r\n");
-        }
-        match eviction {
-            Some(Eviction::Idle(seconds)) => {
-                bytes.extend_from_slice(b"$8\r\nIDLETIME\r\n");
-                write_bulk_int(bytes, i64::try_from(seconds).unwrap_or(i64::MAX));
-            }
-            Some(Eviction::Freq(n)) => {
-                bytes.extend_from_slice(b"$4\r\nFREQ\r\n");
-                write_bulk_int(bytes, i64::from(n));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
     fn function(&mut self, code: &[u8], out: &mut Output) -> Result<(), Error> {
         if !self.abilities.functions {
             let line = code.split(|&b| b == b'\n').next().unwrap_or_default();
@@ -638,167 +434,6 @@ impl State {
         }
     }
 
-    fn start_large(&mut self, head: &EntryHead<'_>, treat: Treat, out: &mut Output) -> Result<(), Error> {
-        self.select(head.db, out);
-        self.count(head);
-        self.counts.large += 1;
-        // What is merged keeps the later deadline of both, which cannot be told from a held one.
-        let expiry = if treat == Treat::Merge { head.expiry } else { self.deadline(head) };
-        let expired = expiry.is_some_and(|at| at <= now_ms());
-        let large = if expired {
-            Large::Expired { key: head.key.to_vec(), treat }
-        } else if self.way(head.ty) == Way::Lost {
-            out.losses.push(Loss::NotAccepted { ty: head.ty });
-            self.note_losses(head.key, out)?;
-            Large::Lost { key: head.key.to_vec(), treat }
-        } else if treat == Treat::Merge {
-            let rebuild = Box::new(self.rebuild(head.key, head.ty));
-            Large::Union { rebuild, key: head.key.to_vec(), expiry }
-        } else if matches!(head.ty.kind(), Kind::Module | Kind::RateLimiter | Kind::CronJob)
-            || head.meta.is_some()
-        {
-            Large::Whole {
-                key: head.key.to_vec(),
-                expiry,
-                eviction: head.eviction,
-                meta: head.meta.map(<[u8]>::to_vec),
-                ty: head.ty,
-                bytes: Vec::new(),
-                treat,
-            }
-        } else {
-            let temporary = keyferry_routing::sibling_key(head.key, TEMPORARY_PREFIX);
-            self.temporaries.push(Temporary {
-                db: head.db,
-                key: temporary.clone(),
-                renamed: false,
-                end: None,
-            });
-            // What a run that was killed may have left.
-            out.command(&[b"DEL", &temporary]);
-
-            if may_vanish(head.ty) {
-                // Fields that expire meanwhile must not take the key with them.
-                out.command(&[b"HSET", &temporary, &guard_field(&temporary), b""]);
-            }
-            if let Some((hold, databases)) = &self.hold
-                && may_vanish(head.ty)
-            {
-                out.hold_fields = true;
-                hold.counts.held_in_snapshot.fetch_add(1, Ordering::Relaxed);
-                if let Ok(db) = databases.to(head.db) {
-                    hold.note(db, head.key, true);
-                }
-            }
-            Large::Native {
-                rebuild: Box::new(self.rebuild(&temporary, head.ty)),
-                temporary,
-                key: head.key.to_vec(),
-                expiry,
-                guarded: may_vanish(head.ty),
-                treat,
-            }
-        };
-        self.large = Some(large);
-        self.cut(out, PieceKind::Part, head.key, head.db);
-        Ok(())
-    }
-
-    /// What builds a value under this name.
-    fn rebuild(&self, name: &[u8], ty: ValueType) -> Rebuild {
-        let mut options = NativeOptions::default();
-        options.features = Some(self.abilities.native);
-        options.templates = self.templates.clone();
-        Rebuild::new(name, ty, self.dialect, &options)
-    }
-
-    fn large_part(&mut self, part: &[u8], out: &mut Output) -> Result<(), Error> {
-        match &mut self.large {
-            Some(Large::Native { rebuild, key, .. } | Large::Union { rebuild, key, .. }) => {
-                rebuild.feed(part, out)?;
-                if self.divide {
-                    out.cut(PieceKind::Part, key, self.selected.unwrap_or(0));
-                }
-            }
-            Some(Large::Whole { key, ty, bytes, .. }) => {
-                if bytes.len() + part.len() > LARGEST_PAYLOAD {
-                    let what = format!("key {:?} ({ty})", String::from_utf8_lossy(key));
-                    return Err(self.unsupported(what, "it has no native form and is above 512 MiB"));
-                }
-                bytes.extend_from_slice(part);
-            }
-            Some(Large::Expired { .. } | Large::Lost { .. }) | None => {}
-        }
-        Ok(())
-    }
-
-    fn end_large(&mut self, out: &mut Output) -> Result<(), Error> {
-        let mut digits = itoa::Buffer::new();
-        match self.large.take() {
-            Some(Large::Native { mut rebuild, temporary, key, expiry, guarded, treat }) => {
-                if let Some(last) = self.temporaries.last_mut() {
-                    last.renamed = true;
-                }
-                rebuild.finish(out)?;
-                if self.note_losses(&key, out)? {
-                    out.keys += 1;
-                    self.cut(out, PieceKind::Part, &key, self.selected.unwrap_or(0));
-                    return Ok(());
-                }
-                // Seen by others only whole, and with its expiry. A piece is executed as a whole anyway.
-                if !self.divide {
-                    out.command(&[b"MULTI"]);
-                }
-                // Who hands it over carries that out by itself, and looks at the answer.
-                let rename: &[u8] = if treat == Treat::OnlyNew { b"RENAMENX" } else { b"RENAME" };
-                out.command(&[rename, &temporary, &key]);
-                if guarded {
-                    out.command(&[b"HDEL", &key, &guard_field(&temporary)]);
-                }
-                if let Some(at) = expiry {
-                    out.command(&[b"PEXPIREAT", &key, digits.format(at).as_bytes()]);
-                }
-                if !self.divide {
-                    out.command(&[b"EXEC"]);
-                }
-                self.cut(out, PieceKind::Part, &key, self.selected.unwrap_or(0));
-            }
-            Some(Large::Union { mut rebuild, key, expiry }) => {
-                rebuild.finish(out)?;
-                // One without elements adds nothing.
-                if !self.note_losses(&key, out)? {
-                    match expiry {
-                        None => out.command(&[b"PERSIST", &key]),
-                        // A key without a deadline keeps none.
-                        Some(at) if self.abilities.expire_gt => {
-                            out.command(&[b"PEXPIREAT", &key, digits.format(at).as_bytes(), b"GT"]);
-                        }
-                        // Nobody can tell which is later: the target's stays.
-                        Some(_) => {}
-                    }
-                }
-                self.cut(out, PieceKind::Part, &key, self.selected.unwrap_or(0));
-            }
-            Some(Large::Whole { key, expiry, eviction, meta, ty, bytes, treat }) => {
-                let whole = Key { key: &key, expiry, eviction, meta: meta.as_deref(), treat };
-                self.restore(&whole, RawValue::new(ty, &bytes), out)?;
-                out.commands += 1;
-                self.cut(out, PieceKind::Key, &key, self.selected.unwrap_or(0));
-            }
-            Some(Large::Expired { key, treat }) => {
-                if treat == Treat::Replace {
-                    out.command(&[b"DEL", &key]);
-                }
-                self.counts.expired_dropped += 1;
-                self.cut(out, PieceKind::Key, &key, self.selected.unwrap_or(0));
-            }
-            Some(Large::Lost { key, treat }) => self.lost(&key, treat, out),
-            None => {}
-        }
-        out.keys += 1;
-        Ok(())
-    }
-
     /// Counts what a rebuilt value lacks. True when there is nothing of it at all, since it had no elements.
     fn note_losses(&mut self, key: &[u8], out: &mut Output) -> Result<bool, Error> {
         let mut empty = false;
@@ -821,28 +456,6 @@ impl State {
 
     fn unsupported(&self, what: String, why: &str) -> Error {
         Error::Unsupported { what, address: self.address.clone(), why: why.to_owned() }
-    }
-}
-
-/// True for types whose elements expire by themselves.
-fn may_vanish(ty: ValueType) -> bool {
-    ty.kind() == Kind::Hash && ty.since() >= 12
-}
-
-/// A field that is in no hash of anybody's.
-fn guard_field(temporary: &[u8]) -> Vec<u8> {
-    [temporary, b"\0guard"].concat()
-}
-
-/// `SET key value [PXAT ms]`
-fn set(key: &[u8], value: &[u8], expiry: Option<i64>, out: &mut Output) {
-    let bytes = &mut out.bytes;
-    bytes.extend_from_slice(if expiry.is_some() { b"*5\r\n$3\r\nSET\r\n" } else { b"*3\r\n$3\r\nSET\r\n" });
-    write_bulk(bytes, key);
-    write_bulk(bytes, value);
-    if let Some(at) = expiry {
-        bytes.extend_from_slice(b"$4\r\nPXAT\r\n");
-        write_bulk_int(bytes, at.max(1));
     }
 }
 

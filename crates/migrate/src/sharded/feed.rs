@@ -18,19 +18,15 @@ use super::{
     compute::{Across, Place},
     filtered::Filtered,
     flush::{self, Flush},
-    guarded,
     item::{Class, Item, Mark},
     links::Done,
     msetex,
 };
 use crate::{
     error::Error,
-    existing::Handed,
     expiry::Held,
     filter::Counts,
     hold::{Mode, carries_deadlines},
-    journal::blocking,
-    output::PieceKind,
     pipeline::{Load, Origin},
     progress::Meter,
     snapshot::now_ms,
@@ -44,9 +40,6 @@ const SMALL: usize = 16 * 1024;
 /// Bytes of the stream that may be handed over and not done, while parts of it are held back.
 const MOST_UNAPPLIED: usize = 512 * 1024 * 1024;
 
-/// Bytes of keys of a snapshot that one server is given together.
-const TOGETHER: usize = 64 * 1024;
-
 /// What a command that waits for a gate takes of memory, beside its own bytes: a task, and entries in its lanes.
 const GATE_COST: usize = 2048;
 
@@ -55,125 +48,6 @@ pub(crate) const LIMITS: Limits = Limits::new()
     .bulk_bytes(usize::MAX)
     .elements(usize::MAX)
     .total_elements(usize::MAX);
-
-/// Hands the keys of one link's snapshot to the lanes.
-#[derive(Debug)]
-pub(crate) struct SnapshotFeed {
-    target: Arc<Target>,
-    link: u16,
-    /// Items so far.
-    count: u64,
-    /// How much may have been handed over, where keys that others make end the run.
-    handed: Option<Handed>,
-}
-
-impl SnapshotFeed {
-    pub(crate) fn new(target: Arc<Target>, link: u16) -> Self {
-        SnapshotFeed { target, link, count: 0, handed: None }
-    }
-
-    /// A key that is there although it is not replaced ends the run; `handed` tells, over restarts, how much has been handed
-    /// over.
-    pub(crate) fn guarded(self, handed: Option<Handed>) -> Self {
-        SnapshotFeed { handed, ..self }
-    }
-
-    /// Takes a load of the encoder; waits while too much is under way.
-    pub(crate) async fn load(&mut self, load: Load) -> Result<(), Error> {
-        self.target.room(self.link).await?;
-        self.target.check_existing()?;
-        if let (Some(handed), Origin::Snapshot { end, .. }) = (&mut self.handed, load.origin)
-            && handed.is_beyond(end)
-        {
-            let mut moved = handed.clone();
-            *handed = blocking(move || moved.cover(end).map(|()| moved)).await?;
-        }
-        let ticket = self.target.core().link(self.link).map_or(0, |account| account.open());
-        let most = self.target.throttle.quantum(Stage::Full);
-        let together = usize::try_from(most.bytes).map_or(TOGETHER, |bytes| bytes.min(TOGETHER));
-        // Keys that come in parts count when they are done.
-        let mut keys_left = match load.origin {
-            Origin::Snapshot { keys, .. } => keys,
-            Origin::Stream { .. } => 0,
-        };
-        let mut start = 0;
-        let mut pieces = load.pieces.iter().peekable();
-        while let Some(&(mut piece)) = pieces.next() {
-            let mut keys = u64::from(piece.kind == PieceKind::Key);
-            // One server takes keys together, as they need no order; but one by one where some may be refused.
-            while self.target.has_one_lane()
-                && self.handed.is_none()
-                && piece.kind == PieceKind::Key
-                && piece.end - start < together
-                && keys < most.keys.min(most.commands)
-                && let Some(next) = pieces.next_if(|next| next.kind == piece.kind && next.db == piece.db)
-            {
-                piece.end = next.end;
-                piece.commands += next.commands;
-                keys += 1;
-            }
-            if pieces.peek().is_none() {
-                keys = keys_left;
-            }
-            keys_left = keys_left.saturating_sub(keys);
-            let taken = throttle::Load {
-                bytes: (piece.end - start) as u64,
-                keys,
-                commands: u64::from(piece.commands),
-            };
-            self.target.throttled(Stage::Full, Some(piece.slot), taken).await?;
-            let bytes = cut(&load.bytes, start..piece.end);
-            start = piece.end;
-            self.count += 1;
-            let class = match piece.kind {
-                PieceKind::Key => Class::Free,
-                PieceKind::Part => Class::Exact,
-                PieceKind::Everywhere => {
-                    self.everywhere(&bytes).await?;
-                    continue;
-                }
-            };
-            let databases = self.target.databases();
-            let db = databases.to(piece.db).map_err(|why| Error::no_route(None, piece.db, None, why))?;
-            if self.handed.is_some() && piece.kind == PieceKind::Part && guarded::is_last(&bytes) {
-                guarded::place_new(&self.target, piece.slot, db, &bytes).await?;
-                continue;
-            }
-            let item = Item {
-                link: self.link,
-                mark: Mark::Snapshot(self.count),
-                at: 0,
-                class,
-                db,
-                db_after: db,
-                source_db: None,
-                bytes,
-                commands: piece.commands,
-                resets: false,
-                ticket,
-                replay: false,
-                part: Part::Whole,
-            };
-            self.target.core().add(piece.slot, item);
-        }
-        let done = match load.origin {
-            Origin::Snapshot { keys, end } => Done::Snapshot { keys, end },
-            Origin::Stream { end, .. } => Done::Stream { commands: 0, end, db: None },
-        };
-        if let Some(account) = self.target.core().link(self.link) {
-            account.seal(ticket, done);
-        }
-        Ok(())
-    }
-
-    async fn everywhere(&self, bytes: &Bytes) -> Result<(), Error> {
-        let mut decoder = CommandDecoder::with_limits(LIMITS);
-        match decoder.next_ref(bytes) {
-            Ok(Some(command)) => Across::new(&self.target).everywhere(&command.to_owned(), None).await,
-            _ => Err(Error::Internal("a command of the snapshot cannot be read back".into())),
-        }
-    }
-}
 
 /// Hands one link's command stream to the lanes.
 pub(crate) struct StreamFeed {
@@ -184,7 +58,7 @@ pub(crate) struct StreamFeed {
     /// The commands since `MULTI`, each with the offsets before and behind it.
     pub(super) transaction: Option<Transaction>,
     /// The source is one shard of a cluster.
-    shard: bool,
+    pub(super) shard: bool,
     pub(super) decoder: CommandDecoder,
     /// When something was handed over last that moves the position at the target.
     pub(super) noted: Instant,
@@ -193,7 +67,7 @@ pub(crate) struct StreamFeed {
     unapplied: VecDeque<Load>,
     unapplied_bytes: usize,
     /// Slots that the shard is being given as a whole, by the name of the job.
-    imports: HashMap<Vec<u8>, SlotSet>,
+    pub(super) imports: HashMap<Vec<u8>, SlotSet>,
     /// Which deadlines are held, while a batch is handed over.
     pub(super) mode: Mode,
     /// When the batch came, and when it is handed over; Unix times in milliseconds.
@@ -620,66 +494,6 @@ impl StreamFeed {
         Ok(())
     }
 
-    /// `TRIMSLOTS RANGES n first last …`, by which a shard removes the keys of slots that are not its own any more, or were
-    /// not to become its own (Redis 8.4).
-    fn trim(&mut self, command: &Command, at: &At) -> Result<(), Error> {
-        let numbers: Option<Vec<u16>> =
-            command.args().skip(3).map(|arg| std::str::from_utf8(arg).ok()?.parse().ok()).collect();
-        let Some(numbers) = numbers.filter(|_| self.shard) else {
-            return Err(self.no_route(&command.as_ref(), at, "these slots are none of a shard's"));
-        };
-        let mut core = self.target.core();
-        let mut slots = core.held_slots(self.link);
-        let trimmed = |slot: u16| numbers.chunks_exact(2).any(|range| (range[0]..=range[1]).contains(&slot));
-        for slot in (0..SLOTS).filter(|&slot| !trimmed(slot)) {
-            slots.remove(slot);
-        }
-        // Of slots that it had, the new owner tells, and the target's keys are removed then.
-        core.drop_held_back(self.link, &slots);
-        Ok(())
-    }
-
-    /// What a shard tells its replicas of slots that it is being given as a whole (Valkey 9):
-    /// `CLUSTER SYNCSLOTS ESTABLISH … NAME n SLOTSRANGE first last …`, and later `… FINISH STATE s NAME n …`.
-    fn import(&mut self, command: &Command, at: &At) -> Result<(), Error> {
-        let word = |name: &str| {
-            let at = (2..command.len())
-                .find(|&i| command.arg(i).is_some_and(|arg| arg.eq_ignore_ascii_case(name.as_bytes())));
-            at.map(|at| at + 1)
-        };
-        let sub =
-            |index: usize, name: &[u8]| command.arg(index).is_some_and(|arg| arg.eq_ignore_ascii_case(name));
-        if !sub(1, b"SYNCSLOTS") {
-            return Err(self.no_route(
-                &command.as_ref(),
-                at,
-                "this program does not know what it means for a replica",
-            ));
-        }
-        let name = word("NAME").and_then(|at| command.arg(at)).unwrap_or_default().to_vec();
-        if sub(2, b"ESTABLISH") {
-            let numbers: Vec<u16> = word("SLOTSRANGE")
-                .into_iter()
-                .flat_map(|first| (first..command.len()).filter_map(|i| command.arg(i)))
-                .map_while(|arg| std::str::from_utf8(arg).ok()?.parse().ok())
-                .collect();
-            let mut slots = SlotSet::new();
-            for range in numbers.chunks_exact(2) {
-                (range[0]..=range[1].min(SLOTS - 1)).for_each(|slot| slots.insert(slot));
-            }
-            self.target.core().set_moving(&slots, true);
-            self.imports.insert(name, slots);
-        } else if sub(2, b"FINISH")
-            && let Some(slots) = self.imports.remove(&name)
-            && !word("STATE").is_some_and(|at| sub(at, b"SUCCESS"))
-        {
-            let mut core = self.target.core();
-            core.set_moving(&slots, false);
-            core.drop_held_back(self.link, &slots);
-        }
-        Ok(())
-    }
-
     /// Carries out `work` when everything before it in these slots is done, and holds them until it is done, too.
     pub(super) fn behind_gate<W, F>(&self, slots: HashSet<u16>, at: &At, cost: usize, work: W)
     where
@@ -824,6 +638,6 @@ pub(super) fn restore_replacing(command: &Command) -> Command {
     Command::new(args)
 }
 
-fn cut(buffer: &Bytes, range: Range<usize>) -> Bytes {
+pub(super) fn cut(buffer: &Bytes, range: Range<usize>) -> Bytes {
     if range.len() < SMALL { Bytes::copy_from_slice(&buffer[range]) } else { buffer.slice(range) }
 }

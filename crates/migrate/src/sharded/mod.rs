@@ -20,6 +20,7 @@ mod feed;
 mod filtered;
 mod flush;
 mod from_now;
+mod given;
 mod guarded;
 mod hand_over;
 mod import;
@@ -39,6 +40,7 @@ mod run;
 mod runs;
 mod session;
 mod settled;
+mod snapshot_feed;
 pub(crate) mod state;
 mod sweep;
 
@@ -62,7 +64,8 @@ use tokio::{
 use self::{
     checkpoint::Checkpoints,
     core::{Core, Rules},
-    feed::{SnapshotFeed, StreamFeed},
+    feed::StreamFeed,
+    snapshot_feed::SnapshotFeed,
 };
 pub(crate) use self::{
     checkpoint::slot_key,

@@ -15,6 +15,9 @@ const COMMANDS: f64 = 600_000.0;
 /// Keys that tell, together, that everything has arrived: in a cluster they are in as many slots.
 const MARKS: u32 = 300;
 
+/// Runs of which the fastest counts.
+const RUNS: usize = 3;
+
 /// Commands sent at once.
 const STEP: u64 = 1000;
 
@@ -36,28 +39,36 @@ pub(super) fn measure(binary: &ServerBinary, scale: f64) -> Outcome<Vec<Table>> 
     let commands = (COMMANDS * scale) as u64;
     let about = format!(
         "{commands} commands of the stream that the source has ready, while the program catches up with them. One in five, or \
-         each, is such that its repetition would be seen: INCR, APPEND, RPUSH, ZINCRBY; the others are SETs of 100 bytes."
+         each, is such that its repetition would be seen: INCR, APPEND, RPUSH, ZINCRBY; the others are SETs of 100 bytes. The \
+         fastest of {RUNS} runs by turns."
     );
     let header = ["target, share of non-blind", "delivery", "time", "commands/s", "target CPU", "tool CPU"];
     let mut table = Table::new("delivery", "Exactly once, beside at least once", about, &header);
     for (cluster, every, what) in
         [(false, 5, "one server, 20 %"), (false, 1, "one server, 100 %"), (true, 5, "3 primaries, 20 %")]
     {
-        let mut both = Vec::new();
-        for delivery in ["at-least-once", "exactly-once"] {
-            println!("delivery: {what}, {delivery}");
-            let figures = run(binary, &program, commands, cluster, every, delivery)?;
+        const WAYS: [&str; 2] = ["at-least-once", "exactly-once"];
+        let mut both: [Option<Figures>; 2] = [None, None];
+        for round in 0..RUNS {
+            for (way, fastest) in WAYS.iter().zip(&mut both) {
+                println!("delivery: {what}, {way}, run {}", round + 1);
+                let figures = run(binary, &program, commands, cluster, every, way)?;
+                if fastest.as_ref().is_none_or(|fastest| figures.seconds < fastest.seconds) {
+                    *fastest = Some(figures);
+                }
+            }
+        }
+        let [Some(least), Some(exact)] = &both else { continue };
+        for (delivery, figures) in WAYS.iter().zip([least, exact]) {
             table.row([
                 what.to_owned(),
-                delivery.to_owned(),
+                (*delivery).to_owned(),
                 seconds(figures.seconds),
                 format!("{:.0}", commands as f64 / figures.seconds),
                 seconds(figures.target_cpu),
                 seconds(figures.tool_cpu),
             ]);
-            both.push(figures);
         }
-        let [least, exact] = &both[..] else { continue };
         table.row([
             what.to_owned(),
             "exactly once / at least once".to_owned(),

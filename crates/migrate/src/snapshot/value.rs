@@ -26,6 +26,7 @@ pub(super) struct Key<'a> {
 }
 
 impl State {
+    /// A key and its value.
     pub(super) fn entry(
         &mut self,
         head: &EntryHead<'_>,
@@ -48,6 +49,17 @@ impl State {
         if self.way(value.ty()) != Way::Raw {
             return self.converted(head, value, treat, out);
         }
+        self.whole(head, value, treat, out)
+    }
+
+    /// A value in a form that the target reads.
+    fn whole(
+        &mut self,
+        head: &EntryHead<'_>,
+        value: RawValue<'_>,
+        treat: Treat,
+        out: &mut Output,
+    ) -> Result<(), Error> {
         let expiry = self.deadline(head);
         self.select(head.db, out);
         self.count(head);
@@ -118,15 +130,7 @@ impl State {
         };
         out.losses.extend(conversion.losses);
         self.note_losses(head.key, out)?;
-        let expiry = self.deadline(head);
-        self.select(head.db, out);
-        self.count(head);
-        let key = Key { key: head.key, expiry, eviction: head.eviction, meta: head.meta, treat };
-        self.restore(&key, value, out)?;
-        out.commands += 1;
-        out.keys += 1;
-        self.cut(out, PieceKind::Key, head.key, head.db);
-        Ok(())
+        self.whole(head, value, treat, out)
     }
 
     /// What the target has under the name of a key that cannot be there is not the source's.

@@ -226,13 +226,17 @@ pub(crate) async fn sharded(
         Some(found) => found.nodes,
     };
     let mut sources = Vec::new();
-    for server in &servers {
+    // What a link leads to that is scanned is no server of the source.
+    for server in servers.iter().filter(|_| repeats) {
         let connection = Connection::connect(server).await.map_err(Error::SourceConnection)?;
         sources.push(connection.server().clone());
     }
     let mut links = Vec::new();
     for link in source.links {
         let control = Connection::connect(&link.connect).await.map_err(Error::SourceConnection)?;
+        if !repeats {
+            sources.push(control.server().clone());
+        }
         let (control, identity) = match source_control(control, ends).await? {
             Some((mut connection, identity)) => {
                 for (address, other) in &side.identities {

@@ -31,7 +31,6 @@ use crate::{
     progress::Meter,
     snapshot::now_ms,
     throttle::{self, Stage, divided},
-    translate::{Translation, Translator},
 };
 
 /// Items below this size are copied out of the buffer that they came in: a slice would keep all of it alive.
@@ -77,8 +76,6 @@ pub(crate) struct StreamFeed {
     pub(super) filter_counts: Counts,
     /// Where something of a run may go ahead of its transaction.
     pub(super) divider: Option<Divider>,
-    /// For a target that does not know all that the source says.
-    pub(super) translator: Option<Translator>,
 }
 
 #[derive(Debug, Default)]
@@ -108,7 +105,6 @@ impl StreamFeed {
         let decoder = CommandDecoder::with_limits(LIMITS);
         let (unapplied, imports) = (VecDeque::new(), HashMap::new());
         let divider = target.goes_ahead().then(Divider::new);
-        let translator = target.translation().map(Translation::translator);
         StreamFeed {
             target,
             link,
@@ -126,7 +122,6 @@ impl StreamFeed {
             now: 0,
             filter_counts: Counts::default(),
             divider,
-            translator,
         }
     }
 

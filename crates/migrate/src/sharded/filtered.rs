@@ -30,7 +30,7 @@ pub(super) enum Filtered {
 impl StreamFeed {
     /// True when commands may go on as others, or not at all.
     pub(super) fn changes_commands(&self) -> bool {
-        self.target.filter().is_some() || self.translator.is_some()
+        self.target.filter().is_some() || self.target.translation().is_some()
     }
 
     /// What becomes of a command: what the filter leaves of it, as the target knows it.
@@ -58,15 +58,15 @@ impl StreamFeed {
 
     /// What stands for a command that the target does not know; none where it does.
     fn translated(&mut self, command: &CommandRef<'_>, at: &At) -> Result<Option<Vec<Command>>, Error> {
-        let Some(translator) = &self.translator else { return Ok(None) };
+        let Some(translation) = self.target.translation() else { return Ok(None) };
         let name = || String::from_utf8_lossy(command.name()).to_ascii_lowercase();
-        match translator.translate(command) {
+        match translation.translate(command) {
             Translated::AsItIs => Ok(None),
             Translated::Commands(commands) => {
                 *self.target.core().counts.translated.entry(name()).or_default() += 1;
                 Ok(Some(commands))
             }
-            Translated::Loses(what, _) if translator.on_loss == OnLoss::Fail => {
+            Translated::Loses(what, _) if translation.on_loss == OnLoss::Fail => {
                 let why = format!("the target has no place for {what}; --on-loss drop goes on without");
                 Err(self.no_route(command, at, why))
             }

@@ -328,8 +328,8 @@ impl Target {
         self.filter.as_ref()
     }
 
-    pub(crate) fn translation(&self) -> Option<Translation> {
-        self.translation
+    pub(crate) fn translation(&self) -> Option<&Translation> {
+        self.translation.as_ref()
     }
 
     pub(crate) fn tells_expiry_time(&self) -> bool {

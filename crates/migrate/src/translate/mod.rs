@@ -37,32 +37,6 @@ impl Translation {
         gaps.any().then(|| Translation { gaps, format: format_of(target), on_loss })
     }
 
-    /// What carries it out.
-    pub(crate) fn translator(self) -> Translator {
-        Translator { gaps: self.gaps, format: self.format, on_loss: self.on_loss }
-    }
-}
-
-/// See the module.
-#[derive(Debug)]
-pub(crate) struct Translator {
-    gaps: Gaps,
-    format: TargetFormat,
-    pub(crate) on_loss: OnLoss,
-}
-
-/// What a command comes to at the target.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Translated {
-    /// It is known there.
-    AsItIs,
-    /// These have the same effect, together.
-    Commands(Vec<Command>),
-    /// So do these, but for what is lost.
-    Loses(String, Vec<Command>),
-}
-
-impl Translator {
     /// What a command comes to.
     pub(crate) fn translate(&self, command: &CommandRef<'_>) -> Translated {
         if command.is("RESTORE") || command.is("RESTORE-ASKING") {
@@ -75,6 +49,17 @@ impl Translator {
         }
         rules::translate(self.gaps, command)
     }
+}
+
+/// What a command comes to at the target.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Translated {
+    /// It is known there.
+    AsItIs,
+    /// These have the same effect, together.
+    Commands(Vec<Command>),
+    /// So do these, but for what is lost.
+    Loses(String, Vec<Command>),
 }
 
 #[cfg(test)]

@@ -151,9 +151,7 @@ impl Core {
                     Some(Refused { reply: last, element: Some(element), text }),
                 );
             };
-            let repeated = item.replay
-                && (item.class == Class::Blind || (self.rules.single && batch::is_blind(&item, n)));
-            if repeated && text.kind() == ErrorCode::WrongType {
+            if self.is_repeated(&item, n) && text.kind() == ErrorCode::WrongType {
                 self.counts.replay_errors += 1;
             } else if let Err(error) = self.keep_command(&item, n, &text) {
                 return self.fail(error);
@@ -162,10 +160,10 @@ impl Core {
         self.batch_landed(lane_at, at, layout, None);
     }
 
-    /// True for a command of an item that was sent which another attempt may have carried out ahead of the rest.
-    fn may_have_gone_ahead(&self, lane_at: usize, item: usize, n: u32) -> bool {
-        let item = self.lanes[lane_at].sent.get(item);
-        item.is_some_and(|item| item.replay && self.rules.single && batch::is_blind(item, n))
+    /// True for the so-manieth command of an item if it may be carried out again and may have been carried out before: also by
+    /// itself, ahead of the rest.
+    fn is_repeated(&self, item: &Item, n: u32) -> bool {
+        item.replay && (item.class == Class::Blind || (self.rules.single && batch::is_blind(item, n)))
     }
 
     fn note_reply(&mut self, at: usize) {
@@ -233,8 +231,9 @@ impl Core {
             let lane = &self.lanes[lane_at];
             let culprit = place.and_then(|(item, _)| lane.sent.get(item));
             let exact = self.rules.exact;
-            let repeated = culprit.is_some_and(|item| item.replay && (item.class == Class::Blind || !exact))
-                || place.is_some_and(|(item, n)| self.may_have_gone_ahead(lane_at, item, n));
+            let repeated = culprit
+                .zip(place)
+                .is_some_and(|(item, (_, n))| (item.replay && !exact) || self.is_repeated(item, n));
             let explained = match refused.text.kind() {
                 ErrorCode::WrongType => true,
                 ErrorCode::BusyGroup => !exact,

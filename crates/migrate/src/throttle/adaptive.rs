@@ -10,14 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keyferry_client::{ConnectOptions, Connection};
+use keyferry_client::{Backoff, ConnectOptions, Connection};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Throttle;
 use crate::progress::{Meter, Phase};
 
-/// How often servers are asked, and it is decided.
+/// How often servers are asked, and it is decided, on average. Never at even intervals: a server that is busy at intervals
+/// of its own would be asked at the same point of them each time, be it just before or just after it is free.
 const TICK: Duration = Duration::from_millis(250);
 
 /// An answer that has not come by then has taken so long.
@@ -118,8 +119,10 @@ impl Watched {
         let mut probes: HashMap<String, Probe> = HashMap::new();
         let mut controller = Controller::default();
         let mut handed: VecDeque<(Instant, u64)> = VecDeque::new();
+        let longest = TICK * 3 / 2;
+        let mut ticks = Backoff::new(longest, longest).with_floor(TICK / 2).with_factor(1);
         loop {
-            tokio::time::sleep(TICK).await;
+            tokio::time::sleep(ticks.next_delay()).await;
             let source_rate = self.meter.source_rate();
             self.throttle.lock().source_rate = source_rate;
             let Some(bearable) = self.throttle.limits().adaptive else {

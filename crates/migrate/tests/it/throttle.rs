@@ -203,11 +203,10 @@ impl Drop for Busy {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "shows a defect: the rate does not always come back within a minute when the target is quiet again"]
 async fn it_slows_down_while_others_need_the_target_and_comes_back() {
     let (source, target) = (start(any().unwrap()), Server::any().unwrap());
-    block_in_place(|| fill(&source, 4500, 10_000));
-    let limits = [("full-bytes", "3mb"), ("adaptive", "60")];
+    block_in_place(|| fill(&source, 12_000, 5000));
+    let limits = [("full-bytes", "2mb"), ("adaptive", "60")];
     let running = Throttled::start(&source, &target, &limits, |options| {
         options.until = Until::CaughtUp { quiet: Duration::ZERO, linger: PATIENCE };
     });
@@ -215,7 +214,7 @@ async fn it_slows_down_while_others_need_the_target_and_comes_back() {
     let mut client = target.client().unwrap();
     let before = block_in_place(|| rate(&mut client, 1.0, keys));
     let busy = block_in_place(|| Busy::start(&target, 150));
-    let half = 3 << 19;
+    let half = 1 << 20;
     running
         .until("a lower rate", |running| {
             running.throttle.figures().adaptive_bytes.is_some_and(|rate| rate <= half)
@@ -227,7 +226,7 @@ async fn it_slows_down_while_others_need_the_target_and_comes_back() {
     block_in_place(|| drop(busy));
     running
         .until("the rate", |running| {
-            running.throttle.figures().adaptive_bytes.is_none_or(|rate| rate > 3 << 20)
+            running.throttle.figures().adaptive_bytes.is_none_or(|rate| rate > 2 << 20)
         })
         .await;
     let after = block_in_place(|| rate(&mut client, 1.0, keys));
@@ -235,7 +234,7 @@ async fn it_slows_down_while_others_need_the_target_and_comes_back() {
     running.throttle.set_limits(keyferry_migrate::RateLimits::default());
     let report = running.end().await;
     assert!(report.throttle.waited_seconds["adaptive"] > 0.0, "{:?}", report.throttle);
-    assert_eq!(keys(&mut client), 4500);
+    assert_eq!(keys(&mut client), 12_000);
 }
 
 /// Within five in a hundred over ten seconds, for each kind of limit.

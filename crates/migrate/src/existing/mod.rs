@@ -19,7 +19,7 @@ use serde::Serialize;
 pub use self::overlap::{Overlap, PrefixCount};
 pub(crate) use self::{
     handed::Handed,
-    overlap::{Counter, SharedKeys, idle_of, in_files},
+    overlap::{Counter, SharedKeys, idle_of, in_files, parts_of},
     treatment::{Treat, Treatment},
 };
 use crate::{

@@ -274,7 +274,7 @@ pub(crate) fn in_files(
 }
 
 /// The files that a journal has; else the path itself.
-fn parts_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(crate) fn parts_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
     if path.is_dir() && journal::is_journal(path) {
         return Ok(journal::links(path)?.into_iter().map(|link| link.join(journal::SUBDIR)).collect());
     }

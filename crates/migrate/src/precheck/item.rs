@@ -39,6 +39,8 @@ macro_rules! items {
 }
 
 items! {
+    /// Files that cannot be read, or are damaged. Long.
+    Files = "files", "are the files whole and undamaged?";
     /// Servers that cannot be connected to.
     Reachable = "reachable", "are all servers reached from here?";
     /// Refused passwords and users.
@@ -108,7 +110,25 @@ impl Item {
     /// run.
     #[must_use]
     pub fn is_long(self) -> bool {
-        matches!(self, Item::Losses | Item::HeartbeatKeys | Item::BigKeys)
+        matches!(self, Item::Files | Item::Losses | Item::HeartbeatKeys | Item::BigKeys)
+    }
+
+    /// True when it is looked at where the source is files, or else where it is servers.
+    pub(super) fn is_for(self, files: bool) -> bool {
+        match self {
+            Item::Files => files,
+            Item::SameServer
+            | Item::SourceAcl
+            | Item::Psync
+            | Item::Versions
+            | Item::OutputBuffer
+            | Item::Backlog
+            | Item::ReplTimeout
+            | Item::JournalDisk
+            | Item::Clock
+            | Item::Notifications => !files,
+            _ => true,
+        }
     }
 
     /// True when a migration refuses to run, or waits, all the same: ignoring it changes nothing, and the run tells more.
@@ -116,7 +136,8 @@ impl Item {
     pub fn is_refused_anyway(self) -> bool {
         matches!(
             self,
-            Item::Reachable
+            Item::Files
+                | Item::Reachable
                 | Item::Credentials
                 | Item::Roles
                 | Item::Slots

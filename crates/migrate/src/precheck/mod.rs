@@ -8,29 +8,32 @@
 //! It reads only. The load at the source is that of a few `INFO`, `CONFIG GET` and `SCAN` of a hundred keys; with
 //! [`Depth::Full`] also `MEMORY USAGE` and `DUMP` of the smaller ones of ten thousand keys.
 
+mod contents;
 mod estimate;
 mod item;
 mod items;
+mod losses;
 mod plan;
 mod report;
 mod sample;
 mod survey;
 pub(crate) mod trial;
 
-use keyferry_client::Error as ClientError;
+use keyferry_client::{Endpoint, Error as ClientError, ServerInfo};
 use serde::Serialize;
 
+use self::{
+    contents::Contents,
+    estimate::WriteRates,
+    report::Judge,
+    sample::Sample,
+    survey::{End, Surveyed},
+};
 pub use self::{
     estimate::Estimates,
     item::{Item, UnknownItem},
     plan::{Plan, PlannedEnd, PlannedNode},
     report::{Finding, Report, Verdict},
-};
-use self::{
-    estimate::WriteRates,
-    report::Judge,
-    sample::Sample,
-    survey::{End, Surveyed},
 };
 use crate::{error::Error, log, migration::Migration, options::Options, report::Ends};
 
@@ -60,20 +63,25 @@ impl Migration {
     /// Looks at both sides and writes nothing. The migration can be run afterwards.
     ///
     /// What cannot be asked is a finding, not an error: a server that is not reached fails [`Item::Reachable`], and what
-    /// could not be looked at because of it is in [`Report::left_out`]. Of a migration from files, only the target is looked at,
-    /// and whether it is reached.
+    /// could not be looked at because of it is in [`Report::left_out`]. Of a migration from files the target is looked at, and with
+    /// [`Depth::Full`] the files, which are read from start to end for that; of what comes from an archive, only the target.
     pub async fn precheck(&self, depth: Depth) -> Report {
         self.look(depth).await.0
     }
 
     /// What was found, and what it is built on where all servers were reached.
     async fn look(&self, depth: Depth) -> (Report, Option<Known<'_>>) {
+        match self.source.servers() {
+            None => (self.look_at_files(depth).await.of_source(true), None),
+            Some(source) => {
+                let (report, known) = self.look_at_servers(source, depth).await;
+                (report.of_source(false), known)
+            }
+        }
+    }
+
+    async fn look_at_servers(&self, source: &Endpoint, depth: Depth) -> (Report, Option<Known<'_>>) {
         let ignore = &self.options.ignore;
-        let Some(source) = self.source.servers() else {
-            // What files hold is seen when they are read.
-            let target = Surveyed::new(End::Target, &self.target).await;
-            return (Report::new(items::reach::check(&[(End::Target, &target)]), depth, ignore, None), None);
-        };
         let (source, target) =
             tokio::join!(Surveyed::new(End::Source, source), Surveyed::new(End::Target, &self.target));
         let mut findings = items::reach::check(&[(End::Source, &source), (End::Target, &target)]);
@@ -93,6 +101,38 @@ impl Migration {
                 (Report::new(findings, depth, ignore, None), None)
             }
         }
+    }
+
+    /// Looks at the target, and at the files that go there.
+    async fn look_at_files(&self, depth: Depth) -> Report {
+        let target = Surveyed::new(End::Target, &self.target).await;
+        let mut findings = items::reach::check(&[(End::Target, &target)]);
+        let ignore = &self.options.ignore;
+        let Ok(target) = target else { return Report::new(findings, depth, ignore, None) };
+        let mut contents = None;
+        if depth == Depth::Full {
+            let paths = self.source.files().unwrap_or_default().to_vec();
+            let filter = self.options.active_filter().cloned();
+            let servers: Vec<ServerInfo> = target.nodes.iter().map(|node| node.server.clone()).collect();
+            let read = move || Contents::read(&paths, filter.as_ref(), servers.iter());
+            contents =
+                tokio::task::spawn_blocking(read).await.ok().filter(|contents| !contents.files.is_empty());
+        }
+        let mut known = Known {
+            options: &self.options,
+            depth,
+            source: Surveyed::none(End::Source),
+            target,
+            sample: contents
+                .as_mut()
+                .map(|contents| std::mem::take(&mut contents.sample))
+                .unwrap_or_default(),
+            rates: WriteRates::default(),
+        };
+        if let Err(error) = items::check_files(&mut known, contents.as_ref(), &mut findings).await {
+            lost(&mut findings, &error);
+        }
+        Report::new(findings, depth, ignore, None)
     }
 }
 

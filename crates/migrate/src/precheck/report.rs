@@ -83,6 +83,12 @@ impl Report {
         Report { verdict, depth, findings, left_out, estimates }
     }
 
+    /// The same without items that are for another kind of source.
+    pub(super) fn of_source(mut self, files: bool) -> Self {
+        self.left_out.retain(|item| item.is_for(files));
+        self
+    }
+
     /// What was found of this item, if it was looked at.
     #[must_use]
     pub fn of(&self, item: Item) -> Option<&Finding> {

@@ -30,6 +30,8 @@ pub(super) struct SampledKey {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sample {
     pub(super) keys: Vec<SampledKey>,
+    /// How many the source has.
+    pub(super) all: u64,
     /// Why there are none, or not as many as there might be.
     pub(super) refused: Option<String>,
 }
@@ -39,7 +41,8 @@ impl Sample {
     pub(super) async fn take(source: &mut Surveyed, depth: Depth) -> Result<Self, Error> {
         let most = if depth == Depth::Full { FULL } else { QUICK };
         let shares: usize = source.nodes.iter().map(|node| node.keys().len()).sum();
-        let mut sample = Sample::default();
+        let all = source.nodes.iter().flat_map(|node| node.keys().into_values()).sum();
+        let mut sample = Sample { all, ..Sample::default() };
         for (number, node) in source.nodes.iter_mut().enumerate() {
             for db in node.keys().into_keys() {
                 let share = most.div_ceil(shares.max(1));
@@ -93,13 +96,13 @@ impl Sample {
         Ok(())
     }
 
-    /// Gives each value that is not large to `look`, as DUMP has it; returns how many there were, and what was refused.
+    /// Gives each value that is not large to `look`, as DUMP has it; returns what was refused.
     pub(super) async fn read(
         &self,
         source: &mut Surveyed,
         mut look: impl FnMut(&SampledKey, &[u8]),
-    ) -> Result<(usize, Option<String>), Error> {
-        let (mut read, mut refused) = (0, None);
+    ) -> Result<Option<String>, Error> {
+        let mut refused = None;
         for keys in self.keys.chunk_by(same_place).flat_map(|keys| keys.chunks(100)) {
             let small = |key: &&SampledKey| key.bytes.is_some_and(|bytes| bytes <= READ_UP_TO);
             let keys: Vec<&SampledKey> = keys.iter().filter(small).collect();
@@ -113,23 +116,19 @@ impl Sample {
             let values = node.connection.pipeline(&questions).await?;
             for (key, value) in keys.iter().zip(&values) {
                 match value.as_bytes() {
-                    Some(value) => {
-                        read += 1;
-                        look(key, value);
-                    }
+                    Some(value) => look(key, value),
                     // It is gone, or may not be read.
                     None => refused = value.error_reply().map(|error| error.to_string()).or(refused),
                 }
             }
             select(&mut node.connection, 0).await?;
         }
-        Ok((read, refused))
+        Ok(refused)
     }
 
     /// How much of a sample this is, for people.
-    pub(super) fn extent(&self, source: &Surveyed) -> String {
-        let all: u64 = source.nodes.iter().flat_map(|node| node.keys().into_values()).sum();
-        format!("{} of {all} keys looked at", self.keys.len())
+    pub(super) fn extent(&self) -> String {
+        format!("{} of {} keys looked at", self.keys.len(), self.all)
     }
 }
 

@@ -58,7 +58,7 @@ impl fmt::Display for End {
 pub(super) struct Surveyed {
     pub(super) end: End,
     pub(super) is_cluster: bool,
-    /// At least one.
+    /// At least one, unless it is no server at all.
     pub(super) nodes: Vec<Node>,
     /// Slots that nobody serves.
     pub(super) unserved: SlotSet,
@@ -99,13 +99,7 @@ impl fmt::Debug for Node {
 impl Surveyed {
     /// Finds the primaries of one end and asks them.
     pub(super) async fn new(end: End, endpoint: &Endpoint) -> Result<Self, Error> {
-        let mut surveyed = Surveyed {
-            end,
-            is_cluster: false,
-            nodes: Vec::new(),
-            unserved: SlotSet::new(),
-            moving: Ok(SlotSet::new()),
-        };
+        let mut surveyed = Self::none(end);
         match endpoint.clone().detect().await? {
             Endpoint::Cluster(options) => {
                 let found = cluster::discover(&options).await?;
@@ -132,6 +126,12 @@ impl Surveyed {
             other => surveyed.nodes.push(Node::ask(end, other.options().clone(), None).await?),
         }
         Ok(surveyed)
+    }
+
+    /// An end that is no server.
+    pub(super) fn none(end: End) -> Self {
+        let (nodes, unserved, moving) = (Vec::new(), SlotSet::new(), Ok(SlotSet::new()));
+        Surveyed { end, is_cluster: false, nodes, unserved, moving }
     }
 
     /// The number of the node that serves a slot.

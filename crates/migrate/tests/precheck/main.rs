@@ -5,6 +5,7 @@
 mod access;
 mod clusters;
 mod data;
+mod files;
 mod load;
 mod plan;
 mod reach;

@@ -31,7 +31,7 @@ async fn databases_need_a_place() {
     client.call(&["SET", "key", "value"]).unwrap();
     let target = Server::builder(keyferry_testkit::any().unwrap()).databases(4).start().unwrap();
     let finding = expect(&look(source.url(), target.url()).await, Item::Databases, Verdict::Fail);
-    says(&finding, "database 7 holds 1 keys; the target has 4 databases");
+    says(&finding, "database 7: 1 keys; the target has 4 databases");
     let mapped = look_with(source.url(), target.url(), Depth::Quick, |o| o.db_map = [(7, 3)].into()).await;
     expect(&mapped, Item::Databases, Verdict::Pass);
 }

@@ -150,7 +150,8 @@ fn is_newer(command: &str, server: &ServerInfo) -> bool {
     since.and_then(Version::parse).is_some_and(|since| version < since)
 }
 
-async fn target(known: &mut Known<'_>) -> Result<Finding, Error> {
+/// Whether the target lets the user do what is needed there.
+pub(super) async fn target(known: &mut Known<'_>) -> Result<Finding, Error> {
     let mut judge = Judge::new(Item::TargetAcl);
     // Permissions may depend on keys: one of those that come, and one of the migration's own.
     let sample = known.sample.keys.first().map_or_else(|| b"precheck".to_vec(), |key| key.key.clone());

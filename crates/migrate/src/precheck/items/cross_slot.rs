@@ -37,11 +37,29 @@ pub(super) fn check(known: &Known<'_>) -> Finding {
         judge.note("none that names several keys was called since the source counts");
         return judge.done();
     }
-    if calls.is_empty() {
-        return judge.done();
+    if !calls.is_empty() {
+        several(known, &mut judge, "calls since the source counts", &calls);
     }
+    judge.done()
+}
+
+/// `calls` are the commands of files whose keys are in several slots.
+pub(super) fn of_files(known: &Known<'_>, calls: &BTreeMap<String, u64>) -> Finding {
+    let mut judge = Judge::new(Item::CrossSlot);
+    if !known.target.is_cluster {
+        judge.note("the target has all slots on one server");
+    } else if calls.is_empty() {
+        judge.note("no command has keys in several slots");
+    } else {
+        let calls = calls.iter().map(|(name, count)| (&name[..], *count)).collect();
+        several(known, &mut judge, "with keys in several slots", &calls);
+    }
+    judge.done()
+}
+
+fn several(known: &Known<'_>, judge: &mut Judge, what: &str, calls: &BTreeMap<&str, u64>) {
     let list: Vec<String> = calls.iter().map(|(name, count)| format!("{count} {name}")).collect();
-    let line = format!("calls since the source counts: {}", list.join(", "));
+    let line = format!("{what}: {}", list.join(", "));
     match known.options.cross_slot {
         CrossSlotPolicy::CarryOut => judge.warn(
             format!("{line}; those with keys in several slots are split or computed at the target, with some round trips each"),
@@ -52,7 +70,6 @@ pub(super) fn check(known: &Known<'_>) -> Finding {
             "use hash tags at the source, or have them carried out (--cross-slot carry-out)",
         ),
     }
-    judge.done()
 }
 
 /// True for commands that write, and have several keys.

@@ -16,12 +16,21 @@ use crate::{
 pub(super) async fn check(known: &mut Known<'_>) -> Result<Finding, Error> {
     let mut judge = Judge::new(Item::Functions);
     let source = libraries_of(&mut known.source, &mut judge).await?;
+    against_target(known, &source, judge).await
+}
+
+/// Whether the target takes libraries of these names.
+pub(super) async fn against_target(
+    known: &mut Known<'_>,
+    source: &BTreeSet<String>,
+    mut judge: Judge,
+) -> Result<Finding, Error> {
     if source.is_empty() {
         judge.note("the source has none");
         return Ok(judge.done());
     }
     let named = |libraries: &BTreeSet<String>| libraries.iter().cloned().collect::<Vec<_>>().join(", ");
-    judge.note(format!("libraries of the source: {}", named(&source)));
+    judge.note(format!("libraries of the source: {}", named(source)));
     for node in known.target.nodes.iter().filter(|node| !has_functions(node)) {
         let line = format!("{}: {} has no functions", node.name(), node.server);
         if known.options.on_loss == OnLoss::Drop {

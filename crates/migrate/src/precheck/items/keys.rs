@@ -40,7 +40,7 @@ fn heartbeats(known: &Known<'_>) -> Finding {
             );
         }
     }
-    judge.note(known.sample.extent(&known.source));
+    judge.note(known.sample.extent());
     judge.done()
 }
 
@@ -79,6 +79,6 @@ fn big(known: &Known<'_>) -> Finding {
             "give the user at the source +memory|usage",
         );
     }
-    judge.note(known.sample.extent(&known.source));
+    judge.note(known.sample.extent());
     judge.done()
 }

@@ -2,6 +2,7 @@
 
 use crate::precheck::{
     Finding, Item, Known,
+    contents::Contents,
     estimate::{bytes, data_bytes},
     report::Judge,
     survey::Node,
@@ -15,8 +16,25 @@ const SPARE: f64 = 1.1;
 /// Above this the source is fragmented more than a target that is filled anew will be.
 const MOST_FRAGMENTATION: f64 = 1.5;
 
-pub(super) fn check(known: &Known<'_>, existing: &Existing) -> Vec<Finding> {
-    vec![memory(known, existing), eviction(known)]
+pub(super) fn check(known: &Known<'_>, existing: &Existing) -> Finding {
+    let Some(coming) = coming(known) else {
+        let mut judge = Judge::new(Item::Memory);
+        let silent = known.source.nodes.iter().find(|node| node.figure("used_memory").is_none());
+        judge.warn(silent.map(Node::silence).unwrap_or_default(), "give the user at the source +info");
+        return judge.done();
+    };
+    let fragmentation =
+        known.source.nodes.iter().filter_map(|node| node.info.get_as::<f64>("mem_fragmentation_ratio"));
+    let fragmentation = fragmentation.fold(1.0, f64::max).min(MOST_FRAGMENTATION);
+    room(known, existing, &coming, fragmentation)
+}
+
+/// The same of what files hold.
+pub(super) fn of_files(known: &Known<'_>, contents: &Contents, existing: &Existing) -> Finding {
+    let part =
+        |node: &Node| contents.bytes(|slot| node.slots.as_ref().is_none_or(|slots| slots.contains(slot)));
+    let coming: Vec<f64> = known.target.nodes.iter().map(|node| part(node) as f64).collect();
+    room(known, existing, &coming, 1.0)
 }
 
 /// What comes to each node of the target: from each node of the source as much as the slots say that both have in common, or
@@ -42,16 +60,8 @@ fn coming(known: &Known<'_>) -> Option<Vec<f64>> {
     Some(coming)
 }
 
-fn memory(known: &Known<'_>, existing: &Existing) -> Finding {
+fn room(known: &Known<'_>, existing: &Existing, coming: &[f64], fragmentation: f64) -> Finding {
     let mut judge = Judge::new(Item::Memory);
-    let Some(coming) = coming(known) else {
-        let silent = known.source.nodes.iter().find(|node| node.figure("used_memory").is_none());
-        judge.warn(silent.map(Node::silence).unwrap_or_default(), "give the user at the source +info");
-        return judge.done();
-    };
-    let fragmentation =
-        known.source.nodes.iter().filter_map(|node| node.info.get_as::<f64>("mem_fragmentation_ratio"));
-    let fragmentation = fragmentation.fold(1.0, f64::max).min(MOST_FRAGMENTATION);
     for (to, coming) in known.target.nodes.iter().zip(coming) {
         let name = to.name();
         let Some(used) = to.figure("used_memory") else {
@@ -92,7 +102,7 @@ fn memory(known: &Known<'_>, existing: &Existing) -> Finding {
     judge.done()
 }
 
-fn eviction(known: &Known<'_>) -> Finding {
+pub(super) fn eviction(known: &Known<'_>) -> Finding {
     let mut judge = Judge::new(Item::EvictionPolicy);
     for node in &known.target.nodes {
         let name = node.name();

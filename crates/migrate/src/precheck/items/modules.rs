@@ -42,6 +42,28 @@ pub(super) fn check(known: &Known<'_>) -> Finding {
     judge.done()
 }
 
+/// Of files it is known which types of modules their values have, not which module that is.
+pub(super) fn of_files(known: &Known<'_>, types: &BTreeMap<String, u64>) -> Finding {
+    let mut judge = Judge::new(Item::Modules);
+    let target = modules_of(&known.target);
+    let there: Vec<&str> = target.keys().map(String::as_str).collect();
+    let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+    for (name, count) in types {
+        let line = format!(
+            "{count} values of the type {name}, which a module defines; modules of the target: {there}"
+        );
+        if target.is_empty() {
+            judge.fail(line, "load the module there");
+        } else {
+            judge.warn(line, "be sure that the module of this type is one of them");
+        }
+    }
+    if types.is_empty() {
+        judge.note("no value of a module");
+    }
+    judge.done()
+}
+
 /// The modules of an end and their versions: of several nodes the newest at the source, the oldest at the target, so that the
 /// worst case is seen.
 fn modules_of(end: &Surveyed) -> BTreeMap<String, u64> {

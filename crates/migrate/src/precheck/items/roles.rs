@@ -17,6 +17,16 @@ pub(super) fn check(known: &Known<'_>) -> Vec<Finding> {
     findings
 }
 
+/// The same where the source is no server.
+pub(super) fn of_target(known: &Known<'_>) -> Vec<Finding> {
+    let Known { source, target, .. } = known;
+    let mut findings = vec![roles(source, target)];
+    if target.is_cluster {
+        findings.push(slots([source, target]));
+    }
+    findings
+}
+
 fn roles(source: &Surveyed, target: &Surveyed) -> Finding {
     let mut judge = Judge::new(Item::Roles);
     for node in source.nodes.iter().chain(&target.nodes) {

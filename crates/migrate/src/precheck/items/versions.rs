@@ -1,22 +1,12 @@
 //! Vendors and versions, and what a sample of the data would lose.
 
-use std::collections::BTreeMap;
-
 use keyferry_client::{Error, ServerInfo};
-use keyferry_rdb::{
-    TargetFormat,
-    convert::{Converted, Converter},
-    dump::Payload,
-};
+use keyferry_rdb::dump::Payload;
 
 use crate::{
-    options::OnLoss,
-    precheck::{Finding, Item, Known, report::Judge, sample::shown},
-    target::{format_of, is_grave, known_format_of, knows_all_of},
+    precheck::{Finding, Item, Known, losses::Losses, report::Judge},
+    target::{known_format_of, knows_all_of},
 };
-
-/// Keys that are named for each loss.
-const NAMED: usize = 3;
 
 pub(super) fn versions(known: &Known<'_>) -> Finding {
     let mut judge = Judge::new(Item::Versions);
@@ -54,54 +44,17 @@ pub(super) fn versions(known: &Known<'_>) -> Finding {
 
 pub(super) async fn losses(known: &mut Known<'_>) -> Result<Finding, Error> {
     let mut judge = Judge::new(Item::Losses);
-    // With whether somebody would miss it.
-    let mut lost: BTreeMap<(String, bool), (u64, Vec<String>)> = BTreeMap::new();
-    let (mut reencoded, mut damaged, mut conversions) = (0_u64, 0_u64, 0_usize);
-    let formats: Vec<TargetFormat> = known.target.nodes.iter().map(|node| format_of(&node.server)).collect();
-    // Of a cluster with several versions the least able one.
-    let Some(format) = formats.into_iter().min_by_key(TargetFormat::version) else { return Ok(judge.done()) };
-    let mut converter = Converter::new(format);
-    let (read, refused) = known
+    let servers = known.target.nodes.iter().map(|node| &node.server);
+    let Some(mut losses) = Losses::for_servers(servers) else { return Ok(judge.done()) };
+    let refused = known
         .sample
-        .read(&mut known.source, |key, value| {
-            let Ok(payload) = Payload::parse(value) else {
-                damaged += 1;
-                return;
-            };
-            let Ok(conversion) = converter.convert(payload.value) else {
-                damaged += 1;
-                return;
-            };
-            conversions += 1;
-            reencoded += u64::from(matches!(conversion.converted, Converted::Reencoded(_)));
-            for loss in &conversion.losses {
-                let (count, named) = lost.entry((loss.name().to_owned(), is_grave(loss))).or_default();
-                *count += 1;
-                if named.len() < NAMED {
-                    named.push(format!("{} (database {}): {loss}", shown(&key.key), key.db));
-                }
-            }
+        .read(&mut known.source, |key, value| match Payload::parse(value) {
+            Ok(payload) => losses.value(key.db, &key.key, payload.value),
+            Err(_) => losses.damaged(),
         })
         .await?;
-    judge.note(format!(
-        "{read} values read, {}; {reencoded} have to be encoded anew",
-        known.sample.extent(&known.source)
-    ));
-    if damaged > 0 {
-        judge.fail(
-            format!("{damaged} of {conversions} values could not be taken apart"),
-            "have the source checked: redis-check-rdb on a snapshot of it",
-        );
-    }
-    for ((name, grave), (count, named)) in &lost {
-        let line = format!("{name}: {count} of {read} values, as {}", named.join(", "));
-        if *grave && known.options.on_loss == OnLoss::Fail {
-            let remedy = "take a target that knows this, rewrite these keys at the source, or go on without it (--on-loss drop)";
-            judge.fail(line, remedy);
-        } else {
-            judge.warn(line, "it will not be at the target; the report counts it");
-        }
-    }
+    let remedy = "have the source checked: redis-check-rdb on a snapshot of it";
+    losses.judge(&mut judge, &known.sample.extent(), known.options.on_loss, remedy);
     if let Some(why) = refused.or_else(|| known.sample.refused.clone()) {
         judge.warn(
             format!("not all could be read: {why}"),
@@ -113,6 +66,8 @@ pub(super) async fn losses(known: &mut Known<'_>) -> Result<Finding, Error> {
 
 #[cfg(test)]
 mod tests {
+    use keyferry_rdb::TargetFormat;
+
     use super::*;
 
     #[test]

@@ -299,8 +299,7 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
             // Where it may matter over restarts which keys were at the target before.
             ("--journal", args.journal.is_some() && !args.existing.wants_journal()),
             ("--journal-max", args.journal_max.is_some()),
-            ("--precheck", args.precheck.precheck),
-            ("--plan", plan.is_some()),
+            ("--plan", plan.is_some() || args.precheck.plan.is_some()),
             ("--prefer-replicas", args.prefer_replicas),
             ("--source-disk", args.source_disk),
             ("--from-now", args.from_now),
@@ -462,7 +461,7 @@ fn print_summary(report: &Report) {
     }
     keyferry_examples::print_reading(report);
     print_routing(&report.routing);
-    keyferry_examples::print_existing(&report.existing);
+    keyferry_examples::print_existing(&report.existing, report.mirror.resyncs);
     keyferry_examples::print_throttle(&report.throttle);
     let mirror = &report.mirror;
     if mirror.resyncs > 0 {

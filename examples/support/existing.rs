@@ -44,8 +44,13 @@ impl ExistingArgs {
     }
 }
 
-/// Prints what became of them, if there were any.
-pub fn print_existing(counts: &ExistingCounts) {
+/// Prints what became of them, if there were any. `resyncs` is how often the source had to send a snapshot once more.
+pub fn print_existing(counts: &ExistingCounts, resyncs: u64) {
+    if counts.policy == OnExists::Fail && resyncs > 0 {
+        println!(
+            "existing another snapshot was not guarded: it has replaced keys that somebody else made since the first one"
+        );
+    }
     let kinds = [("skipped", &counts.skipped), ("replaced", &counts.replaced), ("merged", &counts.merged)];
     for (what, KeyTally { count, samples, .. }) in kinds {
         if *count > 0 {

@@ -48,10 +48,6 @@ pub async fn precheck(migration: &Migration, args: &PrecheckArgs) -> (Report, Ex
     } else {
         println!("{report}");
     }
-    if args.plan.is_some() && plan.is_none() && report.verdict != Verdict::Fail {
-        eprintln!("migrate: a plan is of servers; files are imported without one");
-        return (report, ExitCode::FAILURE);
-    }
     if let Some((file, plan)) = plan {
         let written = serde_json::to_vec_pretty(&plan).map_err(std::io::Error::from);
         if let Err(e) = written.and_then(|plan| std::fs::write(file, plan)) {

@@ -1,6 +1,8 @@
 //! Keys that the target has already: each way, from a server that replicates, by SCAN, and from a file, into a server and into a
 //! cluster.
 
+mod later;
+
 use std::{path::Path, time::Duration};
 
 use keyferry_migrate::{Error, Finished, Migration, OnExists, Options, Phase, SourceMode, Until};

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod existing;
+
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -263,6 +265,10 @@ fn files_and_standard_input_are_sources() {
         let result = compare(&mut client, &mut target.client().unwrap()).unwrap();
         assert!(result.is_equal() && result.keys_a > 100, "{result}");
     }
+    // Looked at first, all of it.
+    let (code, out, err) = to_its_end(&["--source", &dump, "--target", &url, "--precheck"], Stdio::null());
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.starts_with("pass    files ") && out.contains("pass    losses "), "{out}");
     // Damaged: told with the byte.
     let cut = dir.path().join("cut.rdb");
     std::fs::write(&cut, &std::fs::read(&dump).unwrap()[..5000]).unwrap();
@@ -270,9 +276,12 @@ fn files_and_standard_input_are_sources() {
     let (code, _, err) = to_its_end(&["--source", &cut, "--target", &url], Stdio::null());
     assert_eq!(code, Some(1));
     assert!(err.contains("cut.rdb") && err.contains("5000"), "{err}");
+    let (code, out, _) = to_its_end(&["--source", &cut, "--target", &url, "--precheck"], Stdio::null());
+    assert_eq!(code, Some(1));
+    assert!(out.contains("FAIL    files ") && out.contains("cut.rdb"), "{out}");
     for wrong in [
         &["--source", &cut, "--target", &url, "--journal", "somewhere"][..],
-        &["--source", &cut, "--target", &url, "--precheck"],
+        &["--source", &cut, "--target", &url, "--precheck", "--plan", "plan.json"],
         &["--source", "none.rdb", "--target", &url],
         &["--source", &cut, "--source", "redis://a", "--target", &url],
     ] {

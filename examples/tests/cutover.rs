@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use keyferry_testkit::Server;
 use keyferry_testkit::chaos::Topology;
@@ -11,6 +12,12 @@ use keyferry_testkit::rehearsal::{Kind, Programs, Rounds};
 
 /// Writes in a second: the programs are not optimised, and others want the processor, too.
 const RATE: u64 = 2000;
+
+/// Any wait for a program or a server.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often something is looked at.
+const TICK: Duration = Duration::from_millis(10);
 
 /// The programs, built beside this test.
 fn program(name: &str) -> PathBuf {
@@ -73,4 +80,93 @@ fn what_cannot_be_done_is_said_in_one_line() {
     assert!(code == Some(1) && page.contains("fail     migration: the target keeps nothing"), "{page}");
     let (code, _, page) = run(&["--undo"]);
     assert!(code == Some(1) && page.contains("no cutover of"), "{page}");
+}
+
+/// A program that runs until it is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn start(name: &str, args: &[&str]) -> Running {
+    let mut command = Command::new(program(name));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Running(command.spawn().unwrap())
+}
+
+/// Waits until what is written to one side is at the other. Connections may be closed by a cutover at any moment.
+fn until_follows(from: &Server, to: &Server, token: &str) {
+    let begun = Instant::now();
+    let write = || from.client()?.call(&["SET", "token", token]);
+    while write().is_err() {
+        assert!(begun.elapsed() < PATIENCE, "{token} cannot be written");
+        std::thread::sleep(TICK);
+    }
+    let has = || to.client()?.bytes(&["GET", "token"]);
+    while !has().is_ok_and(|value| value.as_deref() == Some(token.as_bytes())) {
+        assert!(begun.elapsed() < PATIENCE, "{token} does not come");
+        std::thread::sleep(TICK);
+    }
+}
+
+/// Only what the journal says was touched since the full comparison is compared while writes are stopped; and the way back goes on by
+/// itself.
+#[test]
+fn what_changed_is_proved_and_the_way_back_begins() {
+    let begin = || Server::builder(keyferry_testkit::any().unwrap()).diskless_sync(true, 0).start().unwrap();
+    let (source, target) = (begin(), begin());
+    let mut client = source.client().unwrap();
+    for n in 0..500 {
+        client.call(&["RPUSH", &format!("list:{n}"), "a", "b"]).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (journal, proof, switched, page) =
+        (path("journal"), path("full.jsonl"), path("switched"), path("cut.json"));
+    let (from, to) = (source.url(), target.url());
+    let sides = ["--source", &from, "--target", &to, "--id", "proved"];
+    let migration = [&sides[..], &["--journal", &journal, "--keep", "--until", "forever"]].concat();
+    let _forward = start("migrate", &migration);
+    until_follows(&source, &target, "one");
+    // Times are told in seconds: one that the journal has all of has to lie between its beginning and the comparison.
+    std::thread::sleep(Duration::from_millis(2100));
+    let diff =
+        Command::new(program("diff")).args([&from, &to, "--barrier", "--jsonl", &proof]).output().unwrap();
+    assert_eq!(diff.status.code(), Some(0), "{diff:?}");
+
+    for n in 0..20 {
+        client.call(&["RPUSH", &format!("list:{n}"), "c"]).unwrap();
+    }
+    until_follows(&source, &target, "two");
+    let switch = format!(": > '{switched}'");
+    let more = ["--changed-in", &journal, "--proof", &proof, "--on-switch", &switch, "--report", &page];
+    let cutover = [&sides[..], &more, &["--backlog", "4m"]].concat();
+    // A key that was touched differs.
+    let mut there = target.client().unwrap();
+    there.call(&["RPUSH", "list:3", "foreign"]).unwrap();
+    let refused = Command::new(program("cutover")).args(&cutover).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let report = || -> serde_json::Value { serde_json::from_slice(&std::fs::read(&page).unwrap()).unwrap() };
+    assert_eq!(report()["proof"]["differences"], 1, "{}", report());
+    there.call(&["RPOP", "list:3"]).unwrap();
+    // The migration was kept out for a moment, and goes on.
+    until_follows(&source, &target, "three");
+
+    let reversed = [&cutover[..], &["--reverse"]].concat();
+    let _back = start("cutover", &reversed);
+    let begun = Instant::now();
+    while !Path::new(&switched).exists() {
+        assert!(begun.elapsed() < PATIENCE, "{}", report());
+        std::thread::sleep(TICK);
+    }
+    until_follows(&target, &source, "back");
+    let keys = report()["proof"]["keys"].as_u64().unwrap();
+    assert!((20..100).contains(&keys), "all keys were compared, or too few: {}", report()["proof"]);
+    target.client().unwrap().call(&["RPUSH", "list:3", "d"]).unwrap();
+    until_follows(&target, &source, "again");
+    assert_eq!(source.client().unwrap().int(&["LLEN", "list:3"]).unwrap(), 4);
 }

@@ -24,7 +24,7 @@ impl Journal {
                 db: first.batch.db,
                 ..keyferry_replication::Position::after_snapshot(first.id, first.batch.start)
             };
-            let mut segment = self.start_segment(&position)?;
+            let mut segment = self.start_segment(&position, None)?;
             segment.append(&left)?;
             segment.close()?;
         }

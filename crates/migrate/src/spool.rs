@@ -54,6 +54,8 @@ pub(crate) struct Spool {
     backfill: Vec<Received>,
     id: ReplicationId,
     in_transaction: bool,
+    /// When it began, in milliseconds of the Unix epoch, until a segment has told so.
+    begun: Option<u64>,
     /// When the segment was last written through, and whether it has been written to since.
     synced: Instant,
     dirty: bool,
@@ -161,6 +163,7 @@ impl Spool {
             backfill: Vec::new(),
             id: to.id,
             in_transaction: false,
+            begun: Some(now_ms()),
             synced: Instant::now(),
             dirty: false,
             syncing: None,
@@ -282,7 +285,9 @@ impl Spool {
         let position =
             Position { db: first.batch.db, ..Position::after_snapshot(first.id, first.batch.start) };
         let journal = self.journal.clone();
-        self.segment = Some(blocking(move || journal.start_segment(&position)).await?);
+        // All of the stream is kept, from its first byte on.
+        let begun = self.begun.take().filter(|_| self.journal.settings().keep);
+        self.segment = Some(blocking(move || journal.start_segment(&position, begun)).await?);
         self.backfill = before;
         Ok(())
     }

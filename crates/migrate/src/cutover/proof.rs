@@ -152,7 +152,7 @@ fn compare(
     // What a server before 7.0 cannot tell is made up for by the comparison itself, and noted.
     diff.options_mut().ttl_tolerance = tolerance;
     let mut samples = Samples::default();
-    let (how, mut leaves_open) = match verify {
+    let (mut how, mut leaves_open) = match verify {
         Verify::Sample(share) => {
             diff.live_mut().sample = Some(*share);
             let percent = share.share() * 100.0;
@@ -174,6 +174,9 @@ fn compare(
             let since = u64::try_from(*since).unwrap_or(0);
             options.since = Some(UNIX_EPOCH + Duration::from_secs(since));
             let changed = ChangedKeys::read(journal, &options).map_err(failed)?;
+            if !changed.widened().is_empty() {
+                how = format!("{how}; more than the journal names, as {}", changed.widened().join("; "));
+            }
             diff.run_changed(&changed, &mut samples).map_err(failed)?
         }
         _ => diff.run(&mut samples).map_err(failed)?,

@@ -9,7 +9,8 @@
 //! - `#OFFSET:<n>`: the byte of the stream behind this line is number n + 1. At the beginning, and wherever the
 //!   offset moved by more than the commands written (keep-alives, which are not kept).
 //!
-//! A file begins with `#ID:`, a `SELECT` where the database is known, and `#OFFSET:`; the `SELECT` does not count.
+//! A file begins with `#ID:`, a `SELECT` where the database is known, and `#OFFSET:`; the `SELECT` does not count. Behind that may stand
+//! the time since which nothing is missing.
 
 use bytes::{Bytes, BytesMut};
 use keyferry_replication::{Batch, Position, ReplicationId};
@@ -32,6 +33,13 @@ impl Pen {
     /// Of a file that begins at `position`, with [`head`].
     pub(crate) fn new(position: &Position) -> Self {
         Pen { position: position.clone(), told: 0, ids: vec![position.id] }
+    }
+
+    /// What tells a time, in milliseconds of the Unix epoch.
+    pub(crate) fn time(&mut self, now: u64) -> Bytes {
+        let line = time(now, self.told).unwrap_or_default();
+        self.told = now;
+        line
     }
 
     /// Gives the pieces in which batches are written, of which each begins where the one before ended.

@@ -306,11 +306,20 @@ impl Journal {
 
 /// The stream.
 impl Journal {
-    /// Starts a segment for a stream that goes on after `position`.
-    pub(crate) fn start_segment(&self, position: &Position) -> Result<SegmentWriter, Error> {
+    /// Starts a segment for a stream that goes on after `position`. What the stream brought since the time `begun`, in milliseconds of the
+    /// Unix epoch, will be in it or in those before it: whoever asks what came since some time has to know.
+    pub(crate) fn start_segment(
+        &self,
+        position: &Position,
+        begun: Option<u64>,
+    ) -> Result<SegmentWriter, Error> {
         let seq = self.catalog().last_seq + 1;
         let mut file = self.create(&segment_name(seq))?;
+        let mut pen = form::Pen::new(position);
         file.append(&[form::head(position)])?;
+        if let Some(begun) = begun {
+            file.append(&[pen.time(begun)])?;
+        }
         let segment = Segment {
             seq,
             start: position.clone(),
@@ -326,7 +335,7 @@ impl Journal {
             catalog.last_seq = seq;
             catalog.segments.push_back(segment);
         }
-        let writer = SegmentWriter { journal: self.clone(), seq, file, pen: form::Pen::new(position) };
+        let writer = SegmentWriter { journal: self.clone(), seq, file, pen };
         if let Err(error) = self.write_manifest() {
             self.catalog().segments.retain(|segment| segment.seq != seq);
             remove(writer.file.path()).ok();

@@ -163,7 +163,7 @@ fn parse(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
 /// Writes a journal of several segments; gives the load's position at its end.
 fn write(journal: &Journal, load: &mut Load, segments: u64, rounds: u64) {
     for _ in 0..segments {
-        let mut writer = journal.start_segment(&load.position()).unwrap();
+        let mut writer = journal.start_segment(&load.position(), None).unwrap();
         for _ in 0..rounds {
             let batches = load.batches();
             for part in batches.chunks(2) {
@@ -293,7 +293,7 @@ fn a_file_that_is_damaged_or_too_short_in_the_middle_ends_the_run_there() {
         assert!(!paths[2].exists());
         // What comes next joins it.
         let next = Position { db: run.end.db, ..Position::after_snapshot(run.end.id, run.end.offset) };
-        journal.start_segment(&next).unwrap().close().unwrap();
+        journal.start_segment(&next, None).unwrap().close().unwrap();
         let (_, again) = Journal::open(dir.path(), settings()).unwrap();
         assert_eq!(again.run.unwrap().end.offset, run.end.offset);
         assert!(again.notes.is_empty(), "{:?}", again.notes);
@@ -336,7 +336,7 @@ fn a_place_inside_of_a_command_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _) = Journal::open(dir.path(), settings()).unwrap();
     let position = Position::after_snapshot(A.parse().unwrap(), 100);
-    let mut writer = journal.start_segment(&position).unwrap();
+    let mut writer = journal.start_segment(&position, None).unwrap();
     let bytes = command(&["SET", "a", "b"]);
     let batch = Batch::new(bytes.clone(), 1, 100, 100 + bytes.len() as u64);
     writer.append(&[Received { batch, at: 1, id: position.id }]).unwrap();
@@ -441,7 +441,7 @@ fn a_directory_belongs_to_one_process_and_one_migration() {
     assert_eq!(root.token(), None);
     root.set_token("other").unwrap();
     let (journal, _) = root.link(None).unwrap();
-    journal.start_segment(&Load::new(1).position()).unwrap().close().unwrap();
+    journal.start_segment(&Load::new(1).position(), None).unwrap().close().unwrap();
     drop((root, journal));
     let error = open("one").unwrap_err();
     let text = error.to_string();

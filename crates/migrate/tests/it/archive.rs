@@ -1,5 +1,6 @@
 //! Archives of real servers, and what is restored from them.
 
+mod clusters;
 mod damage;
 mod follow;
 mod moments;

@@ -294,3 +294,35 @@ async fn a_switch_that_fails_is_undone_or_gone_on_with() {
     assert_eq!(report.begins.len(), 1);
     drop(forward.end().await);
 }
+
+/// What the target has evicted is missed by nobody but a comparison: it is asked about.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_has_evicted_keys_is_not_cut_over_to_without_a_word() {
+    let (source, target) = (any(), any());
+    source.client().unwrap().call(&["SET", "a", "1"]).unwrap();
+    let mut there = target.client().unwrap();
+    there.call(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).unwrap();
+    there.call(&["CONFIG", "SET", "maxmemory", "3mb"]).unwrap();
+    for n in 0..100 {
+        // Whether it is taken or not: something has to go.
+        there.call_raw(&["SET", &format!("theirs:{n}"), &"x".repeat(100_000)]).unwrap();
+    }
+    assert_ne!(there.info("stats", "evicted_keys").unwrap().as_deref(), Some("0"));
+    there.call(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    there.call(&["FLUSHALL"]).unwrap();
+    let forward = following(&source.url(), &target.url(), "evicted").await;
+    let cut = || cutover(&source.url(), &target.url(), "evicted");
+    let report = cut().run(async |_| panic!("switched")).await;
+    assert_eq!(report.outcome, CutoverOutcome::Refused, "{report:?}");
+    assert_eq!(verdict(&report, "evicted"), GateVerdict::Fail);
+    let mut lenient = cut();
+    lenient.options_mut().ignore_warnings = true;
+    let report = lenient.rehearse().await;
+    assert_eq!(report.outcome, CutoverOutcome::Rehearsed { ready: true }, "{report:?}");
+    assert_eq!(verdict(&report, "evicted"), GateVerdict::Warn);
+    there.call(&["CONFIG", "RESETSTAT"]).unwrap();
+    let report = cut().run(async |_| Ok(())).await;
+    assert_eq!(report.outcome, CutoverOutcome::CutOver, "{report:?}");
+    assert_eq!(verdict(&report, "evicted"), GateVerdict::Pass);
+    drop(forward.end().await);
+}

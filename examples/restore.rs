@@ -21,7 +21,7 @@ use keyferry_testkit::{Server, ServerBinary, Version};
 #[command(group = ArgGroup::new("what").required(true).args(["list", "diff", "at", "offset", "latest"]))]
 #[command(group = ArgGroup::new("where").args(["target", "to_dir"]))]
 struct Args {
-    /// Directory of the archive; of a cluster, that of one shard
+    /// Directory of the archive; of a cluster, that of all shards or of one
     #[arg(long, value_name = "DIR")]
     archive: PathBuf,
 
@@ -96,6 +96,7 @@ Examples:
   restore --archive /backup/host --at 2026-11-20T03:14:15Z --target redis://host:6379 --keys 'user:*' --rename was:
   restore --archive /backup/host --latest --target dump.rdb --expiry freeze
   restore --archive /backup/host --offset 123456 --to-dir /var/lib/redis
+  restore --archive /backup/cluster --at 2026-11-20T03:14:15Z --target redis+cluster://empty:6379
 
 Exit status: 0 done, 1 failed, and with --list --verify also when something is damaged, 2 wrong usage.";
 
@@ -153,19 +154,28 @@ fn target(text: &str) -> Result<RestoreTo, String> {
     Ok(RestoreTo::File(PathBuf::from(text)))
 }
 
-fn open(args: &Args) -> Result<Stored, String> {
-    Stored::open(&args.archive).map_err(|error| error.to_line())
+/// The archive that is there, or those of all shards of a cluster.
+fn open(args: &Args) -> Result<Vec<Stored>, String> {
+    match Stored::open(&args.archive) {
+        Err(Error::Archive(ArchiveError::SeveralShards { dir, shards })) => {
+            let open = |shard: &String| Stored::open(dir.join(shard)).map_err(|error| error.to_line());
+            shards.iter().map(open).collect()
+        }
+        one => Ok(vec![one.map_err(|error| error.to_line())?]),
+    }
 }
 
 fn list(args: &Args) -> Result<ExitCode, String> {
-    let stored = open(args)?;
-    let listing = if args.verify { stored.verify() } else { stored.listing() };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&listing).map_err(|e| e.to_string())?);
-    } else {
-        print_listing(&listing);
+    let mut damaged = false;
+    for stored in open(args)? {
+        let listing = if args.verify { stored.verify() } else { stored.listing() };
+        if args.json {
+            println!("{}", serde_json::to_string_pretty(&listing).map_err(|e| e.to_string())?);
+        } else {
+            print_listing(&listing);
+        }
+        damaged |= args.verify && !listing.damages.is_empty();
     }
-    let damaged = args.verify && !listing.damages.is_empty();
     Ok(if damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -233,7 +243,13 @@ fn history(args: &Args, key: &str) -> Result<ExitCode, String> {
         [db] => db,
         _ => return Err("--diff: one --db is wanted".to_owned()),
     };
-    let stored = open(args)?;
+    for stored in open(args)? {
+        history_in(&stored, args, db, key)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn history_in(stored: &Stored, args: &Args, db: u64, key: &str) -> Result<(), String> {
     let end = stored.history(db, key.as_bytes(), |write| {
         if args.json {
             println!("{}", serde_json::to_string(&write).unwrap_or_default());
@@ -245,9 +261,10 @@ fn history(args: &Args, key: &str) -> Result<ExitCode, String> {
     let end = end.map_err(|error| error.to_line())?;
     if args.json {
         println!("{}", serde_json::to_string(&end).unwrap_or_default());
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
-    println!("{} writes", HumanCount(end.writes));
+    let shard = stored.listing().slots.map_or(String::new(), |slots| format!(", slots {slots}"));
+    println!("{} writes{shard}", HumanCount(end.writes));
     for (count, what) in [
         (end.scripts, "scripts in the stream do not name the key: whether they wrote to it is not known"),
         (
@@ -262,11 +279,33 @@ fn history(args: &Args, key: &str) -> Result<ExitCode, String> {
     for damage in &end.damages {
         println!("DAMAGED  {damage}: writes may be missing");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn restore(args: &Args, to: Option<RestoreTo>, scratch: Option<Endpoint>) -> Result<ExitCode, String> {
-    let stored = open(args)?;
+    let archives = open(args)?;
+    let several = archives.len() > 1;
+    if several && !matches!(to, Some(RestoreTo::Server(_))) {
+        return Err(format!(
+            "{} holds an archive for each shard of a cluster: they go to a server or a cluster together, and to files one by one \
+             (--archive DIR/shard-N)",
+            args.archive.display()
+        ));
+    }
+    if several && args.offset.is_some() {
+        return Err("each shard counts offsets of its own: name a shard (--archive DIR/shard-N), or a time"
+            .to_owned());
+    }
+    // Of all shards before anything is restored: that of one may be damaged, or end too early.
+    let points = archives.iter().map(|stored| point(args, stored)).collect::<Result<Vec<Point>, String>>()?;
+    for (number, point) in points.iter().enumerate() {
+        restore_one(args, point, to.clone(), scratch.clone(), number == 0)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The moment that was asked for, whose files were read and are as they were written.
+fn point(args: &Args, stored: &Stored) -> Result<Point, String> {
     let when = args.at.or(args.offset).unwrap_or(When::Latest);
     eprintln!("restore: reading everything up to {when}");
     let (point, notes) = stored.point(when).map_err(|error| error.to_line())?;
@@ -279,10 +318,21 @@ fn restore(args: &Args, to: Option<RestoreTo>, scratch: Option<Endpoint>) -> Res
         point.base().0,
         HumanBytes(point.bytes())
     );
+    Ok(point)
+}
+
+/// Restores one archive: that of a server, or of a shard.
+fn restore_one(
+    args: &Args,
+    point: &Point,
+    to: Option<RestoreTo>,
+    scratch: Option<Endpoint>,
+    is_first: bool,
+) -> Result<(), String> {
     if let Some(dir) = &args.to_dir {
         point.export_to(dir).map_err(|error| error.to_line())?;
         eprintln!("restore: written; load it with redis-server --appendonly yes --dir {}", dir.display());
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     let to = to.ok_or("--target or --to-dir is wanted")?;
     let mut restore = Restore::new(point.clone(), to);
@@ -290,6 +340,8 @@ fn restore(args: &Args, to: Option<RestoreTo>, scratch: Option<Endpoint>) -> Res
     options.keys.clone_from(&args.keys);
     options.databases.clone_from(&args.db);
     options.rename.clone_from(&args.rename);
+    // Each shard has all libraries.
+    options.functions = is_first;
     options.expiry = match args.expiry {
         None | Some(Expiry::Keep) => RestoreExpiry::Keep,
         Some(Expiry::Shift) => RestoreExpiry::Shift,
@@ -303,13 +355,13 @@ fn restore(args: &Args, to: Option<RestoreTo>, scratch: Option<Endpoint>) -> Res
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|e| format!("cannot start: {e}"))?;
-    let report = runtime.block_on(run(restore, scratch, &point)).map_err(|error| error.to_line())?;
+    let report = runtime.block_on(run(restore, scratch, point)).map_err(|error| error.to_line())?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report).map_err(|e| e.to_string())?);
     } else {
         print_report(&report);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Runs it, with a server of this machine where one is needed and none was named.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use keyferry_testkit::{
-    Server, compare,
+    Cluster, Server, compare,
     data::{Writer, WriterOptions, small},
     digest,
 };
@@ -29,9 +29,9 @@ fn program(name: &str) -> Command {
 struct Keeper(Child);
 
 impl Keeper {
-    fn start(source: &Server, dir: &Path) -> Self {
+    fn start(source: &str, dir: &Path) -> Self {
         let mut command = program("archive");
-        command.args(["--source", &source.url(), "--segment-size", "64k", "--dir"]).arg(dir);
+        command.args(["--source", source, "--segment-size", "64k", "--dir"]).arg(dir);
         Keeper(command.stderr(Stdio::null()).spawn().unwrap())
     }
 }
@@ -92,7 +92,7 @@ fn an_archive_survives_kill_9() {
     let options = WriterOptions { rate: 3000, short_expiries: false, ..WriterOptions::default() };
     let writer = Writer::start(&source, options).unwrap();
     for round in 0..4u64 {
-        let keeper = Keeper::start(&source, &archive);
+        let keeper = Keeper::start(&source.url(), &archive);
         let begun = Instant::now();
         while !archive.join("keyferry-archive.json").exists()
             || std::fs::read_dir(&archive).unwrap().count() < 5
@@ -105,7 +105,7 @@ fn an_archive_survives_kill_9() {
         drop(keeper);
     }
     writer.stop().unwrap();
-    let keeper = Keeper::start(&source, &archive);
+    let keeper = Keeper::start(&source.url(), &archive);
     level(&archive, &source);
     drop(keeper);
     let mut client = source.client().unwrap();
@@ -125,7 +125,7 @@ fn keys_files_histories_and_wrong_usage() {
     let (source, target) = (start(), start());
     let mut client = source.client().unwrap();
     client.call(&["RPUSH", "list", "a"]).unwrap();
-    let keeper = Keeper::start(&source, &archive);
+    let keeper = Keeper::start(&source.url(), &archive);
     let begun = Instant::now();
     while !archive.join("base-000001.rdb").exists() {
         assert!(begun.elapsed() < PATIENCE);
@@ -191,4 +191,77 @@ fn keys_files_histories_and_wrong_usage() {
     let output = restore(&archive, &["--list", "--verify"]);
     let (stdout, _) = text(&output);
     assert!(!output.status.success() && stdout.contains("DAMAGED  base-000001.rdb"), "{stdout}");
+}
+
+/// All shards of a cluster come back with one command, into another cluster or into a server, each key once, and libraries.
+#[test]
+fn a_cluster_comes_back_with_one_command() {
+    const LIBRARY: &str = "#!lua name=mylib\nredis.register_function('f', function() return 1 end)";
+    let binary = keyferry_testkit::any().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("archive");
+    let source =
+        Cluster::builder(binary).primaries(3).config("repl-diskless-sync-delay", "0").start().unwrap();
+    let has_functions = binary.version.at_least(7, 0);
+    if has_functions {
+        (0..3).for_each(|at| {
+            drop(source.node(at).client().unwrap().call(&["FUNCTION", "LOAD", LIBRARY]).unwrap())
+        });
+    }
+    let mut client = source.client().unwrap();
+    let mut put = |from: u32| {
+        for n in from..from + 200 {
+            client.call(&["RPUSH", &format!("list:{}", n % 40), &n.to_string()]).unwrap();
+        }
+    };
+    put(0);
+    let keeper = Keeper::start(&source.url(), &archive);
+    let shards: Vec<PathBuf> =
+        (0..3).map(|at| archive.join(format!("shard-{}", source.slots(at).unwrap()[0].start()))).collect();
+    let begun = Instant::now();
+    while !shards.iter().all(|shard| shard.join("base-000001.rdb").exists()) {
+        assert!(begun.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    put(200);
+    (0..3).for_each(|at| level(&shards[at], source.node(at)));
+    drop(keeper);
+    let listing = done(&restore(&archive, &["--list", "--verify"]));
+    assert_eq!(listing.matches("every file is as it was written").count(), 3, "{listing}");
+    let history = done(&restore(&archive, &["--diff", "list:7"]));
+    assert_eq!(history.matches("RPUSH list:7 ").count(), 5, "{history}");
+
+    let target = Cluster::builder(binary).primaries(3).start().unwrap();
+    let one = start();
+    for url in [target.url(), one.url()] {
+        let report = done(&restore(&archive, &["--latest", "--target", &url]));
+        assert_eq!(report.matches("restored ").count(), 3, "{report}");
+    }
+    let mut at_one = one.client().unwrap();
+    let keys: i64 = (0..3).map(|at| target.node(at).client().unwrap().int(&["DBSIZE"]).unwrap()).sum();
+    assert_eq!((keys, at_one.int(&["DBSIZE"]).unwrap()), (40, 40));
+    for n in 0..40 {
+        let key = format!("list:{n}");
+        let wanted = items(&mut source.client().unwrap(), &key);
+        assert_eq!(wanted.len(), 10);
+        assert_eq!(items(&mut target.client().unwrap(), &key), wanted, "{key}");
+        let reply = at_one.call(&["LRANGE", &key, "0", "-1"]).unwrap();
+        assert_eq!(reply.as_array().unwrap().len(), 10, "{key}");
+    }
+    if has_functions {
+        assert_eq!(at_one.call(&["FUNCTION", "LIST"]).unwrap().as_array().unwrap().len(), 1);
+    }
+    for (args, says) in [
+        (&["--latest", "--target", "x.rdb"][..], "to files one by one"),
+        (&["--offset", "100", "--target", "redis://127.0.0.1:1"], "offsets of its own"),
+    ] {
+        let output = restore(&archive, args);
+        let (_, stderr) = text(&output);
+        assert!(!output.status.success() && stderr.contains(says), "{stderr}");
+    }
+}
+
+fn items(client: &mut keyferry_testkit::ClusterClient, key: &str) -> Vec<String> {
+    let reply = client.call(&["LRANGE", key, "0", "-1"]).unwrap();
+    reply.as_array().unwrap().iter().map(|item| item.as_str().unwrap().to_owned()).collect()
 }

@@ -84,6 +84,9 @@ pub struct RestoreOptions {
     pub rename: Option<String>,
     /// What becomes of deadlines.
     pub expiry: RestoreExpiry,
+    /// Function libraries, too, where all keys are restored. Default: yes. Each shard of a cluster has all of them, so that one of several
+    /// shards is enough to bring them.
+    pub functions: bool,
     /// What happens to keys that the target has already. They are looked for before anything is written. A file is replaced by
     /// [`OnExists::Replace`] only. Default: [`OnExists::Fail`].
     pub on_exists: OnExists,
@@ -96,6 +99,7 @@ impl Default for RestoreOptions {
             databases: Vec::new(),
             rename: None,
             expiry: RestoreExpiry::default(),
+            functions: true,
             on_exists: OnExists::Fail,
         }
     }
@@ -229,13 +233,13 @@ impl Restore {
         self.progress.clone()
     }
 
-    /// Whether a scratch server is needed: for a file, for some of the keys, and where the target holds something.
+    /// Whether a scratch server is needed: for a file, for some of the keys or without libraries, and where the target holds something.
     ///
     /// # Errors
     /// When the target cannot be reached.
     pub async fn needs_scratch(&self) -> Result<bool, Error> {
         match &self.to {
-            RestoreTo::Server(target) if self.options.is_whole() => {
+            RestoreTo::Server(target) if self.options.is_whole() && self.options.functions => {
                 Ok(Servers::connect(target).await?.contents().await?.is_some())
             }
             _ => Ok(true),
@@ -340,7 +344,7 @@ impl Restore {
         let dir = tempfile::Builder::new().prefix(".keyferry-restore-").tempdir_in(&parent);
         let dir = dir.map_err(|e| failed(&parent, "creating a directory", e))?;
         let whole = dir.path().join("whole.rdb");
-        if !self.options.is_whole() {
+        if !self.options.is_whole() || !self.options.functions {
             // Libraries belong to the server, not to some of its keys.
             servers.empty_functions().await?;
         }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use keyferry_client::Endpoint;
-use keyferry_examples::{Source, duration, size, stop_on_signal};
+use keyferry_examples::{Lines, Source, View, duration, size, stop_on_signal};
 use keyferry_migrate::{
     CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Mirror, OnError, OnLoss, Outcome, Report,
     RoutingCounts, Until, metrics::MetricsServer, precheck::Plan,
@@ -97,6 +97,10 @@ struct Args {
 
     #[command(flatten)]
     log: keyferry_examples::LogArgs,
+
+    #[command(flatten)]
+    view: keyferry_examples::ViewArgs,
+
     /// When keys at the target get their exact deadlines; before that they are put centuries later, and die when the source
     /// says so
     #[arg(long, value_enum, default_value_t = Deadlines::UntilCaughtUp)]
@@ -276,15 +280,19 @@ fn main() -> ExitCode {
         print!("{}", keyferry_examples::show_config(&matches, &Args::command()));
         return ExitCode::SUCCESS;
     }
-    args.log.start();
+    let lines = if args.precheck.precheck { None } else { args.view.lines() };
+    match &lines {
+        Some(lines) => args.log.start_in(lines),
+        None => args.log.start(),
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return fail(&format!("cannot start: {e}")),
     };
-    runtime.block_on(run(args, plan))
+    runtime.block_on(run(args, plan, lines))
 }
 
-async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
+async fn run(args: Args, plan: Option<Plan>, lines: Option<Lines>) -> ExitCode {
     let source = Source::of(&args.source);
     let target = args.target.parse::<Endpoint>().map_err(|e| format!("--target: {e}"));
     let (source, target) = match (source, target) {
@@ -330,6 +338,7 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let sides = (source.to_string(), target.to_string());
     let mut migration = source.to(target);
     let options = migration.options_mut();
     options.journal = args.journal;
@@ -418,12 +427,14 @@ async fn run(args: Args, plan: Option<Plan>) -> ExitCode {
     if let Err(wrong) = args.control.serve(&migration).await {
         return fail(&wrong);
     }
-    let view = tokio::spawn(keyferry_examples::show_progress(migration.progress()));
     let says = "migrate: stopping: applying what has been read";
     let stopper = migration.stopper();
     tokio::spawn(stop_on_signal(move || stopper.stop(), says));
+    // Signals are waited for before the terminal is taken: they give it back.
+    tokio::task::yield_now().await;
+    let view = View::show(&migration, sides, lines, args.log.log.is_some());
     let Finished { report, result, .. } = migration.run().await;
-    view.abort();
+    view.end();
     print_summary(&report);
     let written =
         report_file.map_or(Ok(()), |file| keyferry_examples::write_report(&report, &report_path, file));

@@ -17,6 +17,7 @@ mod source;
 mod throttle;
 mod ticker;
 mod values;
+mod view;
 
 pub use config::{ConfigArgs, shown as show_config, with_config, words};
 pub use control::ControlArgs;
@@ -34,6 +35,7 @@ pub use signals::stop_on_signal;
 pub use source::{Source, print_files};
 pub use throttle::{ThrottleArgs, print_throttle};
 pub use values::{duration, size};
+pub use view::{Lines, View, ViewArgs};
 
 use std::{
     io::IsTerminal,

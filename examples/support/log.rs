@@ -1,7 +1,14 @@
 //! Logs for people or machines, on standard error.
 
+use std::time::Instant;
+
 use clap::ValueEnum;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{
+    filter::LevelFilter,
+    fmt::{MakeWriter, format::Writer, time::FormatTime},
+};
+
+use crate::view::Lines;
 
 /// What is logged, and how.
 #[derive(Debug, Clone, clap::Args)]
@@ -38,18 +45,48 @@ pub enum LogLevel {
 impl LogArgs {
     /// Begins to log, if that is wanted.
     pub fn start(&self) {
-        let level = match self.log_level {
+        if let Some(form) = self.log {
+            start(form, self.level(), std::io::stderr);
+        }
+    }
+
+    /// Begins to log to lines that a view shows, also where no log is wanted otherwise.
+    pub fn start_in(&self, lines: &Lines) {
+        match self.log {
+            Some(form) => start(form, self.level(), lines.clone()),
+            None => tracing_subscriber::fmt()
+                .with_max_level(self.level())
+                .with_writer(lines.clone())
+                .with_ansi(false)
+                .with_target(false)
+                .with_timer(Since(Instant::now()))
+                .init(),
+        }
+    }
+
+    fn level(&self) -> LevelFilter {
+        match self.log_level {
             LogLevel::Error => LevelFilter::ERROR,
             LogLevel::Warn => LevelFilter::WARN,
             LogLevel::Info => LevelFilter::INFO,
             LogLevel::Debug => LevelFilter::DEBUG,
-        };
-        let lines =
-            tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false);
-        match self.log {
-            None => {}
-            Some(LogForm::Human) => lines.with_target(false).init(),
-            Some(LogForm::Json) => lines.json().flatten_event(true).init(),
         }
+    }
+}
+
+fn start<W: for<'a> MakeWriter<'a> + Send + Sync + 'static>(form: LogForm, level: LevelFilter, to: W) {
+    let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(to).with_ansi(false);
+    match form {
+        LogForm::Human => lines.with_target(false).init(),
+        LogForm::Json => lines.json().flatten_event(true).init(),
+    }
+}
+
+/// Seconds since the program began: on a screen nobody needs the date.
+struct Since(Instant);
+
+impl FormatTime for Since {
+    fn format_time(&self, to: &mut Writer<'_>) -> std::fmt::Result {
+        write!(to, "{:>7.1}s", self.0.elapsed().as_secs_f64())
     }
 }

@@ -1,6 +1,9 @@
 //! What `--source` names: servers by a URL, or files.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use indicatif::{HumanBytes, HumanCount};
 use keyferry_client::Endpoint;
@@ -55,6 +58,19 @@ impl Source {
     #[must_use]
     pub fn is_files(&self) -> bool {
         matches!(self, Source::Files(_))
+    }
+}
+
+/// For people, without passwords.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Servers(source) => source.fmt(f),
+            Source::Files(files) => {
+                let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+                f.write_str(&files.join(" "))
+            }
+        }
     }
 }
 

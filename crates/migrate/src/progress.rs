@@ -15,12 +15,13 @@ use serde::Serialize;
 use crate::report::LinkPosition;
 
 /// Which part of its work a migration is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 #[non_exhaustive]
 pub enum Phase {
     /// Connecting and checking both sides.
+    #[default]
     Connecting,
     /// The source prepares its snapshot.
     Preparing,
@@ -35,7 +36,8 @@ pub enum Phase {
 }
 
 impl Phase {
-    pub(crate) const ALL: [Phase; 6] = [
+    /// All of them, in their order.
+    pub const ALL: [Phase; 6] = [
         Phase::Connecting,
         Phase::Preparing,
         Phase::Snapshot,
@@ -73,6 +75,13 @@ impl Progress {
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.0.phase()
+    }
+
+    /// How many errors there were of each class, those that passed by themselves among them: the code of a reply of the target, or
+    /// whose fault it was. Classes come in the order of their names; there are not more than some dozens.
+    #[must_use]
+    pub fn errors(&self) -> Vec<(String, u64)> {
+        self.0.errors()
     }
 }
 
@@ -142,7 +151,7 @@ pub(crate) struct Counters {
 ///
 /// With several links to the source they are sums, but for the offsets: those of different links have nothing to do with
 /// one another, so they are with each link in [`Figures::links`].
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Figures {
     /// The present phase; with several links that of the link which is least advanced.
@@ -195,7 +204,7 @@ pub struct Figures {
 }
 
 /// How far files are applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct InputFigures {
     /// Bytes of the files whose keys and commands the target has confirmed.
@@ -205,7 +214,7 @@ pub struct InputFigures {
 }
 
 /// The figures of one of several links to the source.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct LinkFigures {
     /// What it leads to, for people: the shard.

@@ -16,6 +16,7 @@
 //!   mapped onto one another. [`judge`]: whether a copy lacks what was said to be lost, and nothing else.
 //! - [`chaos`]: rounds of a migration that is killed, cut off and starved, and what must hold at their end.
 //! - [`rehearsal`]: rounds of a cutover whose application keeps its own ledger.
+//! - [`Terminal`]: a terminal that programs are run in, with its screen.
 //! - [`process`]: CPU time and memory of other processes.
 //!
 //! ```
@@ -49,6 +50,7 @@ mod rewriter;
 mod rng;
 mod sentinel;
 mod server;
+mod terminal;
 mod watchdog;
 
 pub use binaries::{
@@ -68,3 +70,4 @@ pub use rewriter::Rewriter;
 pub use rng::Rng;
 pub use sentinel::{Follower, Sentinels, SentinelsBuilder};
 pub use server::{Builder, Server, unused_port};
+pub use terminal::{Left, Terminal};

@@ -8,6 +8,7 @@
 //! - `chaos`: migrations whose program, servers and network are killed, cut and starved, and must lose nothing all the same.
 //! - `cutover`: applications that keep ledgers are cut over, and back, and lose nothing, whatever step the program is killed at.
 //! - `soak`: one migration for long, whose memory, journal and lag must stay bounded.
+//! - `view`: how `migrate --view` looks, for `docs/terminal-view.md`.
 //! - `bench`: the figures of `docs/performance.md`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
@@ -24,6 +25,7 @@ mod quickstart;
 mod servers;
 mod soak;
 mod test;
+mod view;
 
 use std::process::ExitCode;
 
@@ -89,6 +91,8 @@ enum Command {
     Cutover(cutover::Args),
     /// Run a migration for long under a load that it can just bear: memory, journal and lag must stay bounded
     Soak(soak::Args),
+    /// Run a migration on a whole terminal, and write docs/terminal-view.md
+    View(view::Args),
     /// Measure, and write docs/performance.md
     Bench {
         /// Only these [default: all]
@@ -128,6 +132,7 @@ fn run(command: Command) -> Outcome {
         Command::Chaos(args) => chaos::run(&args),
         Command::Cutover(args) => cutover::run(&args),
         Command::Soak(args) => soak::run(&args),
+        Command::View(args) => view::run(&args),
         Command::Bench { which, scale, dry_run } => bench::run(&which, scale, dry_run),
     }
 }

@@ -12,9 +12,12 @@ use std::{
 /// Notes that are kept. When there are more, every second one goes: an old lag need not be known to the tenth of a second.
 const MOST: usize = 4096;
 
-/// Offsets of one link, and when they were first seen.
+/// How old the lag of one link is: its offsets, and when they were first seen.
+///
+/// Whoever shows a migration looks at the figures of each link in turn, and notes them ([`LagClock::note`]); what it tells is as exact as that
+/// is often.
 #[derive(Clone, Debug, Default)]
-pub(super) struct LagClock {
+pub struct LagClock {
     notes: VecDeque<(Instant, u64)>,
     /// The highest offset that was seen.
     seen: u64,
@@ -23,8 +26,8 @@ pub(super) struct LagClock {
 }
 
 impl LagClock {
-    /// Notes how far the source is, and how far the target.
-    pub(super) fn note(&mut self, now: Instant, source: u64, applied: u64) {
+    /// Notes how far the source is at this time, and how far the target, as replication offsets.
+    pub fn note(&mut self, now: Instant, source: u64, applied: u64) {
         if source < self.seen && applied < self.applied {
             // Another history, whose offsets begin anew.
             *self = LagClock::default();
@@ -48,7 +51,8 @@ impl LagClock {
     }
 
     /// For how long the source has had something that the target does not have.
-    pub(super) fn lag(&self, now: Instant) -> Duration {
+    #[must_use]
+    pub fn lag(&self, now: Instant) -> Duration {
         let first = self.notes.front().map(|&(at, _)| now.saturating_duration_since(at));
         first.unwrap_or_default()
     }

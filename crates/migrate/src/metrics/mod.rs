@@ -39,8 +39,9 @@ use std::{
 use keyferry_client::Endpoint;
 use tokio::net::TcpListener;
 
+pub use self::lag::LagClock;
 pub use self::names::{ALL, Kind, Metric};
-use self::{lag::LagClock, page::Content};
+use self::page::Content;
 use crate::{
     http::{self, Answer, Listener},
     migration::Migration,

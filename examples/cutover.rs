@@ -41,6 +41,10 @@ struct Args {
     #[arg(long, conflicts_with_all = ["undo", "reverse"])]
     dry_run: bool,
 
+    /// Prepare no way back: for targets that let nobody replicate
+    #[arg(long, conflicts_with = "reverse")]
+    one_way: bool,
+
     /// The applications write to the target since a cutover, and the way back runs: cut over to the source again
     #[arg(long)]
     back: bool,
@@ -217,6 +221,7 @@ fn put(args: &Args, options: &mut CutoverOptions) -> Result<(), String> {
     options.expiry_tolerance = args.expiry_tolerance;
     options.backlog = args.backlog;
     options.ignore_warnings = args.ignore_warnings;
+    options.one_way = args.one_way;
     if let (Some(journal), Some(proof)) = (&args.changed_in, &args.proof) {
         options.verify = Verify::changed(journal, proof).map_err(|e| e.to_line())?;
     }
@@ -293,7 +298,10 @@ async fn interrupted() {
 }
 
 fn print(report: &CutoverReport) {
-    println!("id       {} (the way back: {})", report.id, report.back_id);
+    match &report.back_id[..] {
+        "" => println!("id       {} (no way back)", report.id),
+        back => println!("id       {} (the way back: {back})", report.id),
+    }
     println!("from     {}", report.source);
     println!("to       {}", report.target);
     for gate in &report.gates {

@@ -97,7 +97,7 @@ impl Gates {
         }
         self.backlog(target, options, act).await?;
         // What is written between single servers bears the sign of the migration: transactions with its position.
-        let signed = !source.is_cluster() && !target.is_cluster();
+        let signed = !source.is_cluster() && !target.is_cluster() && !options.one_way;
         let watched = match signed {
             true => watch(source, target, id, options.watch, foreign).await,
             false => Ok(true),
@@ -246,12 +246,24 @@ impl Gates {
     /// Without a backlog at the target there is nothing that the way back could begin with.
     async fn backlog(&mut self, target: &mut Side, options: &CutoverOptions, act: bool) -> Result<(), Error> {
         const NAME: &str = "backlog";
+        if options.one_way {
+            self.pass(NAME, "no way back was asked for");
+            return Ok(());
+        }
         for number in 0..target.nodes.len() {
             let node = &mut target.nodes[number];
             let name = node.name();
             let standing = node.standing().await.map_err(Error::Target)?;
-            if act && standing.backlog.is_none() {
-                join(&node.connect, &keyferry_replication::LinkOptions::default()).await?;
+            if act
+                && standing.backlog.is_none()
+                && let Err(error) = join(&node.connect, &keyferry_replication::LinkOptions::default()).await
+            {
+                self.fail(
+                    NAME,
+                    format!("{name} cannot be followed: {}", error.to_line()),
+                    "give a user that may replicate (+psync +replconf), or cut over without a way back (--one-way)",
+                );
+                continue;
             }
             let standing = node.standing().await.map_err(Error::Target)?;
             let size = standing.backlog;
@@ -294,14 +306,24 @@ impl Gates {
         &mut self,
         target: &mut Side,
         id: &MigrationId,
-        (options, signed, missed): (&CutoverOptions, bool, Option<String>),
+        (options, signed, mut missed): (&CutoverOptions, bool, Option<String>),
         foreign: &mut WritesReport,
     ) -> Result<(), Error> {
         const NAME: &str = "foreign-writes";
         for number in 0..target.nodes.len() {
             let node = &mut target.nodes[number];
             let own = node.connection().await.map_err(Error::Target)?.server().connection_id;
-            let list = node.call(["CLIENT", "LIST"]).await.map_err(Error::Target)?;
+            let list = match node.call(["CLIENT", "LIST"]).await {
+                Ok(list) => list,
+                // Where writes are told by the stream, connections are only named beside.
+                Err(error) if error.server_code().is_some() => {
+                    if !signed {
+                        missed.get_or_insert(error.to_string());
+                    }
+                    continue;
+                }
+                Err(error) => return Err(Error::Target(error)),
+            };
             for writer in writers(&list, &id.connection_prefix(), own) {
                 if !signed {
                     foreign.commands += 1;
@@ -315,7 +337,7 @@ impl Gates {
             self.warn(
                 NAME,
                 format!("nobody can tell whether others write to the target: {why}"),
-                "cut over when the target is less behind, or raise repl-backlog-size at the source",
+                "cut over when the target is less behind, raise repl-backlog-size at the source, or give the user +client|list",
             );
         } else if foreign.commands == 0 {
             self.pass(NAME, "nobody else was seen writing to the target");

@@ -9,7 +9,8 @@
 //! 3. **drain**: the target has everything that the source has written, with exact deadlines.
 //! 4. **proof**: both sides are compared ([`Verify`]); what differs ends it, and everything is put back.
 //! 5. **fence**: the migration is kept from the target for good. A process of it that was asleep is refused when it wakes.
-//! 6. **positions**: where the way back begins, exactly behind what has been written, in the stream of each primary of the target.
+//! 6. **positions**: where the way back begins, exactly behind what has been written, in the stream of each primary of the target; not with
+//!    [`CutoverOptions::one_way`], for targets that let nobody replicate.
 //! 7. **switch**: what the caller does to have the applications write to the target. The source takes no writes until it is done.
 //! 8. **release**, **clean**: the way back is prepared at the source; what the target keeps of the migration is removed, but for what
 //!    keeps it out.
@@ -187,7 +188,8 @@ impl Cutover {
                 return report;
             }
         };
-        let report = CutoverReport::new(id.to_string(), back.to_string(), ends, stop);
+        let way_back = if self.options.one_way { String::new() } else { back.to_string() };
+        let report = CutoverReport::new(id.to_string(), way_back, ends, stop);
         let mut run = Run::new((source, target), (id, back), &self.options, self.observer.clone(), report);
         let outcome = work(&mut run).await.unwrap_or_else(|error| failed(&error));
         run.finish(outcome)

@@ -126,9 +126,14 @@ pub struct CutoverOptions {
     /// Bytes of `repl-backlog-size` at the target, from which the way back begins, where it has less; 0 leaves it as it is.
     /// It stays so, as the way back needs it until it has begun. Default: 64 MiB.
     pub backlog: u64,
+    /// No way back is prepared, and nothing is asked of the target's own replication: for services that let nobody replicate. Whether the
+    /// target has been written to since cannot be told then, so that an undo behind the fence is taken on by who asks for it
+    /// ([`CutoverOptions::ignore_warnings`]). Default: no.
+    pub one_way: bool,
     /// For how long the target's stream is watched for writes of others before writes are stopped. Default: 500 ms.
     pub watch: Duration,
-    /// Go on although others write to the target, or keys were evicted there: the report tells. Default: no.
+    /// Go on although others write to the target, or keys were evicted there, and undo although nobody can tell whether the target was
+    /// written to: the report tells. Default: no.
     pub ignore_warnings: bool,
 }
 
@@ -144,6 +149,7 @@ impl Default for CutoverOptions {
             verify: Verify::Auto,
             expiry_tolerance: Duration::ZERO,
             backlog: 64 << 20,
+            one_way: false,
             watch: Duration::from_millis(500),
             ignore_warnings: false,
         }

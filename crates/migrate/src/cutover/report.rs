@@ -147,7 +147,7 @@ pub struct CutoverReport {
     pub outcome: CutoverOutcome,
     /// The migration that was cut over.
     pub id: String,
-    /// The name of the way back.
+    /// The name of the way back; empty where there is none.
     pub back_id: String,
     /// The URL of the side that was written to, without its password.
     pub source: String,
@@ -233,6 +233,9 @@ impl CutoverReport {
             ("way back", &self.back_id),
             ("writes stopped by", &self.stop),
         ] {
+            if value.is_empty() {
+                continue;
+            }
             let _ = writeln!(out, "| {name} | {} |", cell(value));
         }
         if let Some(seconds) = self.write_stop_seconds {

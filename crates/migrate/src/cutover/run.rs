@@ -138,6 +138,12 @@ impl<'c> Run<'c> {
             return Err(Error::Cutover { step: "undoing", why });
         }
         self.step("put-back");
+        if is_untold(&record) && !self.options.ignore_warnings {
+            let why = "the target lets nobody see what is written to it (--one-way), so nobody can tell whether it was written to since: what \
+                       was, would be at the target only; --ignore-warnings undoes it all the same"
+                .to_owned();
+            return Err(Error::Cutover { step: "undoing", why });
+        }
         let written = written(&mut target, &record.begins).await?;
         if written.commands > 0 {
             return Err(Error::Cutover {
@@ -261,8 +267,10 @@ impl<'c> Run<'c> {
         }
         let why = format!("cut over at {} (Unix ms): {} is written to now", unix_ms(), self.report.target);
         hand_over::fence(self.ends.1, &self.id, &why).await?;
-        self.step("positions");
-        record.begins = hand_over::mark(target, &self.id).await?;
+        if !self.options.one_way {
+            self.step("positions");
+            record.begins = hand_over::mark(target, &self.id).await?;
+        }
         record.step = Step::Fenced;
         record.write(target, &self.id).await?;
         self.report.begins = places(target, &record.begins);
@@ -297,6 +305,12 @@ impl<'c> Run<'c> {
             }
         };
         if let Some(why) = why {
+            if is_untold(&record) {
+                let why = format!(
+                    "{why}; whether the target was, too, nobody can tell (--one-way): compare both sides, and decide which one goes on"
+                );
+                return Err(Error::Cutover { step: "going on with a run before", why });
+            }
             let written = written(target, &record.begins).await?;
             if written.commands > 0 {
                 let samples = written.samples.join("; ");
@@ -326,8 +340,9 @@ impl<'c> Run<'c> {
     ) -> Result<CutoverOutcome, Error> {
         // The source takes writes of the way back by now where only those of the applications were stopped.
         let prepared = record.stop != StopWrites::Pause;
+        let leads_back = !is_untold(&record);
         if record.step == Step::Fenced {
-            if prepared {
+            if prepared && leads_back {
                 hand_over::prepare(source, target, &self.back, &record.begins).await?;
             }
             self.step("switch");
@@ -343,7 +358,7 @@ impl<'c> Run<'c> {
         }
         self.step("release");
         stop::release(source, &record).await?;
-        if !prepared {
+        if !prepared && leads_back {
             hand_over::prepare(source, target, &self.back, &record.begins).await?;
         }
         match written(source, &record.ends).await {
@@ -416,6 +431,11 @@ impl<'c> Run<'c> {
             last.seconds = begun.elapsed().as_secs_f64();
         }
     }
+}
+
+/// True behind the fence of a cutover without a way back: what is written to the target is not seen.
+fn is_untold(record: &Record) -> bool {
+    record.step >= Step::Fenced && record.begins.is_empty()
 }
 
 /// What has been written at a side since these places, but for what servers do by themselves.

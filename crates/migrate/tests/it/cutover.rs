@@ -326,3 +326,56 @@ async fn a_target_that_has_evicted_keys_is_not_cut_over_to_without_a_word() {
     assert_eq!(verdict(&report, "evicted"), GateVerdict::Pass);
     drop(forward.end().await);
 }
+
+/// A service that lets nobody replicate, nor change settings: everything but the way back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_cannot_be_followed_is_cut_over_to_one_way() {
+    let rules = "on >pw ~* &* +@all -psync -sync -replconf -config";
+    let binary = keyferry_testkit::any().unwrap();
+    let rules = if binary.version.at_least(6, 2) { rules.to_owned() } else { rules.replace(" &*", "") };
+    let (source, target) = (any(), Server::builder(binary).user("app", &rules).start().unwrap());
+    let to = format!("redis://app:pw@{}", target.addr());
+    let mut client = source.client().unwrap();
+    for n in 0..100 {
+        client.call(&["SET", &format!("k{n}"), "v", "EX", "1000"]).unwrap();
+    }
+    let cut = |one_way: bool| {
+        let mut cutover = cutover(&source.url(), &to, "cloud");
+        cutover.options_mut().one_way = one_way;
+        cutover
+    };
+    let forward = following(&source.url(), &to, "cloud").await;
+    let report = cut(false).run(async |_| panic!("switched")).await;
+    assert_eq!(report.outcome, CutoverOutcome::Refused, "{report:?}");
+    let gate = report.gates.iter().find(|gate| gate.name == "backlog").unwrap();
+    assert!(gate.evidence.contains("cannot be followed"), "{gate:?}");
+    assert!(gate.remedy.as_ref().unwrap().contains("--one-way"), "{gate:?}");
+
+    // Behind the fence nobody can tell what was written there.
+    let report = cut(true).run(async |_| Err("no".to_owned())).await;
+    assert_eq!(report.outcome, CutoverOutcome::SwitchFailed { why: "no".to_owned() }, "{report:?}");
+    let undone = cut(true).undo().await;
+    assert!(
+        matches!(&undone.outcome, CutoverOutcome::Failed { error } if error.contains("--ignore-warnings")),
+        "{undone:?}"
+    );
+    assert!(!is_written(&source));
+    let mut insisting = cut(true);
+    insisting.options_mut().ignore_warnings = true;
+    assert_eq!(insisting.undo().await.outcome, CutoverOutcome::Undone);
+    assert!(is_written(&source));
+    assert!(matches!(forward.end().await.result, Err(Error::FencedForGood { .. })));
+    let forward = following(&source.url(), &to, "cloud").await;
+    follows(&source, &target).await;
+
+    let writing = Writing::start(&source);
+    let report = cut(true).run(async |_| Ok(())).await;
+    assert_eq!(report.outcome, CutoverOutcome::CutOver, "{report:?}");
+    assert!(report.begins.is_empty() && report.back_id.is_empty(), "{report:?}");
+    assert!(report.proof.as_ref().is_some_and(|proof| proof.equal && proof.keys > 100), "{report:?}");
+    let written = block_in_place(|| writing.end());
+    assert_eq!(value(&target, "n"), Some(written.to_string()));
+    assert!(matches!(forward.end().await.result, Err(Error::FencedForGood { .. })));
+    assert_equal(&source, &target, "cut over one way");
+    assert!(!report.to_markdown().contains("| way back |"), "{}", report.to_markdown());
+}

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use keyferry_files::KeyName;
 use keyferry_migrate::filter::{
-    Commands, Doubt, Effect, Filter, FilterLine, Invalid, Operands, Rename, Rule, Settings, TtlRule,
+    Commands, Doubt, Effect, Filter, FilterLine, MaskRule, Operands, Rename, Rule, Settings, TtlRule,
 };
 use keyferry_rdb::Kind;
 use keyferry_routing::SlotSet;
@@ -55,6 +55,16 @@ pub struct FilterArgs {
     #[arg(long, value_name = "[NAME=]HOW", value_parser = str::parse::<TtlRule>)]
     pub ttl: Vec<TtlRule>,
 
+    /// Values that never go over as they are: NAME=HOW, or NAME .FIELD=HOW for some fields of hashes and of entries of streams only.
+    /// HOW is hash:VARIABLE or hash:@FILE (HMAC-SHA256 under the secret that the environment or a file holds), fixed:TEXT,
+    /// keep-last:N, or format (letters become x, digits 0); the first that is about a value decides (repeatable)
+    #[arg(long, value_name = "NAME[ .FIELD]=HOW", value_parser = mask_text)]
+    pub mask: Vec<String>,
+
+    /// What becomes of commands that change a part of a masked value, as APPEND does, and of types that cannot be masked
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    pub masked_parts: OnOperand,
+
     /// What becomes of commands that put into a chosen key what comes from one that is not, as SUNIONSTORE may
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub left_out_operands: OnOperand,
@@ -74,7 +84,7 @@ pub enum OnOperand {
     /// The first one ends the migration
     #[default]
     Fail,
-    /// The key is removed, or lacks what it would have got; counted in the report
+    /// The key is removed, or lacks what the command would have done; counted in the report
     Report,
 }
 
@@ -92,8 +102,8 @@ impl FilterArgs {
     /// The filter.
     ///
     /// # Errors
-    /// When the options make none.
-    pub fn filter(self) -> Result<Filter, Invalid> {
+    /// When the options make none, or the secret of a mask is not there, in words.
+    pub fn filter(self) -> Result<Filter, String> {
         let mut settings = Settings::default();
         let mut exclude = |is_given: bool, change: &mut dyn FnMut(&mut Rule)| {
             if is_given {
@@ -126,14 +136,35 @@ impl FilterArgs {
         };
         settings.renames = self.rename;
         settings.ttls = self.ttl;
-        settings.operands = match self.left_out_operands {
+        settings.masks =
+            self.mask.iter().map(|text| MaskRule::parse(text, secret)).collect::<Result<_, _>>()?;
+        let operands = |choice| match choice {
             OnOperand::Fail => Operands::Refuse,
             OnOperand::Report => Operands::Report,
         };
+        settings.masked_parts = operands(self.masked_parts);
+        settings.operands = operands(self.left_out_operands);
         settings.collisions = doubt(self.name_collisions);
         settings.tags = doubt(self.changed_hash_tags);
-        Filter::new(settings)
+        Filter::new(settings).map_err(|invalid| invalid.to_string())
     }
+}
+
+/// A mask as it was written; its secret is looked up when it is needed, and is in no message.
+fn mask_text(text: &str) -> Result<String, String> {
+    MaskRule::parse(text, |_| Ok(vec![0; 32])).map(|_| text.to_owned())
+}
+
+/// What a variable of the environment or, behind an `@`, a file holds, without the end of its line.
+fn secret(from: &str) -> Result<Vec<u8>, String> {
+    let found = match from.strip_prefix('@') {
+        Some(file) => std::fs::read(file).map_err(|e| format!("the secret of a mask: {file}: {e}"))?,
+        None => match std::env::var_os(from) {
+            Some(secret) => secret.into_encoded_bytes(),
+            None => return Err(format!("the secret of a mask: the variable {from} is not set")),
+        },
+    };
+    Ok(found.trim_ascii_end().to_vec())
 }
 
 /// What a filter did, for a person.

@@ -1,6 +1,7 @@
 //! From the source's snapshot to commands for the target.
 
 mod large;
+mod masked;
 mod value;
 
 use std::{
@@ -15,7 +16,7 @@ use keyferry_rdb::{
     native::{CommandSink, Loss},
 };
 
-use self::large::Large;
+use self::{large::Large, masked::MaskedString};
 use crate::{
     error::Error,
     existing::{Treat, Treatment},
@@ -63,6 +64,8 @@ struct State {
     templates: Templates,
     selected: Option<u64>,
     large: Option<Large>,
+    /// A large string that is to be masked as a whole, as far as it has come.
+    masked_string: Option<MaskedString>,
     temporaries: Vec<Temporary>,
     counts: SnapshotCounts,
     announced: u64,
@@ -108,6 +111,7 @@ impl SnapshotEncoder {
             templates: Templates::new(),
             selected: None,
             large: None,
+            masked_string: None,
             temporaries: Vec::new(),
             counts: SnapshotCounts::default(),
             announced: 0,
@@ -190,6 +194,8 @@ impl SnapshotEncoder {
             let Some((event, place)) = self.parser.next_event_at()? else {
                 return Ok(if self.parser.is_finished() { Pumped::Finished } else { Pumped::Hungry });
             };
+            // By its name at the source.
+            let masks = self.state.filter.as_ref().and_then(|filter| filter.mask(&event));
             let renamed;
             let event = match &mut self.state.filter {
                 None => Some(event),
@@ -216,9 +222,12 @@ impl SnapshotEncoder {
                 && (place >= self.skip || !self.state.pass_over(&event))
             {
                 self.state.place = place;
-                self.state.event(event, out)?;
+                match masks {
+                    None => self.state.event(event, out)?,
+                    Some(masks) => self.state.masked(event, masks, out)?,
+                }
             }
-            if self.state.large.is_none() {
+            if self.state.is_between_values() {
                 self.whole = self.parser.offset();
             }
         }
@@ -350,6 +359,8 @@ impl State {
                 let treat = self.treatment_of(&head);
                 self.start_large(&head, treat, out)
             }
+            Event::ValuePart(part) if self.masked_string.is_some() => self.masked_part(part),
+            Event::ValueEnd if self.masked_string.is_some() => self.end_masked(out),
             Event::ValuePart(part) => self.large_part(part, out),
             Event::ValueEnd => self.end_large(out),
             // Nothing that a target would be told.

@@ -1,13 +1,17 @@
 //! The filter at work on the events of a snapshot.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use keyferry_rdb::{EntryHead, Event};
+use keyferry_rdb::{
+    EntryHead, Event, RawValue,
+    elements::Templates,
+    native::{CommandSink, Loss},
+};
 use keyferry_routing::CommandTable;
 
 use crate::{
     error::Error,
-    filter::{Counts, Entry, Filter, Moment, Verdict},
+    filter::{Counts, Entry, Filter, KeyMask, MaskedValue, Moment, Part, Verdict},
 };
 
 /// What becomes of an event.
@@ -64,6 +68,17 @@ impl Filtering {
         }
     }
 
+    /// The masks of a key that is taken, with what puts them on.
+    pub(crate) fn mask(&self, event: &Event<'_>) -> Option<Masks> {
+        let head = match event {
+            Event::Entry(entry) => &entry.head,
+            Event::ValueStart(head) => head,
+            _ => return None,
+        };
+        let mask = self.filter.mask_of(head.key, head.ty.kind())?;
+        Some(Masks { filter: Arc::clone(&self.filter), mask })
+    }
+
     /// Makes what was counted known to all.
     pub(crate) fn tally(&mut self) {
         self.filter.tally(&mut self.counts);
@@ -90,6 +105,71 @@ impl Filtering {
             Verdict::Drop => Fate::LeaveOut,
             _ => Fate::Take,
         }
+    }
+}
+
+/// The masks of one key.
+#[derive(Clone, Debug)]
+pub(crate) struct Masks {
+    filter: Arc<Filter>,
+    mask: KeyMask,
+}
+
+impl Masks {
+    /// The value with its masks.
+    pub(crate) fn value(
+        &self,
+        head: &EntryHead<'_>,
+        value: RawValue<'_>,
+        templates: &Templates,
+    ) -> Result<MaskedValue, Error> {
+        let masked = self.filter.masked_value(&self.mask, value, templates)?;
+        masked.ok_or_else(|| {
+            Error::Internal(format!("the value of \"{}\" cannot be masked", head.key.escape_ascii()))
+        })
+    }
+
+    /// Puts the masks on commands that build a value, on their way to this sink.
+    pub(crate) fn sink<'s, S>(&'s self, to: &'s mut S) -> MaskingSink<'s, S> {
+        MaskingSink { masks: self, to }
+    }
+
+    /// Arguments of a command, those masked that are a part of the value.
+    fn each<'a>(&self, args: &[&'a [u8]], part: impl Fn(usize) -> Option<Part<'a>>) -> Vec<Cow<'a, [u8]>> {
+        let masked = args.iter().enumerate().map(|(at, arg)| match part(at) {
+            Some(part) => self.filter.masked_part(&self.mask, part, arg),
+            None => Cow::Borrowed(*arg),
+        });
+        masked.collect()
+    }
+}
+
+/// Takes the commands of a [`Rebuild`](keyferry_rdb::native::Rebuild) and gives them on with masked values.
+pub(crate) struct MaskingSink<'s, S> {
+    masks: &'s Masks,
+    to: &'s mut S,
+}
+
+impl<S: CommandSink> CommandSink for MaskingSink<'_, S> {
+    fn command(&mut self, args: &[&[u8]]) {
+        let name = args.first().copied().unwrap_or_default();
+        let masked = match name {
+            b"RPUSH" => self.masks.each(args, |at| (at >= 2).then_some(Part::Item)),
+            b"SADD" => self.masks.each(args, |at| (at >= 2).then_some(Part::Member)),
+            b"ZADD" => self.masks.each(args, |at| (at >= 3 && at % 2 == 1).then_some(Part::ScoredMember)),
+            b"HSET" | b"HMSET" => {
+                self.masks.each(args, |at| (at >= 3 && at % 2 == 1).then(|| Part::Field(args[at - 1])))
+            }
+            b"XADD" => {
+                self.masks.each(args, |at| (at >= 4 && at % 2 == 0).then(|| Part::EntryField(args[at - 1])))
+            }
+            _ => return self.to.command(args),
+        };
+        self.to.command(&masked.iter().map(|arg| &**arg).collect::<Vec<_>>());
+    }
+
+    fn loss(&mut self, loss: Loss) {
+        self.to.loss(loss);
     }
 }
 

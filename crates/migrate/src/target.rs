@@ -2,7 +2,7 @@
 
 use keyferry_client::{ServerInfo, Vendor, Version};
 use keyferry_rdb::{
-    TargetFormat,
+    TargetFormat, ValueType, dump,
     native::{Features, Loss},
 };
 
@@ -95,4 +95,9 @@ pub(crate) fn is_grave(loss: &Loss) -> bool {
 
 fn number(n: u32) -> u16 {
     u16::try_from(n).unwrap_or(u16::MAX)
+}
+
+/// The version of a payload of this type that all who read it take. One type means another thing by the versions of Redis.
+pub(crate) fn payload_version(ty: ValueType) -> u16 {
+    if ty == ValueType::HashValkey { TargetFormat::valkey(9, 0).version() } else { dump::UNIVERSAL_VERSION }
 }

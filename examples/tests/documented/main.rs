@@ -56,11 +56,18 @@ fn look_first() {
 fn only_a_part_under_other_names() {
     let mut stage = Stage::new();
     let mut client = stage.server("old-host", "redis-7.0").client().unwrap();
-    for key in ["user:1", "user:2:tmp", "session:ab", "session:xyz", "other"] {
+    for key in ["user:1", "user:2:tmp", "session:ab", "session:xyz", "other", "token:1"] {
         client.call(&["SET", key, "1"]).unwrap();
     }
+    client.call(&["HSET", "user:3", "email", "a@b.example", "phone", "555123", "age", "7"]).unwrap();
+    client.call(&["SET", "note:1", "Call 5 times"]).unwrap();
     let mut at_target = stage.server("new-host", "redis-7.0").client().unwrap();
+    let mut at_test = stage.server("test-host", "redis-7.0").client().unwrap();
     play(&mut stage, "Only a part, under other names");
+    assert_eq!(at_test.text(&["GET", "note:1"]).unwrap(), "Xxxx 0 xxxxx");
+    let fields = at_test.list(&["HMGET", "user:3", "email", "phone", "age"]).unwrap();
+    let fields: Vec<&str> = fields.iter().filter_map(|field| field.as_str()).collect();
+    assert_eq!((fields[0].len(), &fields[1..]), (32, &["***123", "7"][..]));
     assert_eq!(at_target.int(&["EXISTS", "customer:1", "session:ab"]).unwrap(), 2);
     assert_eq!(at_target.int(&["EXISTS", "customer:2:tmp", "session:xyz", "other", "user:1"]).unwrap(), 0);
 }

@@ -96,7 +96,11 @@ impl Filter {
             Err(error) => Err(error.into()),
         };
         let changed = match selected {
-            Ok(Selected::Whole) if self.renames.is_empty() && self.settings.ttls.is_empty() => Ok(None),
+            Ok(Selected::Whole)
+                if self.renames.is_empty() && self.settings.ttls.is_empty() && !self.masks() =>
+            {
+                Ok(None)
+            }
             Ok(Selected::Whole) => self.change(table, args, moment, counts),
             Ok(Selected::Commands(commands)) => self.change_all(table, commands, moment, counts).map(Some),
             Ok(Selected::Nothing) => return Verdict::Drop,
@@ -129,7 +133,7 @@ impl Filter {
                 counts.note(By::Rule(at), What::CommandLeftOut, name.as_bytes());
                 Verdict::Drop
             }
-            _ if !self.chooses_keys() && self.renames.is_empty() => Verdict::Pass,
+            _ if !self.chooses_keys() && self.renames.is_empty() && !self.masks() => Verdict::Pass,
             _ => match table.keys(args, &mut Vec::new()) {
                 Err(error) => Verdict::Refuse(error.into()),
                 Ok(_) => Verdict::Pass,
@@ -154,7 +158,7 @@ impl Filter {
         Ok(changed)
     }
 
-    /// The command with the deadlines and the names that its keys have at the target. None if nothing changes.
+    /// The command with the values, the deadlines and the names that its keys have at the target. None if nothing changes.
     fn change<A: Arguments + ?Sized>(
         &self,
         table: &CommandTable,
@@ -162,6 +166,34 @@ impl Filter {
         moment: Moment,
         counts: &mut Counts,
     ) -> Result<Option<Vec<Command>>, Refusal> {
+        if !self.masks() {
+            return self.dated_and_named(table, args, moment, counts);
+        }
+        let mut keys = Vec::new();
+        let spec = table.keys(args, &mut keys)?;
+        let Some(masked) = self.masked(table, spec, args, &keys, counts)? else {
+            return self.dated_and_named(table, args, moment, counts);
+        };
+        let mut changed = Vec::with_capacity(masked.len());
+        for command in masked {
+            match self.dated_and_named(table, &command, moment, counts)? {
+                None => changed.push(command),
+                Some(others) => changed.extend(others),
+            }
+        }
+        Ok(Some(changed))
+    }
+
+    fn dated_and_named<A: Arguments + ?Sized>(
+        &self,
+        table: &CommandTable,
+        args: &A,
+        moment: Moment,
+        counts: &mut Counts,
+    ) -> Result<Option<Vec<Command>>, Refusal> {
+        if self.renames.is_empty() && self.settings.ttls.is_empty() {
+            return Ok(None);
+        }
         let mut keys = Vec::new();
         let spec = table.keys(args, &mut keys)?;
         match self.redated(spec, args, &keys, moment, counts) {
@@ -312,7 +344,7 @@ impl<'w, A: Arguments + ?Sized> Work<'w, A> {
             return Ok(out);
         }
         let may_write_any = matches!(self.spec.name(), "eval" | "evalsha" | "fcall");
-        if may_write_any && (self.filter.chooses_keys() || self.filter.renames()) {
+        if may_write_any && (self.filter.chooses_keys() || self.filter.renames() || self.filter.masks()) {
             return Err(Refusal::Undeclared);
         }
         Ok(Selected::Whole)
@@ -417,7 +449,7 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
 }
 
 /// The kind of value that a `DUMP` payload holds.
-fn payload_kind(payload: &[u8]) -> Option<Kind> {
+pub(super) fn payload_kind(payload: &[u8]) -> Option<Kind> {
     let (&ty, rest) = payload.split_first()?;
     let version = rest.get(rest.len().checked_sub(10)?..)?.first_chunk::<2>()?;
     let dialect = Dialect::of_dump_version(u16::from_le_bytes(*version));

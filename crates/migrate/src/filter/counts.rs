@@ -21,6 +21,7 @@ pub(super) enum By {
     Kept,
     Rename(usize),
     Ttl(usize),
+    Mask(usize),
 }
 
 /// What was done.
@@ -37,6 +38,8 @@ pub(super) enum What {
     MayCollide,
     TagChanged,
     DeadlineChanged,
+    Masked,
+    Unmasked,
 }
 
 impl What {
@@ -53,6 +56,8 @@ impl What {
             What::MayCollide => "keys whose new name another key may get, too",
             What::TagChanged => "keys whose new name has another hash tag",
             What::DeadlineChanged => "expiries changed",
+            What::Masked => "values masked, by keys of the snapshot and values of commands",
+            What::Unmasked => "changes left out, as what they make of masked values cannot be told",
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct Taken<'k> {
     pub key: Cow<'k, [u8]>,
     /// When it expires there, in Unix milliseconds.
     pub expiry: Option<i64>,
+    /// Its values are to be masked before it goes over: see [`Filter::mask`].
+    pub masked: bool,
 }
 
 impl Filter {
@@ -36,7 +38,7 @@ impl Filter {
     /// that comes in parts; `now` when the snapshot was taken, in Unix milliseconds.
     ///
     /// # Errors
-    /// When its new name is in doubt, or too many keys are left out by what their values are like.
+    /// When its new name is in doubt, its values cannot be masked, or too many keys are left out by what their values are like.
     pub fn entry<'k>(
         &self,
         head: &EntryHead<'k>,
@@ -62,6 +64,10 @@ impl Filter {
             }
             return Ok(Entry::LeaveOut);
         }
+        if !self.check_mask(head.key, head.ty.kind(), counts)? {
+            return Ok(Entry::LeaveOut);
+        }
+        let masked = self.mask_of(head.key, head.ty.kind()).is_some();
         let ttl = head.expiry.and_then(|deadline| Some((deadline, self.ttl_of(head.key)?)));
         let expiry = match ttl {
             Some((deadline, (at, ttl))) => {
@@ -73,7 +79,7 @@ impl Filter {
             }
             None => head.expiry,
         };
-        Ok(Entry::Take(Taken { key: self.name(head.db, head.key, counts)?, expiry }))
+        Ok(Entry::Take(Taken { key: self.name(head.db, head.key, counts)?, expiry, masked }))
     }
 
     /// What becomes of the expiry of a key, and which rule says so.

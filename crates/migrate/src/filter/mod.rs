@@ -33,6 +33,12 @@
 //!
 //! Expiries change where they are set ([`TtlRule`]).
 //!
+//! # Values
+//!
+//! Those that a [`MaskRule`] is about never go over as they are: in a snapshot the whole value is masked ([`Taken::masked`]), in the
+//! stream each argument that is a value. Commands whose effect cannot be told then are refused (`APPEND`), or
+//! left out and told ([`Settings::masked_parts`]). Names of keys and fields, scores, messages and code of scripts are no values.
+//!
 //! A renaming is refused where it may make one key of two that are both in, and where it changes hash tags, unless
 //! [`Settings`] say that this is right. Rules look at the names of the source.
 //!
@@ -62,6 +68,7 @@ mod decide;
 mod entry;
 mod kept;
 mod left_out;
+mod mask;
 #[cfg(test)]
 mod model;
 mod refusal;
@@ -73,17 +80,21 @@ mod ttl;
 use std::fmt::Write as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-pub(crate) use self::kept::Kept;
 pub use self::{
     command::{Moment, Verdict},
     counts::{Counts, FilterLine},
     entry::{Entry, Taken},
+    mask::{Mask, MaskRule, Masking, Part, SaltError, Secret},
     refusal::Refusal,
     rename::Rename,
     rule::{Commands, CommandsError, Effect, Rule},
     ttl::{Ttl, TtlRule},
 };
 use self::{counts::By, left_out::LeftOutKeys, rename::Renames};
+pub(crate) use self::{
+    kept::Kept,
+    mask::{KeyMask, value::MaskedValue},
+};
 use crate::existing::KeyTally;
 
 /// What a filter is made of.
@@ -98,6 +109,10 @@ pub struct Settings {
     pub renames: Vec<Rename>,
     /// Other expiries for keys: the first that is about a key, by its name at the source, decides.
     pub ttls: Vec<TtlRule>,
+    /// Values that others take the place of.
+    pub masks: Vec<MaskRule>,
+    /// What becomes of commands whose effect on a masked value cannot be told, and of values that cannot be masked.
+    pub masked_parts: Operands,
     /// What becomes of commands that put into a key that is in what comes from one that is out.
     pub operands: Operands,
     /// What becomes of a key whose new name another key may get, too.
@@ -115,6 +130,8 @@ impl Default for Settings {
             otherwise: Effect::Include,
             renames: Vec::new(),
             ttls: Vec::new(),
+            masks: Vec::new(),
+            masked_parts: Operands::Refuse,
             operands: Operands::Refuse,
             collisions: Doubt::Refuse,
             tags: Doubt::Refuse,
@@ -203,7 +220,7 @@ impl Filter {
 
     /// Whether everything goes over as it is.
     pub fn is_everything(&self) -> bool {
-        let changes = !self.renames.is_empty() || !self.settings.ttls.is_empty();
+        let changes = !self.renames.is_empty() || !self.settings.ttls.is_empty() || self.masks();
         self.settings.rules.is_empty() && !self.chooses_keys() && !changes
     }
 
@@ -248,8 +265,8 @@ impl Filter {
 
     /// All settings in a fixed order, a line each: two filters with the same text do the same.
     pub fn describe(&self) -> String {
-        let Settings { rules, otherwise, renames, ttls, operands, collisions, tags, most_left_out: _ } =
-            &self.settings;
+        let Settings { rules, otherwise, renames, ttls, masks, masked_parts, .. } = &self.settings;
+        let Settings { operands, collisions, tags, .. } = &self.settings;
         let mut text = String::new();
         for rule in rules {
             let _ = writeln!(text, "{rule}");
@@ -261,6 +278,12 @@ impl Filter {
         }
         for ttl in ttls {
             let _ = writeln!(text, "expiry {ttl}");
+        }
+        for mask in masks {
+            let _ = writeln!(text, "mask {mask}");
+        }
+        if !masks.is_empty() {
+            let _ = writeln!(text, "masked parts {masked_parts:?}");
         }
         let _ = writeln!(text, "operands {operands:?} collisions {collisions:?} tags {tags:?}");
         text
@@ -304,6 +327,7 @@ impl Filter {
             By::Kept => "the target has had it before (--on-exists)".to_owned(),
             By::Remembered => "left out of the snapshot by what its value was like".to_owned(),
             By::Ttl(at) => named(self.settings.ttls.get(at).map(|ttl| format!("expiry {ttl}"))),
+            By::Mask(at) => named(self.settings.masks.get(at).map(|mask| format!("mask {mask}"))),
             By::Rename(at) => named(self.settings.renames.get(at).map(|rename| format!("rename {rename}"))),
         }
     }

@@ -36,6 +36,23 @@ impl Value {
         }
     }
 
+    fn to_rdb(&self) -> keyferry_rdb::Value {
+        match self.clone() {
+            Value::String(text) => keyferry_rdb::Value::String(text),
+            Value::List(items) => keyferry_rdb::Value::List(items.into()),
+            Value::Set(members) => keyferry_rdb::Value::Set(members.into_iter().collect()),
+        }
+    }
+
+    fn from_rdb(value: keyferry_rdb::Value) -> Self {
+        match value {
+            keyferry_rdb::Value::String(text) => Value::String(text),
+            keyferry_rdb::Value::List(items) => Value::List(items.into()),
+            keyferry_rdb::Value::Set(members) => Value::Set(members.into_iter().collect()),
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn is_empty(&self) -> bool {
         match self {
             Value::String(_) => false,
@@ -134,6 +151,37 @@ impl Data {
             "RPUSH" => {
                 let mut items = self.list(db, arg(1))?;
                 items.push_back(arg(2).to_vec());
+                self.put(db, arg(1), Value::List(items));
+            }
+            "SETNX" => {
+                if self.get(db, arg(1)).is_some() {
+                    return None;
+                }
+                self.put(db, arg(1), Value::String(arg(2).to_vec()));
+            }
+            "LREM" => {
+                let items = self.list(db, arg(1))?;
+                let count: i64 = String::from_utf8_lossy(arg(2)).parse().unwrap();
+                let most = if count == 0 { usize::MAX } else { count.unsigned_abs() as usize };
+                let mut left: Vec<Vec<u8>> = items.into();
+                if count < 0 {
+                    left.reverse();
+                }
+                let mut removed = 0;
+                left.retain(|item| {
+                    let goes = *item == arg(3) && removed < most;
+                    removed += usize::from(goes);
+                    !goes
+                });
+                if count < 0 {
+                    left.reverse();
+                }
+                self.put(db, arg(1), Value::List(left.into()));
+            }
+            "LINSERT" => {
+                let mut items = self.list(db, arg(1))?;
+                let at = items.iter().position(|item| *item == arg(3))?;
+                items.insert(at, arg(4).to_vec());
                 self.put(db, arg(1), Value::List(items));
             }
             "LPOP" | "RPOP" => {
@@ -236,7 +284,11 @@ impl Data {
         for ((db, key), value) in &self.0 {
             let head = EntryHead::new(*db, key, value.ty());
             if let Entry::Take(entry) = filter.entry(&head, value.size(), 0, counts)? {
-                taken.put(*db, &entry.key, value.clone());
+                let mut masked = value.to_rdb();
+                if entry.masked {
+                    filter.mask(key, &mut masked);
+                }
+                taken.put(*db, &entry.key, Value::from_rdb(masked));
             }
         }
         Ok(taken)
@@ -252,9 +304,61 @@ fn naive(data: &Data, settings: &Settings, out: &BTreeSet<(u64, Vec<u8>)>) -> Da
         }
         let renamed =
             settings.renames.iter().find_map(|rename| rename.apply(key)).unwrap_or_else(|| key.clone());
-        chosen.put(*db, &renamed, value.clone());
+        chosen.put(*db, &renamed, naively_masked(settings, key, value));
     }
     chosen
+}
+
+/// Every element by the first rule that is about the key; there are no fields.
+fn naively_masked(settings: &Settings, key: &[u8], value: &Value) -> Value {
+    let about =
+        |rule: &&MaskRule| rule.field.is_none() && rule.keys.as_ref().is_none_or(|name| name.matches(key));
+    let Some(rule) = settings.masks.iter().find(about) else { return value.clone() };
+    let each = |part: Part<'_>, text: &Vec<u8>| rule.mask.mask(part, text).into_owned();
+    match value {
+        Value::String(text) => Value::String(each(Part::String, text)),
+        Value::List(items) => Value::List(items.iter().map(|item| each(Part::Item, item)).collect()),
+        Value::Set(members) => Value::Set(members.iter().map(|member| each(Part::Member, member)).collect()),
+    }
+}
+
+/// Puts a word before each value.
+#[derive(Debug)]
+struct Marked(&'static str);
+
+impl Mask for Marked {
+    fn mask<'v>(&self, _part: Part<'_>, value: &'v [u8]) -> std::borrow::Cow<'v, [u8]> {
+        std::borrow::Cow::Owned([self.0.as_bytes(), value].concat())
+    }
+
+    fn keeps_apart(&self) -> bool {
+        true
+    }
+
+    fn describe(&self) -> String {
+        format!("marked {}", self.0)
+    }
+}
+
+fn mask_rule(name: &str, field: Option<&str>, mask: impl Mask + 'static) -> MaskRule {
+    let mut rule = MaskRule::new(mask);
+    rule.keys = Some(name.parse().unwrap());
+    rule.field = field.map(|field| field.parse().unwrap());
+    rule
+}
+
+fn masks() -> impl Strategy<Value = Vec<MaskRule>> {
+    let fixed = || Masking::Fixed(b"***".to_vec());
+    prop::sample::select(vec![
+        vec![],
+        vec![],
+        vec![],
+        vec![mask_rule("*", None, Marked("m:"))],
+        vec![mask_rule("a*", None, Marked("m:"))],
+        vec![mask_rule("?1", None, Marked("1:")), mask_rule("a*", None, Marked("m:"))],
+        vec![mask_rule("b*", None, fixed())],
+        vec![mask_rule("*", Some("f"), Marked("f:")), mask_rule("[bc]*", None, Marked("m:"))],
+    ])
 }
 
 /// `values`: what rules say of sizes counts; else what such a rule says is left open, and the key is in where that may be.
@@ -296,7 +400,12 @@ fn command() -> impl Strategy<Value = Vec<String>> {
         4 => (named(&["SET", "RPUSH", "SADD", "APPEND"]), key(), "[xy]{1,3}")
             .prop_map(move |(name, key, value)| words(name, vec![key], &[&value])),
         2 => (named(&["LPOP", "RPOP", "PERSIST"]), key()).prop_map(move |(name, key)| words(name, vec![key], &[])),
-        1 => (key(), "[xy]{1,3}").prop_map(move |(key, value)| words("SREM", vec![key], &[&value])),
+        1 => (named(&["SREM", "SETNX", "SADD"]), key(), "[xy]{1,3}")
+            .prop_map(move |(name, key, value)| words(name, vec![key], &[&value])),
+        1 => (key(), named(&["1", "-1", "0"]), "[xy]{1,2}")
+            .prop_map(move |(key, count, value)| words("LREM", vec![key], &[count, &value])),
+        1 => (key(), "[xy]{1,2}", "[xy]{1,2}")
+            .prop_map(move |(key, pivot, value)| words("LINSERT", vec![key], &["BEFORE", &pivot, &value])),
         2 => (named(&["DEL", "UNLINK"]), many()).prop_map(move |(name, keys)| words(name, keys, &[])),
         2 => (named(&["MSET", "MSETNX"]), many())
             .prop_map(|(name, keys)| {
@@ -361,10 +470,11 @@ fn settings() -> impl Strategy<Value = Settings> {
         vec!["replace-prefix:a=b"],
     ]);
     let rules = prop::collection::vec(rule(), 0..4);
-    (rules, any::<bool>(), renames).prop_map(|(rules, otherwise, renames)| Settings {
+    (rules, any::<bool>(), renames, masks()).prop_map(|(rules, otherwise, renames, masks)| Settings {
         rules,
         otherwise: if otherwise { Effect::Include } else { Effect::Exclude },
         renames: renames.into_iter().map(|rename| rename.parse().unwrap()).collect(),
+        masks,
         ..Settings::default()
     })
 }
@@ -445,6 +555,7 @@ fn few_commands_are_refused_where_only_names_and_databases_count() {
     for _ in 0..300 {
         let mut settings = settings().new_tree(&mut runner).unwrap().current();
         settings.renames.clear();
+        settings.masks.clear();
         settings.rules.iter_mut().for_each(|rule| {
             rule.keys.kinds.clear();
             rule.keys.value = ValueRule::default();

@@ -84,13 +84,36 @@ pub enum Refusal {
         /// The key, by its name at the source.
         key: String,
     },
-    /// Values of the key are masked, and the command makes one of a part that is not known.
+    /// Values of the key are masked, and what the command makes of them cannot be told.
     #[error(
-        "the values of \"{key}\" are masked, and it changes a part of one: leave it out by a rule about commands, or the key"
+        "values of \"{key}\" are masked, and what it makes of them cannot be told: leave the key or the command out, let all its \
+         keys have the same masks, or choose that such changes are left out and told in the report (--masked-parts report)"
     )]
     Masked {
         /// The key.
         key: String,
+    },
+    /// Values of the key are to be masked, and its type is one whose values cannot be.
+    #[error(
+        "values of \"{key}\" are to be masked, and those of its type ({kind}) cannot be: leave it out, or choose that such keys are \
+         left out and told in the report (--masked-parts report)"
+    )]
+    MaskedType {
+        /// The key.
+        key: String,
+        /// The type of its value.
+        kind: &'static str,
+    },
+    /// A mask makes one member of several.
+    #[error(
+        "members of \"{key}\" are to be masked by {rule}, which would make one of several: sets and sorted sets need a mask that keeps \
+         values apart (hash)"
+    )]
+    MaskMerges {
+        /// The key.
+        key: String,
+        /// The rule.
+        rule: String,
     },
     /// Too many keys were left out by what their values are like.
     #[error(

@@ -10,7 +10,7 @@ use keyferry_rdb::{
 use keyferry_resp::encode_command;
 
 use super::read::Found;
-use crate::target::Abilities;
+use crate::target::{Abilities, payload_version};
 
 /// Makes commands for a target.
 #[derive(Debug)]
@@ -77,11 +77,10 @@ impl Commands {
         let read = Payload::parse(payload)?;
         let mut sealed = BytesMut::new();
         // A version that every target takes.
+        let version = payload_version(read.value.ty());
         match read.meta {
-            None => dump::append_payload(&mut sealed, read.value, dump::UNIVERSAL_VERSION),
-            Some(meta) => {
-                dump::append_payload_with_meta(&mut sealed, meta, read.value, dump::UNIVERSAL_VERSION)
-            }
+            None => dump::append_payload(&mut sealed, read.value, version),
+            Some(meta) => dump::append_payload_with_meta(&mut sealed, meta, read.value, version),
         }
         let absolute = self.abilities.absolute_ttl;
         let ttl = expiry.filter(|_| absolute).map_or(0, |at| at.max(1)).to_string();
@@ -129,8 +128,13 @@ impl Commands {
         let mut rebuild = Rebuild::new(key, ty, self.dialect, &options);
         self.command(&[b"MULTI"]);
         self.command(&[b"DEL", key]);
-        rebuild.feed(&raw, self)?;
-        rebuild.finish(self)?;
+        if let Value::String(text) = value {
+            // Whole, as masks are put on whole values.
+            self.command(&[b"SET", key, text]);
+        } else {
+            rebuild.feed(&raw, self)?;
+            rebuild.finish(self)?;
+        }
         if let Some(at) = expiry {
             self.command(&[b"PEXPIREAT", key, at.to_string().as_bytes()]);
         }

@@ -13,10 +13,11 @@ use crate::{
     error::Error,
     existing::Treat,
     output::{Output, PieceKind},
+    snapshot_filter::Masks,
 };
 
 /// Values that have no native form are collected up to the largest bulk string that servers take by default.
-const LARGEST_PAYLOAD: usize = 512 << 20;
+pub(super) const LARGEST_PAYLOAD: usize = 512 << 20;
 
 /// A value that comes in parts.
 #[derive(Debug)]
@@ -29,9 +30,10 @@ pub(super) enum Large {
         expiry: Option<i64>,
         guarded: bool,
         treat: Treat,
+        masks: Option<Masks>,
     },
     /// Added to what the target has under this name.
-    Union { rebuild: Box<Rebuild>, key: Vec<u8>, expiry: Option<i64> },
+    Union { rebuild: Box<Rebuild>, key: Vec<u8>, expiry: Option<i64>, masks: Option<Masks> },
     /// Collected, since it has no native form.
     Whole {
         key: Vec<u8>,
@@ -69,7 +71,7 @@ impl State {
             Large::Lost { key: head.key.to_vec(), treat }
         } else if treat == Treat::Merge {
             let rebuild = Box::new(self.rebuild(head.key, head.ty));
-            Large::Union { rebuild, key: head.key.to_vec(), expiry }
+            Large::Union { rebuild, key: head.key.to_vec(), expiry, masks: None }
         } else if matches!(head.ty.kind(), Kind::Module | Kind::RateLimiter | Kind::CronJob)
             || head.meta.is_some()
         {
@@ -113,6 +115,7 @@ impl State {
                 expiry,
                 guarded: may_vanish(head.ty),
                 treat,
+                masks: None,
             }
         };
         self.large = Some(large);
@@ -130,8 +133,11 @@ impl State {
 
     pub(super) fn large_part(&mut self, part: &[u8], out: &mut Output) -> Result<(), Error> {
         match &mut self.large {
-            Some(Large::Native { rebuild, key, .. } | Large::Union { rebuild, key, .. }) => {
-                rebuild.feed(part, out)?;
+            Some(Large::Native { rebuild, key, masks, .. } | Large::Union { rebuild, key, masks, .. }) => {
+                match masks {
+                    None => rebuild.feed(part, out)?,
+                    Some(masks) => rebuild.feed(part, &mut masks.sink(out))?,
+                }
                 if self.divide {
                     out.cut(PieceKind::Part, key, self.selected.unwrap_or(0));
                 }
@@ -151,11 +157,11 @@ impl State {
     pub(super) fn end_large(&mut self, out: &mut Output) -> Result<(), Error> {
         let mut digits = itoa::Buffer::new();
         match self.large.take() {
-            Some(Large::Native { mut rebuild, temporary, key, expiry, guarded, treat }) => {
+            Some(Large::Native { mut rebuild, temporary, key, expiry, guarded, treat, masks }) => {
                 if let Some(last) = self.temporaries.last_mut() {
                     last.renamed = true;
                 }
-                rebuild.finish(out)?;
+                finish(&mut rebuild, masks, out)?;
                 if self.note_losses(&key, out)? {
                     out.keys += 1;
                     self.cut(out, PieceKind::Part, &key, self.selected.unwrap_or(0));
@@ -179,8 +185,8 @@ impl State {
                 }
                 self.cut(out, PieceKind::Part, &key, self.selected.unwrap_or(0));
             }
-            Some(Large::Union { mut rebuild, key, expiry }) => {
-                rebuild.finish(out)?;
+            Some(Large::Union { mut rebuild, key, expiry, masks }) => {
+                finish(&mut rebuild, masks, out)?;
                 // One without elements adds nothing.
                 if !self.note_losses(&key, out)? {
                     match expiry {
@@ -214,6 +220,14 @@ impl State {
         out.keys += 1;
         Ok(())
     }
+}
+
+fn finish(rebuild: &mut Rebuild, masks: Option<Masks>, out: &mut Output) -> Result<(), Error> {
+    match masks {
+        None => rebuild.finish(out)?,
+        Some(masks) => rebuild.finish(&mut masks.sink(out))?,
+    }
+    Ok(())
 }
 
 /// True for types whose elements expire by themselves.

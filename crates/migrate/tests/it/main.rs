@@ -22,6 +22,7 @@ mod full_phase;
 mod import;
 mod journal;
 mod live;
+mod masks;
 mod mirror;
 mod other_versions;
 mod resume;

@@ -331,6 +331,14 @@ async fn run(args: Args, plan: Option<Plan>, lines: Option<Lines>) -> ExitCode {
         Ok(file) => file,
         Err(e) => return fail(&format!("report {}: {e}", args.report.unwrap_or_default().display())),
     };
+    #[cfg(feature = "lua")]
+    let script = match args.filter.script() {
+        Ok(script) => script,
+        Err(e) => {
+            eprintln!("migrate: {e}");
+            return ExitCode::from(2);
+        }
+    };
     let filter = match args.filter.filter() {
         Ok(filter) => filter,
         Err(e) => {
@@ -393,6 +401,10 @@ async fn run(args: Args, plan: Option<Plan>, lines: Option<Lines>) -> ExitCode {
         Removal::All => Mirror::All,
     };
     options.filter = Some(std::sync::Arc::new(filter));
+    #[cfg(feature = "lua")]
+    {
+        options.script = script.map(std::sync::Arc::new);
+    }
     options.until = match args.until {
         When::CaughtUp => {
             Until::CaughtUp { quiet: Duration::from_secs(1), linger: Duration::from_secs(args.linger) }

@@ -65,6 +65,12 @@ pub struct FilterArgs {
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub masked_parts: OnOperand,
 
+    /// A script in Lua that sees every command, and each key of the snapshot as the commands that build it, behind all other options, and
+    /// sends what is to go over in its place by keyferry.call(DB, ARGV)
+    #[cfg(feature = "lua")]
+    #[arg(long, value_name = "FILE.lua")]
+    pub script: Option<std::path::PathBuf>,
+
     /// What becomes of commands that put into a chosen key what comes from one that is not, as SUNIONSTORE may
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub left_out_operands: OnOperand,
@@ -99,6 +105,19 @@ pub enum OnDoubt {
 }
 
 impl FilterArgs {
+    /// The script.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is none, in words.
+    #[cfg(feature = "lua")]
+    pub fn script(&self) -> Result<Option<keyferry_migrate::rewrite::Script>, String> {
+        let Some(path) = &self.script else { return Ok(None) };
+        let name = path.display().to_string();
+        let text = std::fs::read(path).map_err(|e| format!("the script {name}: {e}"))?;
+        let lua = keyferry_migrate::lua::Lua::new(&name, &text).map_err(|e| e.to_string())?;
+        Ok(Some(keyferry_migrate::rewrite::Script::new(lua)))
+    }
+
     /// The filter.
     ///
     /// # Errors

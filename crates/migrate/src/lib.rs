@@ -53,6 +53,8 @@ mod journal;
 mod kept;
 mod key_set;
 mod log;
+#[cfg(feature = "lua")]
+pub mod lua;
 pub mod metrics;
 mod migration;
 mod mover;
@@ -67,6 +69,7 @@ mod report_markdown;
 mod restart;
 pub mod restore;
 mod resume;
+pub mod rewrite;
 mod run;
 mod scan;
 mod sharded;

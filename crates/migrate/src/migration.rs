@@ -23,6 +23,7 @@ use crate::{
     progress::{Meter, Phase, Progress},
     report::{self, Ends, Outcome, Report},
     restart::Attempt,
+    rewrite::Script,
     run::{Connected, run},
     scan::{self, Reading, ScanCounts, Scanner},
     sharded::{self, TargetMap},
@@ -156,12 +157,14 @@ impl Migration {
         let endpoints = self.endpoints();
         let _stop_when_dropped = stop.drop_guard();
         let (filter, throttle) = (self.options.filter.clone(), self.throttle.clone());
+        let script = self.options.script.clone();
         match mover::run(meter.clone(), self.run_here()).await {
             Ok(finished) => finished,
             Err(error) => {
                 let mut ends = Ends::default();
                 ends.notes.push("no part of the migration was begun, or its thread ended".to_owned());
-                finish(endpoints, (&meter, &throttle), ends, filter.as_deref(), None, Err(error))
+                let changes = (filter.as_deref(), script.as_deref());
+                finish(endpoints, (&meter, &throttle), ends, changes, None, Err(error))
             }
         }
     }
@@ -187,7 +190,7 @@ impl Migration {
             self.endpoints(),
             (&self.meter, &self.throttle),
             ends,
-            self.options.filter.as_deref(),
+            (self.options.filter.as_deref(), self.options.script.as_deref()),
             self.scan.counts(),
             result,
         )
@@ -298,7 +301,8 @@ impl Migration {
         let plain = self.options.db_map.is_empty()
             && self.options.on_error == OnError::Stop
             && self.options.on_exists == OnExists::Replace
-            && self.options.active_filter().is_none();
+            && self.options.active_filter().is_none()
+            && self.options.script.is_none();
         let usual =
             reading == Reading::Psync && self.options.link.psync_command.eq_ignore_ascii_case("PSYNC");
         if self.options.from_now && self.options.on_exists != OnExists::Replace {
@@ -369,7 +373,7 @@ fn finish(
     (source, target, id): (String, String, String),
     (meter, throttle): (&Meter, &Throttle),
     ends: Ends,
-    filter: Option<&Filter>,
+    (filter, script): (Option<&Filter>, Option<&Script>),
     scan: Option<ScanCounts>,
     result: Result<Outcome, Error>,
 ) -> Finished {
@@ -414,7 +418,11 @@ fn finish(
         scan,
         files: ends.files,
         precheck: ends.precheck,
-        filter: filter.map(Filter::tallied).unwrap_or_default(),
+        filter: [filter.map(Filter::tallied), script.map(Script::lines)]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect(),
     };
     Finished { report, result }
 }

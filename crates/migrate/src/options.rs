@@ -15,6 +15,7 @@ use crate::{
     filter::{Filter, Settings},
     intake::IntakeOptions,
     journal, precheck,
+    rewrite::Script,
     throttle::RateLimits,
 };
 
@@ -128,6 +129,10 @@ pub struct Options {
     /// Which keys and commands go over, and under which names. Default: everything as it is. It counts what it does, so give
     /// each migration one of its own.
     pub filter: Option<Arc<Filter>>,
+    /// What makes other commands of the commands, behind the filter: see [`rewrite`](crate::rewrite). With it [`Options::mirror`] is
+    /// [`Mirror::Off`], as nobody knows which keys are the source's, and [`Options::on_exists`] has to be [`OnExists::Replace`].
+    /// It counts what it does, so give each migration one of its own. Default: none.
+    pub script: Option<Arc<Script>>,
     /// Copy nothing of what the source holds: carry over only what it writes from the moment at which this migration first
     /// begins, or from the positions that a [cutover](crate::cutover) has left at the target. For a target that holds
     /// what the source holds at that moment. The source is asked for a snapshot once, so that it keeps a backlog and names the
@@ -318,6 +323,14 @@ impl Options {
 
     /// Makes sure that there is a filter where some keys are to be left to the target.
     pub(crate) fn prepare_filter(&mut self) -> Result<(), Error> {
+        if self.script.is_some() {
+            if self.on_exists != OnExists::Replace {
+                let why = "a script may give keys any names, so that nobody can tell which of them the target had: --on-exists is not \
+                           possible with it";
+                return Err(Error::Filter(why.to_owned()));
+            }
+            self.mirror = Mirror::Off;
+        }
         if self.on_exists.leaves_alone() && self.filter.is_none() {
             let everything = Filter::new(Settings::default()).map_err(|e| Error::Filter(e.to_string()))?;
             self.filter = Some(Arc::new(everything));
@@ -333,7 +346,8 @@ impl Options {
         let map = (!map.is_empty()).then(|| format!("database map {}", map.join(",")));
         let exists = (self.on_exists != OnExists::Replace)
             .then(|| format!("{} where a key exists", self.on_exists.name()));
-        filter.into_iter().chain(map).chain(exists).collect::<Vec<_>>().join(" and ")
+        let script = self.script.as_ref().map(|script| format!("script {}", script.fingerprint()));
+        filter.into_iter().chain(script).chain(map).chain(exists).collect::<Vec<_>>().join(" and ")
     }
 }
 
@@ -374,6 +388,7 @@ impl Default for Options {
             rescan: 10,
             limits: RateLimits::default(),
             filter: None,
+            script: None,
             from_now: false,
         }
     }

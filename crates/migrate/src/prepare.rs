@@ -185,6 +185,7 @@ impl TargetSide {
                 OnError::DeadLetter(path) => Some(DeadLetters::open(path)?),
             },
             filter: options.active_filter().cloned(),
+            script: options.script.clone(),
             translation: Translation::between(sources, &self.server, options.on_loss),
         })
     }

@@ -67,7 +67,7 @@ pub struct Report {
     pub snapshot: SnapshotCounts,
     /// What became of keys that the target has had before.
     pub existing: ExistingCounts,
-    /// What the filter left out and changed, by rule.
+    /// What the filter left out and changed, by rule, and what a script did.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub filter: Vec<FilterLine>,
     /// What was set last for how fast it may be, and what was waited for.

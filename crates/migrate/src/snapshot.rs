@@ -2,6 +2,7 @@
 
 mod large;
 mod masked;
+mod rewritten;
 mod value;
 
 use std::{
@@ -25,6 +26,7 @@ use crate::{
     key_set::KeyCollector,
     options::OnLoss,
     output::{Output, PieceKind},
+    rewrite::Rewriting,
     sharded::Databases,
     snapshot_counts::SnapshotCounts,
     snapshot_filter::{Fate, Filtering, with},
@@ -78,6 +80,8 @@ struct State {
     /// The keys are noted; with where databases go.
     record: Option<(KeyCollector, Databases)>,
     filter: Option<Filtering>,
+    /// Sees all keys, as the commands that build them.
+    script: Option<Rewriting>,
     /// What becomes of keys that the target has had before, where that is known.
     treatment: Option<Treatment>,
     /// The byte of the snapshot at which the value begins that is encoded.
@@ -120,6 +124,7 @@ impl SnapshotEncoder {
             hold: None,
             record: None,
             filter: None,
+            script: None,
             treatment: None,
             place: 0,
         };
@@ -166,6 +171,12 @@ impl SnapshotEncoder {
         self
     }
 
+    /// What a script makes of the keys is encoded.
+    pub(crate) fn rewriting(mut self, script: Option<Rewriting>) -> Self {
+        self.state.script = script;
+        self
+    }
+
     /// Keys that the target has had before are treated so, and counted.
     pub(crate) fn treat(&mut self, treatment: Treatment) {
         self.state.treatment = Some(treatment);
@@ -185,6 +196,9 @@ impl SnapshotEncoder {
         let pumped = self.pump_events(out);
         if let Some(filter) = &mut self.state.filter {
             filter.tally();
+        }
+        if let Some(script) = &mut self.state.script {
+            script.tally();
         }
         pumped
     }
@@ -340,7 +354,7 @@ impl State {
                     let db = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
                     self.counts.stream_db = db.unwrap_or(0);
                 }
-                if name.eq_ignore_ascii_case(b"lua") {
+                if name.eq_ignore_ascii_case(b"lua") && self.script_passes(&[b"SCRIPT", b"LOAD", value])? {
                     out.command(&[b"SCRIPT", b"LOAD", value]);
                     self.cut(out, PieceKind::Everywhere, b"", 0);
                     self.counts.scripts += 1;
@@ -429,6 +443,9 @@ impl State {
                 return Err(self.unsupported(what, why));
             }
             self.counts.lose("function library", what);
+            return Ok(());
+        }
+        if !self.script_passes(&[b"FUNCTION", b"LOAD", b"REPLACE", code])? {
             return Ok(());
         }
         out.command(&[b"FUNCTION", b"LOAD", b"REPLACE", code]);

@@ -63,7 +63,17 @@ fn only_a_part_under_other_names() {
     client.call(&["SET", "note:1", "Call 5 times"]).unwrap();
     let mut at_target = stage.server("new-host", "redis-7.0").client().unwrap();
     let mut at_test = stage.server("test-host", "redis-7.0").client().unwrap();
-    play(&mut stage, "Only a part, under other names");
+    let readme =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(README)).unwrap();
+    let (_, script) = readme.split_once("```lua\n").unwrap();
+    std::fs::write(stage.dir().join("changes.lua"), script.split("```").next().unwrap()).unwrap();
+    stage.play(&section(README, "Only a part, under other names"), |_, command| {
+        let is_built = cfg!(feature = "lua") || !command.contains("--features lua");
+        if is_built { Ends::Well } else { Ends::NotRun }
+    });
+    if cfg!(feature = "lua") {
+        assert_eq!(at_target.int(&["EXISTS", "eu:user:1", "eu:user:3"]).unwrap(), 1);
+    }
     assert_eq!(at_test.text(&["GET", "note:1"]).unwrap(), "Xxxx 0 xxxxx");
     let fields = at_test.list(&["HMGET", "user:3", "email", "phone", "age"]).unwrap();
     let fields: Vec<&str> = fields.iter().filter_map(|field| field.as_str()).collect();

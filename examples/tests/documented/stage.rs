@@ -195,7 +195,9 @@ impl Stage {
         while let Some(at) = here.find("cargo run --release --example ") {
             let rest = &here[at + "cargo run --release --example ".len()..];
             let (program, rest) = rest.split_once(" -- ").unwrap();
-            here = format!("{}{} {rest}", &here[..at], programs.join(program.trim()).display());
+            // Features are those that all examples were built with.
+            let program = program.split(' ').next().unwrap();
+            here = format!("{}{} {rest}", &here[..at], programs.join(program).display());
         }
         here
     }

@@ -86,6 +86,12 @@ pub struct FilterLine {
     pub samples: Vec<String>,
 }
 
+impl FilterLine {
+    pub(crate) fn new(rule: String, what: &'static str, count: u64, samples: Vec<String>) -> Self {
+        FilterLine { rule, what, count, samples }
+    }
+}
+
 impl Counts {
     pub(super) fn note(&mut self, by: By, what: What, sample: &[u8]) {
         let count = self.0.entry((by, what)).or_default();

@@ -29,6 +29,7 @@ use crate::{
     hold::{Mode, carries_deadlines},
     pipeline::{Load, Origin},
     progress::Meter,
+    rewrite::Rewriting,
     snapshot::now_ms,
     throttle::{self, Stage, divided},
 };
@@ -74,6 +75,8 @@ pub(crate) struct StreamFeed {
     now: i64,
     /// What the filter did since that was made known to all.
     pub(super) filter_counts: Counts,
+    /// A script at work, once there was something for it.
+    pub(super) rewriting: Option<Rewriting>,
     /// Where something of a run may go ahead of its transaction.
     pub(super) divider: Option<Divider>,
 }
@@ -121,6 +124,7 @@ impl StreamFeed {
             clock: 0,
             now: 0,
             filter_counts: Counts::default(),
+            rewriting: None,
             divider,
         }
     }

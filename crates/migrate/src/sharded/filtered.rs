@@ -30,15 +30,17 @@ pub(super) enum Filtered {
 impl StreamFeed {
     /// True when commands may go on as others, or not at all.
     pub(super) fn changes_commands(&self) -> bool {
-        self.target.filter().is_some() || self.target.translation().is_some()
+        let target = &self.target;
+        target.filter().is_some() || target.has_script() || target.translation().is_some()
     }
 
-    /// What becomes of a command: what the filter leaves of it, as the target knows it.
+    /// What becomes of a command: what the filter, and a script, leave of it, as the target knows it.
     ///
     /// # Errors
     /// When the filter does not know, and when the target has no place for it.
     pub(super) fn filtered(&mut self, command: &CommandRef<'_>, at: &At) -> Result<Filtered, Error> {
-        match self.chosen(command, at)? {
+        let chosen = self.chosen(command, at)?;
+        match self.rewritten(command, chosen, at)? {
             Filtered::AsItIs => {
                 Ok(self.translated(command, at)?.map_or(Filtered::AsItIs, Filtered::Commands))
             }
@@ -201,6 +203,9 @@ impl StreamFeed {
     pub(super) fn tally(&mut self) {
         if let Some(filter) = self.target.filter() {
             filter.tally(&mut self.filter_counts);
+        }
+        if let Some(rewriting) = &mut self.rewriting {
+            rewriting.tally();
         }
     }
 }

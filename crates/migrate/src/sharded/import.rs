@@ -27,6 +27,7 @@ use super::{
     leave::{leave, remove_checkpoints, remove_temporaries},
     mirror::First,
     release::Release,
+    rewritten::begin_script,
     run::watch_latency,
     state::{FORMAT, LinkState, Stage, State, field},
 };
@@ -262,11 +263,13 @@ impl Run<'_> {
                 return Err(error);
             }
         };
+        let rewriting = begin_script(options, false)?;
         let mut encoder = SnapshotEncoder::new(self.abilities, target.name(), options.value_limit)
             .losing(options.on_loss)
             .dividing()
             .holding(target.hold(), target.databases())
-            .filtering(options.active_filter());
+            .filtering(options.active_filter())
+            .rewriting(rewriting);
         if let Applied::Snapshot { bytes, .. } = &begin.applied {
             encoder.skip_to(*bytes);
             meter.snapshot_applied.store(*bytes, Ordering::Relaxed);

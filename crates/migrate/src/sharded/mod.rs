@@ -36,6 +36,7 @@ mod node;
 mod plan;
 mod positions;
 mod release;
+mod rewritten;
 mod run;
 mod runs;
 mod session;
@@ -88,6 +89,7 @@ use crate::{
     hold::Hold,
     options::{CrossSlotPolicy, Delivery},
     progress::Meter,
+    rewrite::Script,
     throttle::{self, Stage, Throttle},
     translate::Translation,
 };
@@ -123,6 +125,7 @@ pub(crate) struct Target {
     cross_slot: CrossSlotPolicy,
     hold: Arc<Hold>,
     filter: Option<Arc<Filter>>,
+    script: Option<Arc<Script>>,
     translation: Option<Translation>,
     pool: aside::Pool,
     /// Work beside the pipelines that may go on at the same time.
@@ -156,6 +159,8 @@ pub(crate) struct Settings {
     pub(crate) letters: Option<DeadLetters>,
     /// A filter that does something.
     pub(crate) filter: Option<Arc<Filter>>,
+    /// What rewrites commands.
+    pub(crate) script: Option<Arc<Script>>,
     pub(crate) throttle: Throttle,
     /// What commands need that the target does not know.
     pub(crate) translation: Option<Translation>,
@@ -209,6 +214,7 @@ impl Target {
             cross_slot: settings.cross_slot,
             hold: settings.hold,
             filter: settings.filter,
+            script: settings.script,
             translation: settings.translation,
             pool: aside::Pool::default(),
             turns: Semaphore::new(TURNS),
@@ -322,6 +328,14 @@ impl Target {
 
     pub(crate) fn refuses_cross_slot(&self) -> bool {
         self.cross_slot == CrossSlotPolicy::Fail
+    }
+
+    pub(crate) fn has_script(&self) -> bool {
+        self.script.is_some()
+    }
+
+    pub(crate) fn script(&self) -> Option<Arc<Script>> {
+        self.script.clone()
     }
 
     pub(crate) fn filter(&self) -> Option<&Arc<Filter>> {

@@ -21,6 +21,7 @@ use super::{
     mirror::{First, Foreign},
     plan::Plan,
     release::Release,
+    rewritten::begin_script,
     state::{LinkState, Stage, field},
     sweep::Owners,
 };
@@ -182,6 +183,7 @@ pub(crate) async fn run(
         let (journal, kept) = blocking(move || at.link(label.as_deref())).await?;
         ends.notes.extend(kept.notes.iter().cloned());
         let start = resume::Plan::of(&kept, &applied);
+        let rewriting = begin_script(options, link.slots.is_some())?;
         let resume = match applied {
             Applied::Stream(position) => Some(position),
             _ => None,
@@ -203,7 +205,8 @@ pub(crate) async fn run(
                     .losing(options.on_loss)
                     .dividing()
                     .holding(target.hold(), target.databases())
-                    .filtering(options.active_filter()),
+                    .filtering(options.active_filter())
+                    .rewriting(rewriting),
             ),
             intake: None,
             reader: None,

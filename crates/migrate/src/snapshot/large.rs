@@ -8,7 +8,7 @@ use keyferry_rdb::{
     native::{CommandSink, Loss, NativeOptions, Rebuild},
 };
 
-use super::{State, TEMPORARY_PREFIX, Temporary, now_ms, value::Key};
+use super::{State, TEMPORARY_PREFIX, Temporary, now_ms, rewritten::Building, value::Key};
 use crate::{
     error::Error,
     existing::Treat,
@@ -34,6 +34,8 @@ pub(super) enum Large {
     },
     /// Added to what the target has under this name.
     Union { rebuild: Box<Rebuild>, key: Vec<u8>, expiry: Option<i64>, masks: Option<Masks> },
+    /// Shown to a script.
+    Rewritten(Box<Building>),
     /// Collected, since it has no native form.
     Whole {
         key: Vec<u8>,
@@ -61,9 +63,17 @@ impl State {
         self.count(head);
         self.counts.large += 1;
         // What is merged keeps the later deadline of both, which cannot be told from a held one.
-        let expiry = if treat == Treat::Merge { head.expiry } else { self.deadline(head) };
+        let as_it_is = treat == Treat::Merge || self.script.is_some();
+        let expiry = if as_it_is { head.expiry } else { self.deadline(head) };
         let expired = expiry.is_some_and(|at| at <= now_ms());
-        let large = if expired {
+        let large = if self.script.is_some() {
+            if !Self::has_commands(head.ty.kind()) {
+                let what = format!("key {:?} ({})", String::from_utf8_lossy(head.key), head.ty);
+                return Err(self.unsupported(what, "it is large, has no commands, and a script is to see it"));
+            }
+            // It sees the deadline as it is.
+            Large::Rewritten(Box::new(self.building(head)))
+        } else if expired {
             Large::Expired { key: head.key.to_vec(), treat }
         } else if self.way(head.ty) == Way::Lost {
             out.losses.push(Loss::NotAccepted { ty: head.ty });
@@ -132,6 +142,13 @@ impl State {
     }
 
     pub(super) fn large_part(&mut self, part: &[u8], out: &mut Output) -> Result<(), Error> {
+        if let Some(Large::Rewritten(mut building)) =
+            self.large.take_if(|large| matches!(large, Large::Rewritten(_)))
+        {
+            self.building_part(&mut building, part, out)?;
+            self.large = Some(Large::Rewritten(building));
+            return Ok(());
+        }
         match &mut self.large {
             Some(Large::Native { rebuild, key, masks, .. } | Large::Union { rebuild, key, masks, .. }) => {
                 match masks {
@@ -149,7 +166,7 @@ impl State {
                 }
                 bytes.extend_from_slice(part);
             }
-            Some(Large::Expired { .. } | Large::Lost { .. }) | None => {}
+            Some(Large::Expired { .. } | Large::Lost { .. } | Large::Rewritten(_)) | None => {}
         }
         Ok(())
     }
@@ -215,6 +232,7 @@ impl State {
                 self.cut(out, PieceKind::Key, &key, self.selected.unwrap_or(0));
             }
             Some(Large::Lost { key, treat }) => self.lost(&key, treat, out),
+            Some(Large::Rewritten(building)) => return self.end_building(*building, true, out),
             None => {}
         }
         out.keys += 1;

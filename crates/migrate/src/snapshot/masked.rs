@@ -49,6 +49,10 @@ impl State {
                         *on = Some(masks);
                         Ok(())
                     }
+                    Some(Large::Rewritten(building)) => {
+                        building.masks = Some(masks);
+                        Ok(())
+                    }
                     // Nothing of it goes over.
                     Some(Large::Expired { .. } | Large::Lost { .. }) => Ok(()),
                     Some(Large::Whole { .. }) | None => {

@@ -38,6 +38,15 @@ impl State {
             return Ok(());
         }
         let treat = self.treatment_of(head);
+        if self.script.is_some() {
+            if !Self::has_commands(head.ty.kind()) {
+                return self.payload_rewritten(head, value, out);
+            }
+            self.start_large(head, treat, out)?;
+            self.large_part(value.bytes(), out)?;
+            self.counts.large -= 1;
+            return self.end_large(out);
+        }
         // Its field names are elsewhere in the snapshot, or it has deadlines inside that are to be held.
         let held_inside = self.hold.is_some() && may_vanish(head.ty) && self.abilities.native.field_expiry;
         if !value.ty().fits_dump() || held_inside || treat == Treat::Merge {

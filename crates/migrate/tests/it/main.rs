@@ -28,5 +28,7 @@ mod other_versions;
 mod resume;
 mod retries;
 mod scan;
+#[cfg(feature = "lua")]
+mod scripts;
 mod support;
 mod throttle;

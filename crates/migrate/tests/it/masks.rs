@@ -54,9 +54,9 @@ fn items(reply: &Frame) -> Vec<Vec<u8>> {
 }
 
 /// What a server holds, by key; `mask` is put on every value.
-type Data = BTreeMap<Vec<u8>, (String, Vec<Vec<Vec<u8>>>)>;
+pub(crate) type Data = BTreeMap<Vec<u8>, (String, Vec<Vec<Vec<u8>>>)>;
 
-fn read(client: &mut Client, mask: impl Fn(&[u8], Part<'_>, &[u8]) -> Vec<u8>) -> Data {
+pub(crate) fn read(client: &mut Client, mask: impl Fn(&[u8], Part<'_>, &[u8]) -> Vec<u8>) -> Data {
     let mut data = Data::new();
     for key in items(&client.call(&["KEYS", "*"]).unwrap()) {
         if key.starts_with(b"keyferry:") {
@@ -115,7 +115,7 @@ fn read(client: &mut Client, mask: impl Fn(&[u8], Part<'_>, &[u8]) -> Vec<u8>) -
     data
 }
 
-fn as_it_is(_: &[u8], _: Part<'_>, value: &[u8]) -> Vec<u8> {
+pub(crate) fn as_it_is(_: &[u8], _: Part<'_>, value: &[u8]) -> Vec<u8> {
     value.to_vec()
 }
 

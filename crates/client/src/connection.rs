@@ -7,14 +7,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use keyferry_resp::encode::encode_frame;
 use keyferry_resp::{Frame, Protocol, encode_command};
 use tokio::io::AsyncWrite as _;
 
 use crate::dial::{Deadline, dial};
 use crate::error::{is_passing, split_reply};
 use crate::halves::{Receiver, Sender};
-use crate::inbound::{Doing, Inbound, Watch, command_name};
+use crate::inbound::{Doing, Inbound, Skim, Watch, command_name};
 use crate::pipeline::{Batch, Outgoing, Pipeline};
+use crate::replies::Replies;
 use crate::{Address, ConnectOptions, Error, Info, Secret, ServerInfo, Transport};
 
 /// Output memory kept between calls, in bytes; a larger command's is given back.
@@ -169,6 +171,49 @@ impl Connection {
         self.exchange(pipeline.outgoing(), count, Doing::Pipeline(count), |frame| replies.push(frame))
             .await?;
         Ok(replies)
+    }
+
+    /// Sends `count` commands, which `commands` has encoded back to back ([`keyferry_resp::encode_command`]), and puts their replies
+    /// into `replies` as they come, in order, error replies among them. What was there before is forgotten.
+    ///
+    /// For those who compare replies or look only at some of them: no frame is built and nothing is allocated for a reply, while
+    /// limits and the format are seen to as ever. All replies are held in memory. Over RESP3 this saves nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`pipeline`](Self::pipeline).
+    ///
+    /// ```no_run
+    /// # async fn example(mut connection: keyferry_client::Connection) -> Result<(), keyferry_client::Error> {
+    /// let (mut commands, mut replies) = (bytes::BytesMut::new(), keyferry_client::Replies::new());
+    /// keyferry_resp::encode_command(&mut commands, ["GET", "greeting"]);
+    /// connection.skim(&commands, 1, &mut replies).await?;
+    /// assert_eq!(replies.get(0), Some(&b"$5\r\nhello\r\n"[..]));
+    /// # Ok(()) }
+    /// ```
+    pub async fn skim(&mut self, commands: &[u8], count: usize, replies: &mut Replies) -> Result<(), Error> {
+        replies.clear();
+        let out = Outgoing::one(commands);
+        let doing = Doing::Pipeline(count);
+        if self.protocol == Protocol::Resp3 {
+            // Pushes may come between: those are put aside.
+            return self
+                .exchange(out, count, doing, |frame| {
+                    encode_frame(&mut replies.bytes, &frame, Protocol::Resp3);
+                    replies.ends.push(replies.bytes.len());
+                })
+                .await;
+        }
+        let mut skim = Skim::new(self.inbound.limits(), std::mem::take(&mut replies.ends));
+        self.exchange_by(out, count, doing, |inbound, address, state| {
+            inbound.skim(&mut skim, state.left, address, doing)?;
+            state.left = count - skim.ends.len();
+            state.refused = skim.refused;
+            Ok(())
+        })
+        .await?;
+        (replies.bytes, replies.ends) = self.inbound.skimmed(skim);
+        Ok(())
     }
 
     /// Sends a command without waiting for anything: for commands with no reply, or many, or pushes instead.
@@ -379,10 +424,31 @@ impl Connection {
     /// One exchange: everything in `out` is written and `expected` replies are read, at the same time.
     async fn exchange(
         &mut self,
-        mut out: Outgoing<'_>,
+        out: Outgoing<'_>,
         expected: usize,
         doing: Doing<'_>,
         mut reply: impl FnMut(Frame),
+    ) -> Result<(), Error> {
+        self.exchange_by(out, expected, doing, |inbound, address, state| {
+            while state.left > 0
+                && let Some(frame) = inbound.decode_reply(address, doing)?
+            {
+                state.left -= 1;
+                state.refused = frame.is_error();
+                reply(frame);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// One exchange, of which `take` takes the replies that have arrived.
+    async fn exchange_by(
+        &mut self,
+        mut out: Outgoing<'_>,
+        expected: usize,
+        doing: Doing<'_>,
+        mut take: impl FnMut(&mut Inbound, &Address, &mut Exchange) -> Result<(), Error>,
     ) -> Result<(), Error> {
         if self.midway {
             return Err(self.out_of_step());
@@ -390,7 +456,7 @@ impl Connection {
         self.midway = true;
         self.watch.moved();
         let mut state = Exchange { left: expected, flushed: false, write_error: None, refused: false };
-        poll_fn(|cx| self.poll_exchange(cx, &mut out, &mut state, doing, &mut reply)).await?;
+        poll_fn(|cx| self.poll_exchange(cx, &mut out, &mut state, doing, &mut take)).await?;
         // After a refusal in the middle of a command the server is not listening any more.
         self.midway = !out.is_empty();
         Ok(())
@@ -402,7 +468,7 @@ impl Connection {
         out: &mut Outgoing<'_>,
         state: &mut Exchange,
         doing: Doing<'_>,
-        reply: &mut impl FnMut(Frame),
+        take: &mut impl FnMut(&mut Inbound, &Address, &mut Exchange) -> Result<(), Error>,
     ) -> Poll<Result<(), Error>> {
         loop {
             let mut moved = false;
@@ -425,16 +491,7 @@ impl Connection {
                     Poll::Pending => {}
                 }
             }
-            while state.left > 0 {
-                match self.inbound.decode_reply(&self.address, doing)? {
-                    Some(frame) => {
-                        state.left -= 1;
-                        state.refused = frame.is_error();
-                        reply(frame);
-                    }
-                    None => break,
-                }
-            }
+            take(&mut self.inbound, &self.address, state)?;
             let written = out.is_empty() && state.flushed;
             if state.left == 0 && (written || (state.refused && state.write_error.is_some())) {
                 return Poll::Ready(Ok(()));

@@ -71,6 +71,7 @@ mod line;
 #[cfg(test)]
 mod linear;
 mod number;
+mod plain;
 mod reply_error;
 #[cfg(feature = "serde")]
 mod ser;

@@ -1,5 +1,6 @@
 use crate::budget::Budget;
 use crate::line::{self, Head, LineEnd};
+use crate::plain;
 use crate::{DecodeError, ErrorReply, Limits};
 
 /// Counts replies and finds the errors among them, and keeps nothing else.
@@ -190,6 +191,12 @@ impl ReplySkipper {
                 if run.replies == run.most {
                     return Ok(false);
                 }
+                if let Some(length) = plain::reply(run.rest(), &self.budget.limits) {
+                    self.consume(run, length);
+                    self.budget.begin(self.offset);
+                    run.replies += 1;
+                    continue;
+                }
             }
             let value = match self.payload {
                 Some(payload) => self.payload(run, payload)?,
@@ -233,6 +240,7 @@ impl ReplySkipper {
                 [b'+', b'O', b'K', b'\r', b'\n', rest @ ..] => rest,
                 [b':', b'0'..=b'9', b'\r', b'\n', rest @ ..] => rest,
                 [b':', b'1'..=b'9', b'0'..=b'9', b'\r', b'\n', rest @ ..] => rest,
+                [b':', b'-', b'1'..=b'9', b'\r', b'\n', rest @ ..] => rest,
                 [b'+', b'Q', b'U', b'E', b'U', b'E', b'D', b'\r', b'\n', rest @ ..] => rest,
                 _ => break,
             };

@@ -328,3 +328,57 @@ async fn calls_without_a_name_and_empty_arguments() {
     assert!(connection.call([&b"SET"[..], b"", b"\r\n\0\xff"]).await.unwrap().is_ok());
     assert_eq!(connection.call(["GET", ""]).await.unwrap().as_bytes().unwrap(), &b"\r\n\0\xff"[..]);
 }
+
+#[tokio::test]
+async fn skimmed_replies_are_those_of_a_pipeline() {
+    use keyferry_client::Replies;
+    use keyferry_resp::{Decoder, encode_command};
+    for binary in servers() {
+        let server = Server::builder(binary).start().unwrap();
+        for url in [server.url(), format!("{}?protocol=3", server.url())] {
+            let mut connection = connect(&url).await;
+            let large = "x".repeat(300_000);
+            connection.call(["MSET", "a", "1", "large", &large]).await.unwrap();
+            connection.call(["DEL", "hash"]).await.unwrap();
+            connection.call(["HSET", "hash", "f", "v", "g", ""]).await.unwrap();
+            let commands: [&[&str]; 9] = [
+                &["GET", "a"],
+                &["MGET", "a", "none", "hash", "large"],
+                &["HGETALL", "hash"],
+                &["HGETALL", "a"],
+                &["NONSENSE"],
+                &["HSCAN", "hash", "0"],
+                &["PTTL", "none"],
+                &["PING"],
+                &["COMMAND"],
+            ];
+            let (mut pipeline, mut wire) = (Pipeline::new(), BytesMut::new());
+            for command in commands {
+                pipeline.push(command);
+                encode_command(&mut wire, command);
+            }
+            let frames = connection.pipeline(&pipeline).await.unwrap();
+            let mut replies = Replies::new();
+            // The memory of the first is used again.
+            for _ in 0..2 {
+                connection.skim(&wire, commands.len(), &mut replies).await.unwrap();
+                let decoded: Vec<Frame> = (0..replies.len())
+                    .map(|number| {
+                        let mut bytes = BytesMut::from(replies.get(number).unwrap());
+                        let frame = Decoder::new().decode(&mut bytes).unwrap().unwrap();
+                        assert!(bytes.is_empty(), "{} {number}", binary.name);
+                        frame
+                    })
+                    .collect();
+                // In which order servers tell of their commands is theirs.
+                assert_eq!(decoded[..8], frames[..8], "{} {url}", binary.name);
+                assert_eq!(decoded[8].as_array().map(<[_]>::len), frames[8].as_array().map(<[_]>::len));
+                assert_eq!((replies.len(), replies.is_empty(), replies.get(9)), (9, false, None));
+            }
+            assert_eq!(connection.call(["GET", "a"]).await.unwrap().as_str(), Some("1"));
+            replies.clear();
+            assert!(replies.is_empty() && replies.get(0).is_none());
+            assert!(replies.into_bytes().is_empty());
+        }
+    }
+}

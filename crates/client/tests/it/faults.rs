@@ -360,3 +360,41 @@ async fn any_stream_will_do() {
     drop(connection);
     assert_eq!(server.await.unwrap(), b"*2\r\n$5\r\nHELLO\r\n$1\r\n2\r\n*1\r\n$4\r\nPING\r\n");
 }
+
+#[tokio::test]
+async fn skimmed_replies_may_come_in_pieces_and_not_at_all() {
+    let options = peer(|mut script| async move {
+        script.greet().await;
+        for _ in 0..2 {
+            script.command().await;
+        }
+        for &byte in b"*2\r\n$3\r\nfoo\r\n$-1\r\n-ERR no\r\n" {
+            script.say([byte]).await;
+            tokio::task::yield_now().await;
+        }
+        script.command().await;
+        script.say(b"*2\r\n$3\r\nfo").await;
+    })
+    .await;
+    let mut connection = Connection::connect(&options).await.unwrap();
+    let mut replies = keyferry_client::Replies::new();
+    let ping = b"*1\r\n$4\r\nPING\r\n";
+    connection.skim(&ping.repeat(2), 2, &mut replies).await.unwrap();
+    assert_eq!(replies.get(0), Some(&b"*2\r\n$3\r\nfoo\r\n$-1\r\n"[..]));
+    assert_eq!(replies.get(1), Some(&b"-ERR no\r\n"[..]));
+    let error = connection.skim(ping, 1, &mut replies).await.unwrap_err();
+    assert!(matches!(error, Error::Closed { .. }), "{error:?}");
+    assert!(replies.is_empty());
+    let error = connection.skim(ping, 1, &mut replies).await.unwrap_err();
+    assert!(matches!(error, Error::OutOfStep { .. }), "{error:?}");
+    // What is no reply at all.
+    let options = peer(|mut script| async move {
+        script.greet().await;
+        script.answer("hello?\r\n").await;
+        script.stay().await;
+    })
+    .await;
+    let mut connection = Connection::connect(&options).await.unwrap();
+    let error = connection.skim(ping, 1, &mut replies).await.unwrap_err();
+    assert!(matches!(error, Error::Protocol { .. }), "{error:?}");
+}

@@ -1,0 +1,110 @@
+//! Where a reply ends, for those that are mostly there: strings, integers and lists of these, all of it in one piece.
+
+use crate::{Limits, line};
+
+/// Lists in a reply, one inside the other or side by side: a cursor with the elements behind it has two.
+const LISTS: usize = 2;
+
+/// The length of the reply at the start of `input`, if all of it is there and it is a plain one within the limits; whatever else stands
+/// there is left to the careful path.
+#[inline]
+pub(crate) fn reply(input: &[u8], limits: &Limits) -> Option<usize> {
+    let most_bulk = limits.max_bulk_bytes();
+    let (mut lists, mut elements, mut missing) = (0, 0_usize, 1_usize);
+    let mut rest = input;
+    while missing > 0 {
+        let (&kind, number) = rest.split_first()?;
+        match kind {
+            b'$' => match length(number) {
+                Some((length, behind)) if length <= most_bulk => {
+                    rest = behind.get(length..)?.strip_prefix(b"\r\n")?;
+                }
+                // What is not there, in a list of strings.
+                _ => rest = number.strip_prefix(b"-1\r\n")?,
+            },
+            b':' => (_, rest) = length(number)?,
+            b'*' => {
+                let count;
+                (count, rest) = length(number)?;
+                lists += 1;
+                elements += count;
+                if lists > LISTS.min(limits.max_nesting()) || count > limits.max_elements() {
+                    return None;
+                }
+                missing += count;
+            }
+            _ => return None,
+        }
+        missing -= 1;
+    }
+    let size = input.len() - rest.len();
+    (size <= limits.max_frame_bytes() && elements <= limits.max_total_elements()).then_some(size)
+}
+
+/// The number in front and what comes behind its line, as [`line::short_length`] has it.
+#[inline]
+fn length(input: &[u8]) -> Option<(usize, &[u8])> {
+    let digit = |byte: u8| usize::from(byte - b'0');
+    // Most have three digits at most.
+    match input {
+        [a @ b'0'..=b'9', b'\r', b'\n', rest @ ..] => Some((digit(*a), rest)),
+        [a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', rest @ ..] => {
+            Some((digit(*a) * 10 + digit(*b), rest))
+        }
+        [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b'\r', b'\n', rest @ ..] => {
+            Some(((digit(*a) * 10 + digit(*b)) * 10 + digit(*c), rest))
+        }
+        _ => line::short_length(input, 0).and_then(|(number, end)| Some((number, input.get(end..)?))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_plain_replies_have_a_length() {
+        let of = |text: &str| reply(text.as_bytes(), &Limits::default());
+        for whole in [
+            "$3\r\nfoo\r\n",
+            "$0\r\n\r\n",
+            "$-1\r\n",
+            ":12345\r\n",
+            "*0\r\n",
+            "*2\r\n$1\r\na\r\n:5\r\n",
+            "*3\r\n$1\r\na\r\n$-1\r\n$1\r\nb\r\n",
+            "*2\r\n$1\r\n0\r\n*2\r\n$1\r\na\r\n$2\r\nbb\r\n",
+        ] {
+            // Something stands behind it.
+            assert_eq!(of(&format!("{whole}$9\r\n1234567")), Some(whole.len()), "{whole:?}");
+            for cut in 0..whole.len() {
+                assert_eq!(of(&whole[..cut]), None, "{whole:?} up to {cut}");
+            }
+        }
+        for other in [
+            "+OK\r\n",
+            "-ERR\r\n",
+            "$3\r\nfooo\r\n",
+            "*1\r\n+OK\r\n",
+            ":01\r\n",
+            "*-1\r\n",
+            ">1\r\n$1\r\na\r\n",
+        ] {
+            assert_eq!(of(&format!("{other}$9\r\n1234567")), None, "{other:?}");
+        }
+        // More lists than are counted.
+        assert_eq!(of("*1\r\n*1\r\n*1\r\n:1\r\n        "), None);
+    }
+
+    #[test]
+    fn limits_hold() {
+        let text = b"*3\r\n$3\r\nfoo\r\n$1\r\na\r\n$1\r\nb\r\n        ";
+        let within = |limits: Limits| reply(text, &limits).is_some();
+        assert!(within(Limits::new().bulk_bytes(3).elements(3).total_elements(3).frame_bytes(27).nesting(1)));
+        assert!(!within(Limits::new().bulk_bytes(2)));
+        assert!(!within(Limits::new().elements(2)));
+        assert!(!within(Limits::new().total_elements(2)));
+        assert!(!within(Limits::new().frame_bytes(26)));
+        assert!(!within(Limits::new().nesting(0)));
+    }
+}

@@ -12,8 +12,9 @@ struct Standing {
     run: String,
     /// Changes since the last save and when that was; keys that expired; keys that were evicted.
     counts: [u64; 4],
-    /// Keys of the database.
+    /// Keys of the database, and those that expire.
     keys: u64,
+    expire: u64,
 }
 
 /// The keys of a pair of databases that were looked at, and how the target stood before.
@@ -23,35 +24,54 @@ pub(crate) struct Census {
     before: Standing,
     /// Hashes of names, some perhaps twice, as `SCAN` may give keys. Two names of one hash make it too few, which proves nothing.
     names: Vec<u64>,
+    /// The same of those that expire on the target, if these are to be counted.
+    expire: Option<Vec<u64>>,
     /// Names that are held at most.
     most: usize,
 }
 
 impl Census {
     /// Begins one of a database of a single server; `None` where the server does not tell what it takes.
-    pub(crate) async fn begin(target: &LiveSide, db: u32, memory: usize) -> Option<Self> {
+    ///
+    /// With `expire`, those that expire there are counted, too.
+    pub(crate) async fn begin(target: &LiveSide, db: u32, memory: usize, expire: bool) -> Option<Self> {
         let before = standing(target, db).await?;
-        Some(Self { db, before, names: Vec::new(), most: memory / size_of::<u64>() })
+        let expire = expire.then(Vec::new);
+        Some(Self { db, before, names: Vec::new(), expire, most: memory / size_of::<u64>() })
     }
 
-    /// Takes the hashes of the names of keys that were looked at.
-    pub(crate) fn add(&mut self, names: &[u64]) {
-        if self.names.len() + names.len() <= self.most {
+    /// Whether those keys are counted that expire.
+    pub(crate) fn counts_expiries(&self) -> bool {
+        self.expire.is_some()
+    }
+
+    /// Takes the hashes of the names of keys that were looked at, and of those that expire on the target.
+    pub(crate) fn add(&mut self, names: &[u64], expire: &[u64]) {
+        let held = self.names.len() + self.expire.as_ref().map_or(0, Vec::len);
+        if held + names.len() + expire.len() <= self.most {
             self.names.extend_from_slice(names);
+            self.expire.iter_mut().for_each(|all| all.extend_from_slice(expire));
         } else {
             // Too many to hold: it will prove nothing.
             (self.most, self.names) = (0, Vec::new());
+            self.expire.iter_mut().for_each(|all| *all = Vec::new());
         }
     }
 
-    /// Whether the target holds those keys but for `lacking` of them, and no others: then how many.
+    /// Whether the target holds those keys but for `lacking` of them, and no others, and of others than those that were counted none
+    /// expires: then how many.
     pub(crate) async fn end(mut self, target: &LiveSide, lacking: u64) -> Option<u64> {
-        self.names.sort_unstable();
-        self.names.dedup();
-        let found = (self.names.len() as u64).checked_sub(lacking)?;
+        let found = different(&mut self.names).checked_sub(lacking)?;
+        let expire = self.expire.as_mut().map_or(self.before.expire, different);
         let stood = self.most > 0 && standing(target, self.db).await? == self.before;
-        (stood && found == self.before.keys).then_some(found)
+        (stood && (found, expire) == (self.before.keys, self.before.expire)).then_some(found)
     }
+}
+
+fn different(names: &mut Vec<u64>) -> u64 {
+    names.sort_unstable();
+    names.dedup();
+    names.len() as u64
 }
 
 /// How a server stands; `None` where it does not say. Errors say nothing: whoever goes over the keys then meets them if they last.
@@ -68,8 +88,8 @@ async fn standing(side: &LiveSide, db: u32) -> Option<Standing> {
     let [changes, saved] =
         number("persistence", ["rdb_changes_since_last_save", "rdb_last_save_time"]).await?;
     let [expired, evicted] = number("stats", ["expired_keys", "evicted_keys"]).await?;
-    let keys = databases::counts(side).await.ok()?.get(&db).map_or(0, |(keys, _)| *keys);
-    Some(Standing { run, counts: [changes, saved, expired, evicted], keys })
+    let (keys, expire) = databases::counts(side).await.ok()?.get(&db).copied().unwrap_or_default();
+    Some(Standing { run, counts: [changes, saved, expired, evicted], keys, expire })
 }
 
 #[cfg(test)]
@@ -77,9 +97,9 @@ mod tests {
     use super::*;
 
     fn census(names: &[u64], most: usize) -> Census {
-        let before = Standing { run: String::new(), counts: [0; 4], keys: 0 };
-        let mut census = Census { db: 0, before, names: Vec::new(), most };
-        names.iter().for_each(|name| census.add(&[*name]));
+        let before = Standing { run: String::new(), counts: [0; 4], keys: 0, expire: 0 };
+        let mut census = Census { db: 0, before, names: Vec::new(), expire: None, most };
+        names.iter().for_each(|name| census.add(&[*name], &[]));
         census
     }
 
@@ -90,7 +110,7 @@ mod tests {
         assert_eq!((full.most, full.names.len()), (0, 0));
         // Nor does anything that comes later.
         let mut full = full;
-        full.add(&[1]);
+        full.add(&[1], &[1]);
         assert!(full.names.is_empty());
     }
 }

@@ -7,13 +7,15 @@ use keyferry_rdb::Kind;
 
 use super::contents::{SMALL, WINDOW};
 use super::finding::{Fields, Finding, Outcome};
+use super::glance::Memory;
+use super::guess::Guesses;
 use super::nodes::Channel;
 use super::options::{Depth, LiveOptions};
 use super::read::{Deadline, Lengths, Payload};
 use super::values::Values;
 use crate::cutoff::{exact, now};
 use crate::difference::{DifferenceKind, Held};
-use crate::digest::DigestOptions;
+use crate::digest::{DigestOptions, Hash};
 use crate::error::Error;
 use crate::store::Room;
 
@@ -44,6 +46,9 @@ pub(super) use both;
 /// Fields up to which it is looked whether all of them have expired. Servers remove them by themselves before long.
 const EMPTY: u64 = 16_384;
 
+/// Keys that are looked at closely at once, where that can wait.
+pub(crate) const LATER: usize = 256;
+
 /// What all batches have in common.
 #[derive(Debug)]
 pub(crate) struct Rules {
@@ -57,6 +62,8 @@ pub(crate) struct Rules {
     pub(crate) lengths: Lengths,
     /// Of values of which a few elements are asked for.
     pub(crate) few: Lengths,
+    /// Which types values are likely to have.
+    pub(crate) guesses: Guesses,
 }
 
 /// Compares keys over connections of its own.
@@ -68,6 +75,13 @@ pub(crate) struct Comparer {
     /// Whether any key of the databases may expire.
     pub(crate) deadlines: bool,
     pub(super) values: Values,
+    pub(super) memory: Memory,
+    /// What names are hashed with, and the database, where a census is taken of them.
+    pub(crate) census: Option<(Hash, u64)>,
+    /// Whether keys that have to be looked at closely can wait for others.
+    pub(crate) put_off: bool,
+    /// Those that wait.
+    pub(crate) later: Vec<Bytes>,
 }
 
 /// A key under comparison.
@@ -76,6 +90,8 @@ pub(super) struct Key {
     pub(super) deadlines: [Deadline; 2],
     pub(super) kinds: Vec<DifferenceKind>,
     pub(super) fields: Fields,
+    /// Its type, as far as it is worth knowing for others of such names.
+    pub(super) kind: Option<Kind>,
     pub(super) gone: bool,
     /// Of one side only.
     pub(super) lacks: Option<DifferenceKind>,
@@ -102,8 +118,16 @@ impl Key {
 
 impl Comparer {
     pub(crate) fn new(rules: &Arc<Rules>, sides: [Option<Channel>; 2], deadlines: bool) -> Self {
-        let values = Values::new(&rules.digest);
-        Self { rules: Arc::clone(rules), sides, deadlines, values }
+        Self {
+            rules: Arc::clone(rules),
+            sides,
+            deadlines,
+            values: Values::new(&rules.digest),
+            memory: Memory::default(),
+            census: None,
+            put_off: false,
+            later: Vec::new(),
+        }
     }
 
     /// Compares keys; with `detail` it is also told which elements of values differ.
@@ -121,10 +145,38 @@ impl Comparer {
                 self.names(&chosen, &mut found).await?;
             }
             (_, Depth::Length) => self.whole_lengths(&chosen, &mut found).await?,
-            (_, Depth::Full | Depth::SkipBig) => self.whole(&chosen, &mut found, detail).await?,
+            (_, Depth::Full | Depth::SkipBig) => {
+                let waiting = self.later.len();
+                self.whole(&chosen, &mut found, detail).await?;
+                outcome.looked -= (self.later.len() - waiting) as u64;
+            }
+        }
+        if let Some((hash, db)) = self.census {
+            let expire = chosen.iter().zip(&found).filter(|(_, key)| key.deadlines[1].at().is_some());
+            outcome.expire.extend(expire.map(|(name, _)| hash.key(db, name)));
         }
         self.finish(&chosen, found, &mut outcome).await?;
         Ok(outcome)
+    }
+
+    /// Looks closely at the keys that wait for it.
+    pub(crate) async fn compare_later(&mut self, detail: bool) -> Result<Outcome, Error> {
+        let keys = std::mem::take(&mut self.later);
+        let before = std::mem::replace(&mut self.put_off, false);
+        let outcome = self.compare(&keys, detail).await;
+        self.put_off = before;
+        outcome
+    }
+
+    /// Those keys that expire on the target and not on the source.
+    pub(crate) async fn expire_there_only(&mut self, keys: &[Bytes]) -> Result<Vec<Bytes>, Error> {
+        let [Some(source), Some(target)] = &mut self.sides else { return Ok(Vec::new()) };
+        let ends = target.deadlines(keys).await?;
+        let expire = keys.iter().zip(ends).filter(|(_, end)| end.at().is_some());
+        let expire: Vec<Bytes> = expire.map(|(key, _)| key.clone()).collect();
+        let ends = if expire.is_empty() { Vec::new() } else { source.deadlines(&expire).await? };
+        let never = expire.into_iter().zip(ends).filter(|(_, end)| *end == Deadline::Never);
+        Ok(never.map(|(key, _)| key).collect())
     }
 
     /// Those keys that are not there on the source.

@@ -4,9 +4,11 @@ use bytes::Bytes;
 use keyferry_rdb::Kind;
 
 use super::big;
-use super::compare::{Comparer, Key, both, open, pick};
+use super::compare::{Comparer, Key, LATER, both, open, pick};
+use super::guess::Class;
 use super::options::Depth;
 use super::read::{Deadline, Payload, Shape};
+use super::values::Values;
 use crate::cutoff::now;
 use crate::difference::DifferenceKind;
 use crate::digest::Hash;
@@ -26,6 +28,24 @@ impl Comparer {
         found: &mut [Key],
         detail: bool,
     ) -> Result<(), Error> {
+        self.glance(keys, found).await;
+        let open = open(found);
+        // A round trip for few keys costs as much as one for many.
+        if self.put_off && open.len() < LATER {
+            self.later.extend(open.iter().map(|&number| Bytes::copy_from_slice(&keys[number])));
+        } else if open.len() == keys.len() {
+            self.closely(keys, found, detail).await?;
+        } else if !open.is_empty() {
+            let mut close = vec![Key::default(); open.len()];
+            self.closely(&pick(keys, &open), &mut close, detail).await?;
+            open.into_iter().zip(close).for_each(|(number, key)| found[number] = key);
+        }
+        self.compare_deadlines(found);
+        Ok(())
+    }
+
+    /// Looks at keys of which nothing is known.
+    async fn closely(&mut self, keys: &[Bytes], found: &mut [Key], detail: bool) -> Result<(), Error> {
         let [Some(source), Some(target)] = &mut self.sides else { return Ok(()) };
         let (rules, deadlines) = (&self.rules, self.deadlines);
         let (a, b) = tokio::try_join!(
@@ -40,6 +60,7 @@ impl Comparer {
             let (on_source, on_target) = (present(0), present(1));
             key.is_on(on_source, on_target);
             if let ([Some(a), Some(b)], false) = ([&texts[0][number], &texts[1][number]], key.done) {
+                key.kind = Some(Kind::String);
                 if a == b { key.done = true } else { key.differs(DifferenceKind::Value) }
             }
         }
@@ -77,7 +98,9 @@ impl Comparer {
             }
             self.payloads(keys, &small, found, detail).await?;
         }
-        self.compare_deadlines(found);
+        for (name, key) in keys.iter().zip(found) {
+            key.kind.into_iter().for_each(|kind| self.rules.guesses.learn(Class::of(name), kind));
+        }
         Ok(())
     }
 
@@ -185,6 +208,7 @@ impl Comparer {
                     refused.push(number);
                     continue;
                 };
+                key.kind = Values::kind(&a);
                 let compared = self.values.compare(&a, &b, expired_until);
                 key.is_on(!compared.absent[0], !compared.absent[1]);
                 if key.done {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keyferry_client::{Info, Keyspace};
 
-use super::nodes::{self, LiveSide};
+use super::nodes::{self, LiveSide, Patience, Trouble};
 use crate::error::Error;
 use crate::options::DiffOptions;
 
@@ -33,8 +33,21 @@ impl Pair {
 /// What servers count in each database: keys and those that expire.
 pub(crate) type Counts = BTreeMap<u32, (u64, u64)>;
 
-/// Asks all nodes of a side.
+/// Asks all nodes of a side. Connections that are lost are made again.
 pub(crate) async fn counts(side: &LiveSide) -> Result<Counts, Error> {
+    let mut patience = Patience::new(side.patience());
+    loop {
+        match counts_now(side).await {
+            Err(Error::Connection(error)) if error.is_retryable() => {
+                let trouble = Trouble { error: Some(error), ..Trouble::default() };
+                patience.wait(side.name(), trouble).await?;
+            }
+            counts => return counts,
+        }
+    }
+}
+
+async fn counts_now(side: &LiveSide) -> Result<Counts, Error> {
     let mut counts = Counts::new();
     for node in &side.nodes().all {
         let mut connection = nodes::connect(&node.connect, 0).await?;

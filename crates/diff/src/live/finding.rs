@@ -48,4 +48,22 @@ pub(crate) struct Outcome {
     pub(crate) findings: Vec<Finding>,
     /// Hashes of the names of keys that were looked at, where a [census](super::census) is taken.
     pub(crate) names: Vec<u64>,
+    /// The same of those among them that expire on the target.
+    pub(crate) expire: Vec<u64>,
+    /// Findings of keys that were counted before.
+    pub(crate) again: Vec<Finding>,
+}
+
+impl Outcome {
+    /// Takes in what came of other keys.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.looked += other.looked;
+        self.gone += other.gone;
+        self.expiring += other.expiring;
+        self.other_kind += other.other_kind;
+        self.findings.extend(other.findings);
+        self.names.extend(other.names);
+        self.expire.extend(other.expire);
+        self.again.extend(other.again);
+    }
 }

@@ -10,9 +10,12 @@ mod databases;
 mod differing;
 mod finding;
 mod functions;
+mod glance;
+mod guess;
 mod nodes;
 mod options;
 mod quick;
+mod raw;
 mod read;
 mod repair;
 mod rounds;
@@ -22,6 +25,7 @@ mod short;
 mod suspects;
 mod sweep;
 mod values;
+mod wire;
 mod work;
 
 pub(crate) use ask::ask;
@@ -42,7 +46,8 @@ use run::Run;
 
 /// A comparison of two live sides key by key, both directions in one run.
 ///
-/// Keys are found with `SCAN` on both sides, clusters at every primary, and read in bulk: strings by `MGET`, other values by `DUMP`,
+/// Keys are found with `SCAN` on both sides, clusters at every primary, and read in bulk, as what their names
+/// suggest that they are. What is not found to be the same so is looked at closely: strings by `MGET`, other values by `DUMP`,
 /// whose payloads are compared as bytes and decoded only where these differ; big keys in parts. Keys that differ are
 /// looked at again in further rounds, so that what was under way arrives: only what differs in the last round is told.
 ///

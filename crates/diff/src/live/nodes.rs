@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use keyferry_client::cluster::{self, Discovery};
 use keyferry_client::{
-    Backoff, ConnectOptions, Connection, Endpoint, Error as ClientError, Frame, Pipeline, ServerInfo, Vendor,
-    sentinel,
+    Backoff, ConnectOptions, Connection, Endpoint, Error as ClientError, Frame, Pipeline, Protocol, Replies,
+    ServerInfo, Vendor, sentinel,
 };
 use keyferry_resp::{ErrorReply, Retry};
 use keyferry_routing::{Redirect, RedirectKind, SLOTS, SlotSet, Topology, slot};
@@ -316,6 +316,25 @@ impl Channel {
         self.at_one(pipeline, |nodes| if nodes.all.is_empty() { None } else { Some(0) }).await
     }
 
+    /// Sends encoded commands to the only server of the side, once, and takes the replies as they come: error replies, also those that
+    /// say nothing of the command, are among them.
+    pub(crate) async fn skim(
+        &mut self,
+        commands: &[u8],
+        count: usize,
+        replies: &mut Replies,
+    ) -> Result<(), ClientError> {
+        let Some(node) = self.nodes.all.first() else { return Ok(()) };
+        let name = node.connect.address().to_string();
+        let mut connection = match self.open.remove(&name) {
+            Some(connection) => connection,
+            None => connect(&node.connect, self.db).await?,
+        };
+        connection.skim(commands, count, replies).await?;
+        self.open.insert(name, connection);
+        Ok(())
+    }
+
     /// Sends commands that belong together, all of one key, to the node of that key; only for commands that may be repeated.
     pub(crate) async fn at(&mut self, key: &[u8], pipeline: &Pipeline) -> Result<Vec<Frame>, Error> {
         self.at_one(pipeline, |nodes| nodes.of(key)).await
@@ -408,7 +427,9 @@ fn passing(frame: &Frame) -> Option<ErrorReply> {
 
 /// A connection for looking at keys, which leaves their access times alone where the server can (7.2).
 pub(crate) async fn connect(options: &ConnectOptions, db: u32) -> Result<Connection, ClientError> {
-    let mut connection = Connection::connect(&options.clone().with_db(db)).await?;
+    // With RESP3 some replies have another shape.
+    let options = options.clone().with_db(db).with_protocol(Protocol::Resp2);
+    let mut connection = Connection::connect(&options).await?;
     // Others do not have it; then reading counts as access.
     connection.call_frame(["CLIENT", "NO-TOUCH", "ON"]).await?;
     Ok(connection)

@@ -68,12 +68,17 @@ impl Deadline {
     }
 
     fn read(frame: &Frame, absolute: bool, before: i64) -> Result<Self, Unexpected> {
-        match frame.as_i64() {
-            Some(-2) => Ok(Self::NoKey),
-            Some(-1) => Ok(Self::Never),
-            Some(at) if absolute => Ok(Self::At(at)),
-            Some(left) => Ok(Self::At(deadline(before, left))),
-            None => Err(Unexpected(describe(frame))),
+        let told = frame.as_i64().ok_or_else(|| Unexpected(describe(frame)))?;
+        Ok(Self::of(told, absolute, before))
+    }
+
+    /// What a server told: a time, or how long a key had left when it was asked after `before`.
+    pub(super) fn of(told: i64, absolute: bool, before: i64) -> Self {
+        match told {
+            -2 => Self::NoKey,
+            -1 => Self::Never,
+            at if absolute => Self::At(at),
+            left => Self::At(deadline(before, left)),
         }
     }
 }
@@ -134,8 +139,7 @@ impl Channel {
             let (chunk, more) = rest.split_at(lengths.chunk().min(rest.len()));
             rest = more;
             let before = now();
-            let absolute = self.side().tells_deadlines();
-            let question = if absolute { "PEXPIRETIME" } else { "PTTL" };
+            let (absolute, question) = (self.side().tells_deadlines(), self.question());
             let (texts, replies) = if self.is_single() {
                 let mut pipeline = Pipeline::new();
                 let mget = chunk.iter().map(|key| &key[..]);
@@ -193,10 +197,14 @@ impl Channel {
         Ok(all)
     }
 
+    /// The command that tells when a key expires.
+    pub(crate) fn question(&self) -> &'static str {
+        if self.side().tells_deadlines() { "PEXPIRETIME" } else { "PTTL" }
+    }
+
     /// When keys expire.
     pub(crate) async fn deadlines(&mut self, keys: &[Bytes]) -> Result<Vec<Deadline>, Error> {
-        let (before, absolute) = (now(), self.side().tells_deadlines());
-        let question = if absolute { "PEXPIRETIME" } else { "PTTL" };
+        let (before, absolute, question) = (now(), self.side().tells_deadlines(), self.question());
         let replies = self.ask(keys, |key, pipeline| _ = pipeline.push([question.as_bytes(), key])).await?;
         let read = |frame: &Frame| Deadline::read(frame, absolute, before).map_err(|e| self.unexpected(e));
         replies.iter().map(read).collect()

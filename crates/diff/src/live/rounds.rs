@@ -96,8 +96,9 @@ impl Run {
         tasks.spawn(async move {
             for (pair, keys) in keys.into_iter().enumerate() {
                 for keys in keys.chunks(batch) {
+                    let keys = keys.to_vec();
                     let work =
-                        Work { pair, keys: keys.to_vec(), of_target: false, barrier: true, census: None };
+                        Work { pair, keys, of_target: false, barrier: true, census: None, unasked: false };
                     if sender.send(work).await.is_err() {
                         return;
                     }

@@ -39,6 +39,8 @@ pub(crate) struct Run {
     pub(super) first: Vec<Tally>,
     /// The keys of the pair of databases at hand, where counting them can spare the way over those of the target.
     pub(super) census: Option<Census>,
+    /// Whether the target was not asked of all keys when they expire, and no census tells.
+    pub(super) unasked: bool,
 }
 
 impl Run {
@@ -76,6 +78,7 @@ impl Run {
             room: Room { memory: options.memory, directory: options.temporary_directory.clone() },
             lengths: Default::default(),
             few: Default::default(),
+            guesses: Default::default(),
             live,
         };
         let barrier = match rules.live.barrier {
@@ -87,7 +90,8 @@ impl Run {
         let first = vec![Tally::default(); pairs.len()];
         let shared = Arc::new(Shared { sides, pairs, deadlines, rules: Arc::new(rules), pace, barrier });
         let hash = Hash::new(seed);
-        let mut run = Self { shared, options, progress, hash, started, report, first, census: None };
+        let mut run =
+            Self { shared, options, progress, hash, started, report, first, census: None, unasked: false };
         run.describe();
         Ok(run)
     }

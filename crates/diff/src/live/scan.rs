@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use keyferry_client::{Connection, Error as ClientError, Frame};
+use bytes::{Bytes, BytesMut};
+use keyferry_client::{Connection, Error as ClientError, Replies};
+use keyferry_files::text::short_line;
 use keyferry_files::{KeyName, LeftOutCounts};
 use keyferry_rdb::{EntryHead, ValueType};
-use keyferry_resp::{ErrorReply, Retry};
+use keyferry_resp::{ErrorReply, Retry, encode_command};
 use keyferry_routing::{KeyPattern, SlotSet, slot};
 
 use super::nodes::{LiveSide, Node, Patience, Trouble, connect};
 use super::options::LiveOptions;
-use super::read::describe;
+use super::raw::Strings;
 use crate::digest::Hash;
 use crate::error::Error;
 use crate::options::DiffOptions;
@@ -126,27 +127,28 @@ impl Scan {
             return Ok(None);
         }
         let mut patience = Patience::new(self.side.patience());
-        let keys = loop {
+        let reply = loop {
             let mut trouble = Trouble::default();
             match self.step().await {
-                Ok(Frame::Array(mut reply)) if reply.len() == 2 => {
-                    let (keys, next) = (reply.pop(), reply.pop());
-                    let next = next.and_then(Frame::into_bytes).unwrap_or_default();
-                    self.done = &next[..] == b"0" || next.is_empty();
-                    // Small, and the frame's buffer need not live as long.
-                    self.cursor = Bytes::copy_from_slice(&next);
-                    break keys.and_then(Frame::into_array).unwrap_or_default();
-                }
-                Ok(frame) => {
-                    let passing = |text: &Bytes| {
-                        let error = ErrorReply::new(text.clone());
-                        (error.retry() == Retry::BackOff).then_some(error)
-                    };
-                    let Some(reply) = frame.error().and_then(passing) else {
-                        let side = self.side.name().to_owned();
-                        return Err(Error::Refused { side, reply: describe(&frame) });
-                    };
-                    trouble.reply = Some(reply);
+                Ok(reply) => {
+                    if let Some((next, _)) = scanned(&reply) {
+                        self.done = next == b"0" || next.is_empty();
+                        // Small, and the reply's buffer need not live as long.
+                        self.cursor = Bytes::copy_from_slice(next);
+                        break reply;
+                    }
+                    let error = reply
+                        .strip_prefix(b"-")
+                        .map(|text| ErrorReply::new(reply.slice_ref(text.trim_ascii_end())));
+                    match error {
+                        Some(error) if error.retry() == Retry::BackOff => trouble.reply = Some(error),
+                        error => {
+                            let side = self.side.name().to_owned();
+                            let reply =
+                                error.map_or_else(|| short_line(&reply, 200), |error| error.to_string());
+                            return Err(Error::Refused { side, reply });
+                        }
+                    }
                 }
                 Err(error) if error.is_retryable() => {
                     self.connection = None;
@@ -156,16 +158,17 @@ impl Scan {
             }
             patience.wait(self.side.name(), trouble).await?;
         };
-        let mut chosen = Vec::with_capacity(keys.len());
-        for key in keys.into_iter().filter_map(Frame::into_bytes) {
-            if self.chooser.admits(&key, self.slots.as_ref(), &mut self.counts) {
-                chosen.push(key);
+        let mut chosen = Vec::with_capacity(self.batch.min(1 << 16));
+        let keys = scanned(&reply).into_iter().flat_map(|(_, keys)| keys.flatten());
+        for key in keys {
+            if self.chooser.admits(key, self.slots.as_ref(), &mut self.counts) {
+                chosen.push(reply.slice_ref(key));
             }
         }
         Ok(Some(chosen))
     }
 
-    async fn step(&mut self) -> Result<Frame, ClientError> {
+    async fn step(&mut self) -> Result<Bytes, ClientError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
@@ -188,8 +191,16 @@ impl Scan {
         if let Some(pattern) = self.chooser.pattern() {
             args.extend([b"MATCH", pattern.as_bytes()]);
         }
-        let frame = connection.call_frame(args).await?;
+        let (mut command, mut replies) = (BytesMut::new(), Replies::new());
+        encode_command(&mut command, args);
+        connection.skim(&command, 1, &mut replies).await?;
         self.connection = Some(connection);
-        Ok(frame)
+        Ok(replies.into_bytes())
     }
+}
+
+/// The cursor and the keys in a reply to `SCAN`; `None` for another one.
+fn scanned(reply: &[u8]) -> Option<(&[u8], Strings<'_>)> {
+    let (cursor, keys) = Strings::of(reply)?.pair()?;
+    Some((cursor, Strings::of(keys)?))
 }

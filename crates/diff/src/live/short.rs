@@ -9,10 +9,8 @@ use super::compare::{Comparer, Key, both, pick};
 use super::nodes::Channel;
 use super::options::Depth;
 use super::read::Lengths;
+use super::wire::{FEW, FEW_WORDS};
 use crate::error::Error;
-
-/// Elements that are asked for.
-const FEW: usize = 128;
 
 /// All elements of a short value, in the order of its kind; `None` for one that is long, of another type by now, or gone.
 type Short = Option<Vec<Bytes>>;
@@ -77,7 +75,8 @@ impl Comparer {
             (rest, kinds) = (&rest[at..], &kinds[at..]);
             let some = pick(keys, chunk);
             let (a, b) = tokio::try_join!(source.short(&some, of, few), target.short(&some, of, few))?;
-            for (&number, (a, b)) in chunk.iter().zip(a.into_iter().zip(b)) {
+            for ((&number, &kind), (a, b)) in chunk.iter().zip(of).zip(a.into_iter().zip(b)) {
+                found[number].kind = a.is_some().then_some(kind);
                 if a.is_some() && a == b { found[number].done = true } else { open.push(number) }
             }
         }
@@ -87,16 +86,16 @@ impl Comparer {
 
 impl Channel {
     async fn short(&mut self, keys: &[Bytes], kinds: &[Kind], few: &Lengths) -> Result<Vec<Short>, Error> {
-        let (last, count) = ((FEW - 1).to_string(), FEW.to_string());
+        let (last, count) = FEW_WORDS;
         let replies = self
             .each(
                 keys.len(),
                 |number| &keys[number],
                 |number, pipeline| {
                     let (word, args): (&[u8], [&[u8]; 3]) = match kinds[number] {
-                        Kind::List => (b"LRANGE", [b"0", last.as_bytes(), b""]),
-                        Kind::Hash => (b"HSCAN", [b"0", b"COUNT", count.as_bytes()]),
-                        _ => (b"SSCAN", [b"0", b"COUNT", count.as_bytes()]),
+                        Kind::List => (b"LRANGE", [b"0", last, b""]),
+                        Kind::Hash => (b"HSCAN", [b"0", b"COUNT", count]),
+                        _ => (b"SSCAN", [b"0", b"COUNT", count]),
                     };
                     let args = args.iter().copied().filter(|arg| !arg.is_empty());
                     let all: Vec<&[u8]> = [word, &keys[number]].into_iter().chain(args).collect();

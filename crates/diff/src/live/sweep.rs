@@ -42,10 +42,14 @@ impl Run {
         if self.census.is_some() {
             let nothing = || Some(SlotSet::new());
             self.scan(pair, detail, &[None, nothing()], &owners, differing).await?;
+            let counts_expiries = self.census.as_ref().is_some_and(Census::counts_expiries);
             if self.end_census(pair, differing).await {
                 return Ok(());
             }
-            return self.scan(pair, detail, &[nothing(), None], &owners, differing).await;
+            self.unasked = counts_expiries;
+            let end = self.scan(pair, detail, &[nothing(), None], &owners, differing).await;
+            self.unasked = false;
+            return end;
         }
         loop {
             self.scan(pair, detail, &moved, &owners, differing).await?;
@@ -82,7 +86,8 @@ impl Run {
         if !(whole && one && single) {
             return None;
         }
-        Census::begin(&self.shared.sides[1], target, self.options.memory).await
+        let expire = self.shared.spares(pair);
+        Census::begin(&self.shared.sides[1], target, self.options.memory, expire).await
     }
 
     /// Whether the count says that the target has no other keys.
@@ -132,7 +137,8 @@ impl Run {
                 let scan =
                     Scan::new(&self.shared.sides[side], node.clone(), db, &chooser, slots, rules.live.batch);
                 let census = self.census.is_some().then_some(self.hash);
-                let walk = Walk { scan, pair, side, progress: self.progress.clone(), census };
+                let unasked = self.unasked;
+                let walk = Walk { scan, pair, side, progress: self.progress.clone(), census, unasked };
                 let (sender, counts) = (sender.clone(), counts.clone());
                 tasks.spawn(async move {
                     let end = walk.go(&sender).await;
@@ -177,7 +183,9 @@ impl Run {
         tasks.spawn(async move {
             for keys in keys.chunks(batch) {
                 meter.side(0).keys.fetch_add(keys.len() as u64, Ordering::Relaxed);
-                let work = Work { pair, keys: keys.to_vec(), of_target: false, barrier: false, census: None };
+                let keys = keys.to_vec();
+                let work =
+                    Work { pair, keys, of_target: false, barrier: false, census: None, unasked: false };
                 if sender.send(work).await.is_err() {
                     return;
                 }
@@ -199,11 +207,12 @@ impl Run {
     fn take(&mut self, (pair, outcome): (usize, Outcome), differing: &mut Differing) {
         self.first[pair].add(&outcome);
         if let Some(census) = &mut self.census {
-            census.add(&outcome.names);
+            census.add(&outcome.names, &outcome.expire);
         }
         outcome.findings.iter().for_each(|_| self.progress.found());
         // One that SCAN gave twice was counted twice.
         self.first[pair].looked -= differing.add(pair, outcome.findings).min(self.first[pair].looked);
+        differing.add(pair, outcome.again);
     }
 
     fn count(&mut self, (side, counts): (usize, ScanCounts)) {
@@ -255,6 +264,7 @@ struct Walk {
     side: usize,
     progress: DiffProgress,
     census: Option<Hash>,
+    unasked: bool,
 }
 
 impl Walk {
@@ -269,7 +279,8 @@ impl Walk {
             }
             let of_target = self.side == 1;
             let census = self.census.filter(|_| !of_target);
-            let work = Work { pair: self.pair, keys, of_target, barrier: false, census };
+            let unasked = self.unasked && of_target;
+            let work = Work { pair: self.pair, keys, of_target, barrier: false, census, unasked };
             if sender.send(work).await.is_err() {
                 return Err(Error::GivenUp);
             }

@@ -71,6 +71,11 @@ impl Values {
         self.reduce(payload).is_some_and(|(_, _, absent)| absent)
     }
 
+    /// The type of a value; `None` for one that this program does not know.
+    pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
+        Some(Payload::parse(payload).ok()?.value.ty().kind())
+    }
+
     fn reduce(&mut self, payload: &[u8]) -> Reduced {
         let payload = Payload::parse(payload).ok()?;
         let kind = payload.value.ty().kind();

@@ -9,10 +9,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::barrier::{self, Barrier, Waiter};
-use super::compare::{Comparer, Rules};
+use super::compare::{Comparer, LATER, Rules};
 use super::databases::Pair;
 use super::finding::Outcome;
 use super::nodes::{Channel, LiveSide};
+use super::options::Depth;
 use crate::digest::Hash;
 use crate::error::Error;
 
@@ -31,6 +32,8 @@ pub(crate) struct Work {
     pub(crate) barrier: bool,
     /// Whether a census is taken: the hash of names.
     pub(crate) census: Option<Hash>,
+    /// They were found on the target, and not all of those that expire there alone are known.
+    pub(crate) unasked: bool,
 }
 
 /// What all tasks share.
@@ -44,6 +47,14 @@ pub(crate) struct Shared {
     pub(crate) pace: Pace,
     /// How keys in motion are compared, if they are.
     pub(crate) barrier: Option<Barrier>,
+}
+
+impl Shared {
+    /// Whether a census of a pair of databases spares asking the target when keys expire that never do on the source.
+    pub(crate) fn spares(&self, pair: usize) -> bool {
+        let whole = matches!(self.rules.live.depth, Depth::Full | Depth::SkipBig);
+        whole && self.deadlines.get(pair) == Some(&true)
+    }
 }
 
 /// What a task gives back.
@@ -64,6 +75,12 @@ pub(crate) fn start(
             let mut worker = Worker { shared, detail, at: None, waiter: None };
             loop {
                 let work: Option<Work> = receiver.lock().await.recv().await;
+                if let Some(rest) = worker.rest(work.as_ref().map(|work| work.pair)).await {
+                    let failed = rest.is_err();
+                    if results.send(rest).await.is_err() || failed {
+                        return;
+                    }
+                }
                 let Some(work) = work else { return };
                 let pair = work.pair;
                 let outcome = worker.look(work).await.map(|outcome| (pair, outcome));
@@ -86,6 +103,15 @@ struct Worker {
 }
 
 impl Worker {
+    /// What comes of keys that still wait to be looked at, before other work is begun, or none.
+    async fn rest(&mut self, next: Option<usize>) -> Option<Done> {
+        let (pair, comparer) = self.at.as_mut()?;
+        if next == Some(*pair) || comparer.later.is_empty() {
+            return None;
+        }
+        Some(comparer.compare_later(self.detail).await.map(|outcome| (*pair, outcome)))
+    }
+
     async fn look(&mut self, work: Work) -> Result<Outcome, Error> {
         let shared = Arc::clone(&self.shared);
         shared.pace.take(work.keys.len()).await;
@@ -94,6 +120,7 @@ impl Worker {
             _ => comparer(&shared, work.pair),
         };
         let mut keys = work.keys;
+        let unasked = if work.unasked { comparer.expire_there_only(&keys).await? } else { Vec::new() };
         if work.of_target {
             keys = comparer.lacking(&keys).await?;
             let target = shared.pairs[work.pair].target;
@@ -106,6 +133,7 @@ impl Worker {
         let db = shared.pairs[work.pair].target;
         let name = |hash: Hash| keys.iter().map(|key| hash.key(u64::from(db), key)).collect();
         let names = work.census.map(name).unwrap_or_default();
+        comparer.census = work.census.map(|hash| (hash, u64::from(db))).filter(|_| shared.spares(work.pair));
         let mut outcome = match keys.is_empty() {
             true => Outcome::default(),
             false => match (shared.rules.live.barrier, &shared.barrier) {
@@ -113,10 +141,21 @@ impl Worker {
                     let waiter = self.waiter.get_or_insert_with(|| Waiter::new(way, &shared.sides));
                     barrier::compare(&mut comparer, &keys, waiter, wait).await?
                 }
-                _ => comparer.compare(&keys, self.detail).await?,
+                _ => {
+                    comparer.put_off = true;
+                    let mut outcome = comparer.compare(&keys, self.detail).await?;
+                    if comparer.later.len() >= LATER {
+                        outcome.add(comparer.compare_later(self.detail).await?);
+                    }
+                    comparer.put_off = false;
+                    outcome
+                }
             },
         };
         outcome.names = names;
+        if !unasked.is_empty() {
+            outcome.again = comparer.compare(&unasked, self.detail).await?.findings;
+        }
         self.at = Some((work.pair, comparer));
         Ok(outcome)
     }

@@ -6,6 +6,7 @@
 mod changed;
 mod digests;
 mod files;
+mod guesses;
 mod live;
 mod model;
 mod planted;

@@ -22,7 +22,12 @@ fn fill(client: &mut Client, keys: u32) {
 
 /// How many times a server was asked for keys.
 fn scans(client: &mut Client) -> u64 {
-    let line = client.info("commandstats", "cmdstat_scan").unwrap().unwrap_or_default();
+    calls(client, "scan")
+}
+
+/// How many times a server was given a command.
+fn calls(client: &mut Client, command: &str) -> u64 {
+    let line = client.info("commandstats", &format!("cmdstat_{command}")).unwrap().unwrap_or_default();
     let calls = line.strip_prefix("calls=").and_then(|rest| rest.split(',').next());
     calls.map_or(0, |calls| calls.parse().unwrap())
 }
@@ -66,6 +71,59 @@ fn a_count_tells_of_keys_that_only_the_target_has() {
     target.call(&["SET", "keyferry:note", "x"]).unwrap();
     let (report, again) = live(&urls[0], &urls[1], |_| {}).unwrap();
     assert_eq!((told(&again), report.target.bookkeeping), (told(&found), 1));
+}
+
+#[test]
+fn a_count_tells_of_keys_that_expire_on_the_target_only() {
+    let Some(servers) = two() else { return };
+    let urls = [servers[0].url(), servers[1].url()];
+    let [mut source, mut target] = servers.each_ref().map(|server| server.client().unwrap());
+    let late = (std::time::SystemTime::now() + std::time::Duration::from_secs(100_000))
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_millis();
+    for client in [&mut source, &mut target] {
+        fill(client, 5000);
+        for key in 0..100 {
+            client.call(&["PEXPIREAT", &format!("key:{key}"), &late.to_string()]).unwrap();
+        }
+        client.call(&["SADD", "set:1", "a", "b"]).unwrap();
+    }
+    let small =
+        |diff: &mut keyferry_diff::LiveDiff| (diff.live_mut().batch, diff.live_mut().parallel) = (100, 1);
+    let (report, found) = live(&urls[0], &urls[1], small).unwrap();
+    assert_eq!((report.equal, found.len()), (5001, 0));
+    // The first keys are looked at closely, as nothing is known of such names.
+    let asked = calls(&mut target, "pexpiretime");
+    assert!((100..2500).contains(&asked), "{asked} of 5001");
+    assert!(calls(&mut source, "pexpiretime") >= 5001);
+
+    // Expiries that only one side has, or both at other times; one beside another difference.
+    for key in ["key:200", "key:4999", "set:1"] {
+        target.call(&["PEXPIREAT", key, &late.to_string()]).unwrap();
+    }
+    target.call(&["SET", "key:4998", "other", "PXAT", &late.to_string()]).unwrap();
+    target.call(&["PERSIST", "key:7"]).unwrap();
+    target.call(&["PEXPIREAT", "key:8", &(late + 5000).to_string()]).unwrap();
+    let (report, found) = live(&urls[0], &urls[1], small).unwrap();
+    let mut want: std::collections::BTreeSet<_> =
+        ["key:200", "key:4999", "set:1", "key:4998", "key:7", "key:8"]
+            .map(|key| (0, key.as_bytes().to_vec(), "expiry"))
+            .into();
+    want.insert((0, b"key:4998".to_vec(), "value"));
+    assert_eq!(told(&found), want);
+    assert_eq!((report.equal, report.both, report.source.keys, report.target.keys), (4995, 5001, 5001, 5001));
+    // As many expire on both sides, but not the same.
+    for key in ["key:200", "key:4999", "set:1", "key:4998"] {
+        target.call(&["PERSIST", key]).unwrap();
+    }
+    target.call(&["PEXPIREAT", "key:9", &late.to_string()]).unwrap();
+    target.call(&["PEXPIREAT", "key:3000", &late.to_string()]).unwrap();
+    let (_, found) = live(&urls[0], &urls[1], small).unwrap();
+    let mut want: std::collections::BTreeSet<_> =
+        ["key:3000", "key:7", "key:8"].map(|key| (0, key.as_bytes().to_vec(), "expiry")).into();
+    want.insert((0, b"key:4998".to_vec(), "value"));
+    assert_eq!(told(&found), want);
 }
 
 #[test]

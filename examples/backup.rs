@@ -20,7 +20,8 @@ use keyferry_rdb::TargetFormat;
 /// Back up a server, or each shard of a cluster, into files, while they go on
 ///
 /// Each primary is asked for a snapshot as by a replica. It is written byte for byte, read as it passes by, and gets its name when it is
-/// whole, with the right checksum, and on disk. `migrate --source FILE` is the way back.
+/// whole, with the right checksum, and on disk. Of a cluster, the same command goes on where one that was ended has left off: shards that are whole
+/// are kept in FILE.partial, the others are read from their beginning. `migrate --source FILE` is the way back.
 #[derive(Debug, Parser)]
 #[command(name = "backup", version, after_help = EXAMPLES)]
 struct Args {
@@ -46,6 +47,10 @@ struct Args {
     /// Replace files that exist
     #[arg(long)]
     force: bool,
+
+    /// Of a cluster: read all shards, also those that an earlier run has kept
+    #[arg(long)]
+    restart: bool,
 
     /// Read from replicas, where there are any (clusters and sentinels)
     #[arg(long)]
@@ -88,7 +93,7 @@ Examples:
   backup --source redis://host:6379 --out users.jsonl --keys 'user:*'
 
 The way back: migrate --source dump.rdb --target URL, for several files --source once for each.
-Exit status: 0 done, 1 failed and no file written, 2 wrong usage.";
+Exit status: 0 done, 1 failed and not written, 2 wrong usage.";
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -108,6 +113,7 @@ fn main() -> ExitCode {
             options.kind = kind;
             options.merge = args.merge;
             options.replace = args.force;
+            options.restart = args.restart;
             options.prefer_replicas = args.prefer_replicas;
             options.link.diskless = !args.source_disk;
             options.patience = Duration::from_secs(args.patience);
@@ -149,14 +155,22 @@ fn of_servers(backup: Backup) -> Result<BackupReport, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|e| format!("cannot start: {e}"))?;
     runtime.block_on(async {
-        let shown = tokio::spawn(show(backup.progress()));
+        let (progress, dir) = (backup.progress(), backup.partial_dir());
+        let shown = tokio::spawn(show(progress.clone()));
         let done = tokio::select! {
             done = backup.run() => done.map_err(|error| error.to_line()),
-            // What was written is removed with the future.
-            _ = tokio::signal::ctrl_c() => Err("stopped; nothing is left of it".to_owned()),
+            // What is not whole is removed with the future.
+            _ = tokio::signal::ctrl_c() => Err("stopped".to_owned()),
         };
         shown.abort();
-        done
+        done.map_err(|error| match progress.kept() {
+            kept if kept > 0 && dir.exists() => format!(
+                "{error}; {kept} shards that are whole are kept in {}: the same command goes on with the others, --restart \
+                 begins anew",
+                dir.display()
+            ),
+            _ => format!("{error}; nothing is left of it"),
+        })
     })
 }
 
@@ -212,8 +226,9 @@ async fn show(progress: BackupProgress) {
 fn print(report: &BackupReport) {
     for snapshot in &report.snapshots {
         let slots = snapshot.slots.as_ref().map_or(String::new(), |slots| format!(", slots {slots}"));
+        let read = if snapshot.kept { "kept" } else { "read" };
         eprintln!(
-            "read      {}: {} keys, {} function libraries, {}{slots}, at {}:{}",
+            "{read:<9} {}: {} keys, {} function libraries, {}{slots}, at {}:{}",
             snapshot.server,
             HumanCount(snapshot.keys),
             snapshot.functions,
@@ -222,12 +237,16 @@ fn print(report: &BackupReport) {
             snapshot.offset
         );
     }
+    report.notes.iter().for_each(|note| eprintln!("note      {note}"));
     report.converted.iter().for_each(print_converted);
     if report.converted.is_empty() {
         for file in &report.files {
             let bytes = std::fs::metadata(file).map_or(0, |data| data.len());
             eprintln!("written   {}: {}, checksum right", file.display(), HumanBytes(bytes));
         }
+    }
+    if let Some(manifest) = &report.manifest {
+        eprintln!("written   {}: what belongs together, with digests", manifest.display());
     }
 }
 

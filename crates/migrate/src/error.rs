@@ -406,6 +406,28 @@ pub enum Error {
         shard: String,
     },
 
+    /// What an earlier run of a backup has kept does not fit to what the source is now.
+    #[error(
+        "{}: an earlier run has kept the snapshot of the slots {slots}, but {why}: snapshots of then and of now would not fit \
+         together; begin anew (--restart), and all shards are read again",
+        path.display()
+    )]
+    BackupOutdated {
+        /// Where it is kept.
+        path: PathBuf,
+        /// The slots.
+        slots: String,
+        /// What has changed.
+        why: String,
+    },
+
+    /// The same backup is being made already.
+    #[error("{}: another process makes this backup; wait for its end, or choose another file", path.display())]
+    BackupInUse {
+        /// Where that one keeps what it has read.
+        path: PathBuf,
+    },
+
     /// A shard of the source cannot be read.
     #[error(
         "source: the shard of {shard} with the slots {slots} is down: {why}; bring it back, or let a replica take over \

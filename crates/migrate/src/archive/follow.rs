@@ -376,13 +376,9 @@ impl Follower {
             of.replication_id.parse().map_err(|e| Error::Internal(format!("{e}")))?,
             of.offset,
         );
-        let written = Written {
-            bytes: of.bytes,
-            keys: of.keys,
-            functions: of.functions,
-            digest: copied.digest.clone(),
-        };
-        let base = base(&written, &position, copied.begun, under.server());
+        let written =
+            Written { bytes: of.bytes, keys: of.keys, functions: of.functions, digest: of.digest.clone() };
+        let base = base(&written, &position, copied.snapshot.taken_ms, under.server());
         let store = self.store.clone();
         under.waiting = Some(blocking(move || store.name_base(copied.path(), base)).await?);
         Ok(())

@@ -45,6 +45,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::pack::digest_file;
 pub use self::{
     error::{ArchiveError, Damage},
     history::{HistoryEnd, KeyWrite},

@@ -37,7 +37,7 @@ pub(super) fn digest(bytes: &[u8]) -> String {
 }
 
 /// Digests a file as it is.
-pub(super) fn digest_file(path: &Path) -> Result<(String, u64), Error> {
+pub(crate) fn digest_file(path: &Path) -> Result<(String, u64), Error> {
     let reading = |e| failed(path, "reading back what was written", e);
     let mut file = File::open(path).map_err(reading)?;
     let mut hasher = XxHash3_128::new();

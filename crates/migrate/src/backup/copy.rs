@@ -41,10 +41,6 @@ pub(crate) struct Copy {
 pub(crate) struct Copied {
     file: NamedTempFile,
     pub(crate) snapshot: BackupSnapshot,
-    /// When the server agreed to send it, in Unix milliseconds.
-    pub(crate) begun: u64,
-    /// XXH3 of the file.
-    pub(crate) digest: String,
 }
 
 impl Copied {
@@ -85,7 +81,7 @@ impl Copy {
         let SyncReply::Full { id, offset } = *link.reply() else {
             return Err(Error::Internal(format!("{server} sends no snapshot")));
         };
-        let begun = now_ms();
+        let taken_ms = now_ms();
         let mut file = SnapshotFile::begin(dir, server.clone(), self.progress.clone())?;
         let mut told = false;
         while let Some(piece) = link.snapshot_chunk().await? {
@@ -101,8 +97,19 @@ impl Copy {
         drop(link);
         let (file, Written { bytes, keys, functions, digest }) = file.finish().await?;
         let (slots, replication_id) = (self.slots.clone(), id.to_string());
-        let snapshot = BackupSnapshot { server, slots, replication_id, offset, bytes, keys, functions };
-        Ok(Copied { file, snapshot, begun, digest })
+        let snapshot = BackupSnapshot {
+            server,
+            slots,
+            replication_id,
+            offset,
+            taken_ms,
+            bytes,
+            keys,
+            functions,
+            digest,
+            kept: false,
+        };
+        Ok(Copied { file, snapshot })
     }
 
     /// Asks for a snapshot, again while the server is not ready.

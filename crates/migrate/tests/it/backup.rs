@@ -6,7 +6,7 @@ use keyferry_client::Endpoint;
 use keyferry_files::OutputKind;
 use keyferry_migrate::{
     Error, Migration, Outcome,
-    backup::{Backup, BackupOptions, BackupReport},
+    backup::{Backup, BackupOptions, BackupReport, Manifest},
 };
 use keyferry_testkit::{Cluster, CompareOptions, Server, Side, compare_sides, data};
 use tokio::task::block_in_place;
@@ -31,20 +31,20 @@ async fn backup(
     Ok(report)
 }
 
-async fn import(files: &[PathBuf], target: &End) {
+pub(crate) async fn import(files: &[PathBuf], target: &End) {
     let finished = Migration::from_files(files.to_vec(), target.url().parse().unwrap()).run().await;
     finished.result.unwrap();
     assert_eq!(finished.report.outcome, Outcome::CaughtUp { source_was_writing: false });
 }
 
-fn assert_same(source: Side<'_>, target: &End, what: &str) {
+pub(crate) fn assert_same(source: Side<'_>, target: &End, what: &str) {
     let options = CompareOptions::default().without_bookkeeping();
     let compared = compare_sides(source, target.side(), &options).unwrap();
     assert!(compared.is_equal() && compared.keys_a > 100, "{what}: {compared}");
 }
 
 /// Names in a directory.
-fn names(dir: &Path) -> Vec<String> {
+pub(crate) fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
@@ -64,14 +64,27 @@ async fn three_shards_into_one_server_and_into_five() {
         (source, End::server(binary), five)
     });
     let report = backup(&source.url(), &dir.path().join("dump.rdb"), |_| {}).await.unwrap();
-    assert_eq!(names(dir.path()), ["dump.1-of-3.rdb", "dump.2-of-3.rdb", "dump.3-of-3.rdb"]);
+    let files = ["dump.1-of-3.rdb", "dump.2-of-3.rdb", "dump.3-of-3.rdb"];
+    assert_eq!(names(dir.path()), [&files[..], &["dump.rdb.manifest.json"]].concat());
+    let manifest = Manifest::load(&report.manifest.unwrap()).unwrap().unwrap();
+    assert!(manifest.files.iter().zip(&manifest.shards).zip(&report.snapshots).zip(files).all(
+        |(((file, shard), snapshot), name)| {
+            let is_its = file.file == name && shard.file == name && shard.snapshot == *snapshot;
+            let bytes = std::fs::metadata(dir.path().join(name)).unwrap().len();
+            is_its && file.xxh128.as_ref() == Some(&snapshot.digest) && file.bytes == Some(bytes)
+        }
+    ));
+    assert!(manifest.kind == "rdb" && manifest.shards.len() == 3, "{manifest:?}");
     assert!(
         report.converted.is_empty() && report.snapshots.iter().all(|of| of.slots.is_some() && of.keys > 0)
     );
     let merged = dir.path().join("all.rdb");
     let together = backup(&source.url(), &merged, |o| o.merge = true).await.unwrap();
     assert_eq!(together.files, std::slice::from_ref(&merged));
-    assert_eq!(names(dir.path()).len(), 4, "{:?}", names(dir.path()));
+    assert_eq!(names(dir.path()).len(), 6, "{:?}", names(dir.path()));
+    let manifest = Manifest::load(&Manifest::path(&merged)).unwrap().unwrap();
+    assert_eq!((manifest.files.len(), manifest.shards.len()), (1, 3));
+    assert!(manifest.shards.iter().all(|shard| shard.file == "all.rdb" && shard.snapshot.keys > 0));
     import(&report.files, &one).await;
     block_in_place(|| assert_same(source.side(), &one, "into one server"));
     import(&[merged], &five).await;

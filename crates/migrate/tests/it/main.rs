@@ -9,6 +9,7 @@
 
 mod archive;
 mod backup;
+mod backup_kept;
 mod clusters;
 mod control;
 mod cutover;

@@ -1,0 +1,103 @@
+//! The program `backup` as its users see it.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use keyferry_testkit::{Cluster, CompareOptions, Rng, Server, Side, compare_sides, data};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program, built beside this test.
+fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().and_then(Path::parent).unwrap().join("examples").join(name)
+}
+
+fn kept(partial: &Path) -> usize {
+    let entries = std::fs::read_dir(partial).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("from-slot-")).count()
+}
+
+/// Killed at random moments, the same command goes on until all is there; what comes of it equals the source.
+#[test]
+fn a_backup_that_is_killed_is_gone_on_with() {
+    let binary = keyferry_testkit::any().unwrap();
+    let source = Cluster::builder(binary).primaries(3).replicas(0).proxies().config("rdbcompression", "no");
+    let source = source.start().unwrap();
+    data::small_cluster(&mut source.client().unwrap(), 3, 1).unwrap();
+    let mut client = source.client().unwrap();
+    let value = "v".repeat(20_000);
+    (0..150).for_each(|number| {
+        client.call(&["SET", &format!("large:{number}"), &value]).unwrap();
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(8);
+    let mut gone_on_with = 0;
+    for merge in [false, true] {
+        let out = dir.path().join(if merge { "all.rdb" } else { "dump.rdb" });
+        let partial = out.with_extension("rdb.partial");
+        let command = || {
+            let mut command = Command::new(program("backup"));
+            command.args(["--source", &source.url(), "--out"]).arg(&out).args(merge.then_some("--merge"));
+            command.stdin(Stdio::null()).stderr(Stdio::piped());
+            command
+        };
+        // One shard after another comes to its end, and is not read again then.
+        for (number, delay) in [2, 10, 25].into_iter().enumerate() {
+            source.proxy(number).unwrap().delay(Duration::from_millis(delay));
+        }
+        let mut most = 0;
+        for round in 0..40 {
+            let mut running = command().spawn().unwrap();
+            let begun = Instant::now();
+            let wait = Duration::from_millis(rng.below(200));
+            // Every second one lives until something more is kept, and a little longer.
+            while kept(&partial) == most && round % 2 == 1 && running.try_wait().unwrap().is_none() {
+                assert!(begun.elapsed() < PATIENCE, "nothing more is kept than {most}");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            std::thread::sleep(wait);
+            // SIGKILL.
+            running.kill().unwrap();
+            let ended = running.wait().unwrap().success();
+            assert!(ended || kept(&partial) >= most, "what was kept is gone in round {round}");
+            most = kept(&partial);
+            if ended || most >= 2 {
+                break;
+            }
+        }
+        assert!(most == 2 || kept(&partial) == 3 || !partial.exists(), "{most}");
+        (0..3).for_each(|number| source.proxy(number).unwrap().delay(Duration::ZERO));
+        let output = command().output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let is_complete = said.contains("exists already");
+        assert!(output.status.success() || is_complete, "{said}");
+        assert!(is_complete || said.contains("\nkept  ") || said.starts_with("kept  "), "{said}");
+        gone_on_with += usize::from(!is_complete);
+        assert!(!partial.exists());
+        let target = Server::any().unwrap();
+        let files: Vec<PathBuf> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|end| end == "rdb"))
+            .collect();
+        assert_eq!(files.len(), if merge { 1 } else { 3 }, "{files:?}");
+        let mut import = Command::new(program("migrate"));
+        files.iter().for_each(|file| {
+            import.arg("--source").arg(file);
+        });
+        let imported = import.args(["--target", &target.url()]).output().unwrap();
+        assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+        let options = CompareOptions::default().without_bookkeeping();
+        let sides = (Side::cluster(&source).unwrap(), Side::server(&target).unwrap());
+        let compared = compare_sides(sides.0, sides.1, &options).unwrap();
+        assert!(compared.is_equal() && compared.keys_a > 150, "{compared}");
+        files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    }
+    assert!(gone_on_with > 0, "each was complete before it could be killed");
+}

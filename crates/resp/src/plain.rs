@@ -9,14 +9,29 @@ const LISTS: usize = 2;
 /// there is left to the careful path.
 #[inline]
 pub(crate) fn reply(input: &[u8], limits: &Limits) -> Option<usize> {
-    let most_bulk = limits.max_bulk_bytes();
+    // The strings of which the length has a digit or two are within the limits.
+    let short = limits.max_bulk_bytes() > 99;
     let (mut lists, mut elements, mut missing) = (0, 0_usize, 1_usize);
     let mut rest = input;
     while missing > 0 {
+        missing -= 1;
+        // The elements of most values.
+        let string = match rest {
+            [b'$', a @ b'0'..=b'9', b'\r', b'\n', text @ ..] if short => Some((digit(*a), text)),
+            [b'$', a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', text @ ..] if short => {
+                Some((digit(*a) * 10 + digit(*b), text))
+            }
+            _ => None,
+        };
+        if let Some((length, text)) = string {
+            let [b'\r', b'\n', behind @ ..] = text.get(length..)? else { return None };
+            rest = behind;
+            continue;
+        }
         let (&kind, number) = rest.split_first()?;
         match kind {
             b'$' => match length(number) {
-                Some((length, behind)) if length <= most_bulk => {
+                Some((length, behind)) if length <= limits.max_bulk_bytes() => {
                     rest = behind.get(length..)?.strip_prefix(b"\r\n")?;
                 }
                 // What is not there, in a list of strings.
@@ -35,16 +50,19 @@ pub(crate) fn reply(input: &[u8], limits: &Limits) -> Option<usize> {
             }
             _ => return None,
         }
-        missing -= 1;
     }
     let size = input.len() - rest.len();
     (size <= limits.max_frame_bytes() && elements <= limits.max_total_elements()).then_some(size)
 }
 
+#[inline(always)]
+fn digit(byte: u8) -> usize {
+    usize::from(byte - b'0')
+}
+
 /// The number in front and what comes behind its line, as [`line::short_length`] has it.
 #[inline]
 fn length(input: &[u8]) -> Option<(usize, &[u8])> {
-    let digit = |byte: u8| usize::from(byte - b'0');
     // Most have three digits at most.
     match input {
         [a @ b'0'..=b'9', b'\r', b'\n', rest @ ..] => Some((digit(*a), rest)),

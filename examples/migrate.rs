@@ -7,7 +7,7 @@ use keyferry_client::Endpoint;
 use keyferry_examples::{Lines, Source, View, duration, size, stop_on_signal};
 use keyferry_migrate::{
     CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Mirror, OnError, OnLoss, Outcome, Report,
-    RoutingCounts, Until, metrics::MetricsServer, precheck::Plan,
+    RoutingCounts, Until, Worker, metrics::MetricsServer, precheck::Plan,
 };
 
 /// Move everything from one Redis-compatible server to another while both stay in service.
@@ -73,6 +73,11 @@ struct Args {
     /// Move a database of the source to another number (repeatable); a cluster has database 0 only
     #[arg(long, value_name = "FROM=TO", value_parser = db_pair)]
     db_map: Vec<(u64, u64)>,
+
+    /// Be one of several processes that carry over a source cluster together: I (from 0 on) of N, as 0/3, 1/3 and 2/3. All get the same
+    /// other options, but for a journal of their own
+    #[arg(long, value_name = "I/N", env = "KEYFERRY_SHARD", conflicts_with = "plan")]
+    shard: Option<Worker>,
 
     /// Read from replicas of the source, where there are any (clusters and sentinels)
     #[arg(long)]
@@ -242,6 +247,7 @@ Examples:
   migrate --source redis://old:6379 --target redis://new:6379 --control /run/keyferry.sock
     curl --unix-socket /run/keyferry.sock -X POST 'http://localhost/throttle?full-bytes=20mb'
   migrate --config move.toml --until caught-up
+  migrate --source redis+cluster://old1:6379 --target redis://new:6379 --shard 0/3 --journal /var/tmp/journal-0   # and 1/3, 2/3
   migrate --source redis+sentinel://s1,s2,s3/mymaster --target redis://new:6379 --until caught-up
   migrate --source redis://service:6379 --target redis://new:6379 --source-mode scan --until caught-up
   migrate --source redis://one:6379 --target redis://one:6379 --source-mode scan --only-db 0 --db-map 0=1 --until caught-up
@@ -308,6 +314,7 @@ async fn run(args: Args, plan: Option<Plan>, lines: Option<Lines>) -> ExitCode {
             ("--journal", args.journal.is_some() && !args.existing.wants_journal()),
             ("--journal-max", args.journal_max.is_some()),
             ("--plan", plan.is_some() || args.precheck.plan.is_some()),
+            ("--shard", args.shard.is_some()),
             ("--prefer-replicas", args.prefer_replicas),
             ("--source-disk", args.source_disk),
             ("--from-now", args.from_now),
@@ -371,6 +378,7 @@ async fn run(args: Args, plan: Option<Plan>, lines: Option<Lines>) -> ExitCode {
     options.db_map = args.db_map.into_iter().collect();
     options.prefer_replicas = args.prefer_replicas;
     options.id = args.id;
+    options.worker = args.shard;
     options.retry_connect = args.retry_connect;
     options.reconnect_window = args.retry_connect;
     options.retry_other = args.retry_other;
@@ -476,6 +484,9 @@ fn print_summary(report: &Report) {
         snapshot.large,
         snapshot.functions,
     );
+    if snapshot.of_other_workers > 0 {
+        println!("workers  {} keys of slots of other workers, left to them", snapshot.of_other_workers);
+    }
     if report.files.is_empty() {
         println!("stream   {} commands, {} reconnects", figures.commands_applied, figures.reconnects);
     } else {
@@ -571,6 +582,7 @@ fn print_routing(routing: &RoutingCounts) {
         ("deletions of shards behind slots that they had given up: left out", routing.tidied),
         ("writes to slots that a shard did not take over after all: left out", routing.not_taken_over),
         ("stray keys, of slots that their node does not own: left out", routing.strays),
+        ("commands of slots of other workers: left to them", routing.of_other_workers),
     ] {
         if count > 0 {
             println!("target   {count} {what}");

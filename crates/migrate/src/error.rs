@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use keyferry_replication::{Position, StreamFault};
 use keyferry_resp::CommandRef;
 
-use crate::{existing::Overlap, source::Collisions};
+use crate::{existing::Overlap, fleet::Worker, source::Collisions};
 
 /// Everything that can end a migration early.
 #[derive(Debug, thiserror::Error)]
@@ -567,6 +567,55 @@ pub enum Error {
         target: String,
         /// The command, its offset and the reply.
         refused: String,
+    },
+
+    /// A migration cannot be carried out by several workers.
+    #[error("--shard {worker}: {why}; nothing was written")]
+    NotDivisible {
+        /// Which worker this was to be.
+        worker: Worker,
+        /// What is in the way, and what to do.
+        why: String,
+    },
+
+    /// What the target keeps under this name is divided otherwise.
+    #[error(
+        "migration {id} is carried out by {known}, and this is {given}: nothing was written; start what it was begun with (--shard), or \
+         begin anew under another name (--id)"
+    )]
+    OtherDivision {
+        /// The migration as a whole.
+        id: String,
+        /// Who carries it out.
+        known: String,
+        /// What this process is.
+        given: String,
+    },
+
+    /// The target does not know any more how a migration is divided, and the division of now is another one.
+    #[error(
+        "worker {id} had {known}, and the division that the target keeps gives it {given}: that one was removed or lost, and slots may have \
+         two workers or none; nothing was written; stop all workers, and begin anew under another name (--id)"
+    )]
+    DivisionLost {
+        /// The worker's own name.
+        id: String,
+        /// What it was, and its slots.
+        known: String,
+        /// What it would be.
+        given: String,
+    },
+
+    /// Slots of a worker went to a primary that it does not read.
+    #[error(
+        "source: the slots {slots} went to {to}, which this worker does not read: start it again, which copies its own slots anew from \
+         where they are then; other workers go on meanwhile"
+    )]
+    WorkerSlotsLeft {
+        /// The slots.
+        slots: String,
+        /// Who has them now.
+        to: String,
     },
 
     /// What the target keeps under this name is of another source.

@@ -479,11 +479,7 @@ impl Fence {
 
     /// A connection to the node that holds the state.
     async fn connect(&self) -> Result<Connection, ClientError> {
-        let survey = self.map.survey().await?;
-        let slot = self.id.slot();
-        let owner = survey.ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&slot));
-        let address = owner.map(|(.., address)| address.clone()).unwrap_or_default();
-        Connection::connect(&self.map.connect_options(&address).with_db(0)).await
+        self.map.connect_to(self.id.slot()).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::Error;
+use crate::{error::Error, fleet::Worker};
 
 /// The name of a migration. What a target keeps of its progress, and who may write there, is kept under it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +31,11 @@ impl MigrationId {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
         MigrationId(format!("{hash:016x}"))
+    }
+
+    /// The name of the part of a migration that one of several workers carries out.
+    pub(crate) fn of_worker(&self, worker: Worker) -> Self {
+        MigrationId(format!("{}.{}-of-{}", self.0, worker.index(), worker.of()))
     }
 
     /// The key of the hash that holds its state at the target.
@@ -74,6 +79,9 @@ mod tests {
         let id = MigrationId::parse("move-1.b_C").unwrap();
         assert_eq!(id.state_key(), "keyferry:migration:{move-1.b_C}");
         assert_eq!(keyferry_routing::slot(id.owner_key().as_bytes()), id.slot());
+        let part = id.of_worker(Worker::new(1, 3).unwrap());
+        assert_eq!(part.state_key(), "keyferry:migration:{move-1.b_C.1-of-3}");
+        assert!(!part.connection_prefix().starts_with(&id.connection_prefix()));
         for bad in ["", "a b", "a:b", "{a}", "ä", &"x".repeat(65), "a\n"] {
             assert!(MigrationId::parse(bad).is_err(), "{bad:?}");
         }

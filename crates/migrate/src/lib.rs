@@ -44,6 +44,7 @@ mod existing;
 mod expiry;
 mod fence;
 pub mod filter;
+mod fleet;
 mod hold;
 mod http;
 mod identity;
@@ -76,6 +77,7 @@ mod sharded;
 mod snapshot;
 mod snapshot_counts;
 mod snapshot_filter;
+mod snapshot_part;
 mod snapshot_spool;
 mod snapshot_thread;
 mod source;
@@ -86,6 +88,7 @@ mod translate;
 
 pub use error::{Error, Refusal, RefusedAt};
 pub use existing::{ExistingCounts, KeyTally, Overlap, PrefixCount};
+pub use fleet::{InvalidWorker, Worker};
 pub use import::{FileKind, FileReport};
 pub use migration::{Finished, Migration, Stopper};
 pub use options::{

@@ -14,6 +14,7 @@ use crate::{
     existing::{Existing, ExistingCounts},
     fence::Fence,
     filter::Filter,
+    fleet,
     identity::MigrationId,
     import::{Files, Given},
     journal::{Identity, JournalRoot, blocking},
@@ -201,23 +202,42 @@ impl Migration {
         let (source, target) = (self.source.to_string(), self.target.to_string());
         let id = self.options.id.clone();
         let id = id.unwrap_or_else(|| MigrationId::derive(&source, &target).to_string());
+        let id = match (self.options.active_worker(), MigrationId::parse(&id)) {
+            (Some(worker), Ok(whole)) => whole.of_worker(worker).to_string(),
+            _ => id,
+        };
         (source, target, id)
     }
 
     /// The name under which the target keeps how far it is.
     pub(crate) fn id(&self) -> Result<MigrationId, Error> {
-        MigrationId::parse(&self.endpoints().2)
+        let whole = self.whole_id()?;
+        Ok(self.options.active_worker().map_or_else(|| whole.clone(), |worker| whole.of_worker(worker)))
+    }
+
+    /// The name of the migration of which this is a part, where there are several workers.
+    pub(crate) fn whole_id(&self) -> Result<MigrationId, Error> {
+        match &self.options.id {
+            Some(id) => MigrationId::parse(id),
+            None => Ok(MigrationId::derive(&self.source.to_string(), &self.target.to_string())),
+        }
     }
 
     /// Refuses everybody who would go on with this migration from now on, and cuts off whoever does: for when the
-    /// applications write to the target. `why` is what they are told.
+    /// applications write to the target. `why` is what they are told. Where several workers carry it out, all of them are.
     ///
     /// # Errors
     /// When the target cannot be reached or refuses.
     pub async fn fence(&self, why: &str) -> Result<(), Error> {
-        let id = self.id()?;
+        let whole = self.whole_id()?;
         let target = self.target.clone().detect().await.map_err(Error::Target)?;
-        Fence::close(id, Arc::new(TargetMap::new(target)), why).await
+        let map = Arc::new(TargetMap::new(target));
+        // First of all, so that no worker begins meanwhile.
+        Fence::close(whole.clone(), Arc::clone(&map), why).await?;
+        for worker in fleet::workers(&whole, &map).await? {
+            Fence::close(whole.of_worker(worker), Arc::clone(&map), why).await?;
+        }
+        Ok(())
     }
 
     /// One attempt at all of it.
@@ -283,6 +303,9 @@ impl Migration {
     ) -> Result<Prepared, Error> {
         let (source, target) = match &self.source {
             Given::Servers(source) => ((**source).clone(), self.target.clone()),
+            Given::Files(_) | Given::Archive(_) if self.options.active_worker().is_some() => {
+                return Err(fleet::no_cluster(&self.options, "files"));
+            }
             given @ (Given::Files(_) | Given::Archive(_)) => {
                 let target = self.target.clone().detect().await.map_err(Error::Target)?;
                 return prepare::import(self, id, given, target, ends).await;
@@ -291,6 +314,7 @@ impl Migration {
         let (reading, reasons) = scan::choose(&source, &self.options).await?;
         reasons.iter().for_each(|reason| ends.note(reason));
         ends.reading = Some(reading);
+        fleet::check_options(&self.options, reading)?;
         if self.options.from_now && reading != Reading::Psync {
             let why = format!(
                 "the source is read by {}, which has no stream to join at a position",
@@ -312,6 +336,7 @@ impl Migration {
         let direct = plain
             && usual
             && !self.options.from_now
+            && self.options.active_worker().is_none()
             && self.options.limits.is_unlimited()
             && self.options.delivery == Delivery::AtLeastOnce;
         if let (Endpoint::Standalone(from), Endpoint::Standalone(to), true) = (&source, &target, direct) {

@@ -13,6 +13,7 @@ use keyferry_replication::{AckPolicy, LinkOptions};
 use crate::{
     error::Error,
     filter::{Filter, Settings},
+    fleet::Worker,
     intake::IntakeOptions,
     journal, precheck,
     rewrite::Script,
@@ -100,6 +101,10 @@ pub struct Options {
     pub id: Option<String>,
     /// What a restart may cost. Default: [`Delivery::ExactlyOnce`].
     pub delivery: Delivery,
+    /// This process is one of several that carry the migration out together, each with a part of the slots of a source cluster: which
+    /// one, of how many. All are to be given the same other options, but for a journal directory and a file of dead letters of their
+    /// own. One of one is as none. Default: none.
+    pub worker: Option<Worker>,
     /// What is removed from the target after a full sync that was not the first. Default: [`Mirror::Owned`].
     pub mirror: Mirror,
     /// What becomes of keys that the target has already. Default: [`OnExists::Replace`].
@@ -316,6 +321,11 @@ pub enum CrossSlotPolicy {
 }
 
 impl Options {
+    /// Which of several workers this is.
+    pub(crate) fn active_worker(&self) -> Option<Worker> {
+        self.worker.filter(|worker| worker.of() > 1)
+    }
+
     /// The filter, if it does anything, or may turn out to.
     pub(crate) fn active_filter(&self) -> Option<&Arc<Filter>> {
         self.filter.as_ref().filter(|filter| !filter.is_everything() || self.on_exists.leaves_alone())
@@ -374,6 +384,7 @@ impl Default for Options {
             deadlines: Deadlines::Keep,
             id: None,
             delivery: Delivery::ExactlyOnce,
+            worker: None,
             mirror: Mirror::Owned,
             on_exists: OnExists::Replace,
             look_first: true,

@@ -11,6 +11,7 @@ use crate::{
     error::Error,
     fence::Token,
     filter::Filter,
+    fleet::Part,
     hold::Hold,
     identity::MigrationId,
     import::Given,
@@ -187,6 +188,7 @@ impl TargetSide {
             filter: options.active_filter().cloned(),
             script: options.script.clone(),
             translation: Translation::between(sources, &self.server, options.on_loss),
+            part: None,
         })
     }
 }
@@ -209,8 +211,18 @@ pub(crate) async fn sharded(
         Reading::Scan => Some(Found::find(&source).await?),
         _ => None,
     };
+    let part = match options.active_worker() {
+        Some(worker) => {
+            let (whole, changes) = (migration.whole_id()?, options.changes());
+            Some(Part::take(worker, whole, &source, &side.map, &changes).await?)
+        }
+        None => None,
+    };
     let source = match &scanned {
-        None => Source::find(source, options.prefer_replicas).await?,
+        None => {
+            let slots = part.as_ref().map(|part| &part.slots);
+            Source::find_part(source, options.prefer_replicas, slots).await?
+        }
         Some(found) => {
             let same = is_same_server(found, &side.identities, options).await?;
             let found = found.clone();
@@ -300,8 +312,9 @@ pub(crate) async fn sharded(
     }
     let hold = Arc::new(Hold::new(options.expiry, abilities.deadline_forms(), false));
     let meters = links.iter().map(|link| (link.meter.clone(), link.slots.clone())).collect();
-    let settings =
+    let mut settings =
         side.settings(options, migration.meter.clone(), meters, hold, &migration.throttle, &sources)?;
+    settings.part = part.as_ref().map(|part| part.slots.clone());
     Ok(Prepared::Sharded(Box::new(Sides {
         links,
         ownership,
@@ -311,6 +324,7 @@ pub(crate) async fn sharded(
         abilities,
         id,
         token,
+        part,
     })))
 }
 

@@ -139,6 +139,9 @@ pub struct RoutingCounts {
     /// Keys and commands of slots that the shard which holds them does not own, as some servers leave them behind: no client
     /// of the source can reach them, and they were not carried over.
     pub strays: u64,
+    /// Commands about slots that other workers carry over, as those have moved to a primary that this one reads, or the other way round:
+    /// left to them.
+    pub of_other_workers: u64,
 }
 
 /// What became of keys that a new snapshot of the source no longer had.
@@ -302,6 +305,7 @@ impl Ends {
             tidied: counts.tidied,
             not_taken_over: counts.not_taken_over,
             strays: counts.strays,
+            of_other_workers: counts.of_other_workers,
             dead_letters: counts.dead_letters.clone(),
             translated: counts.translated.clone(),
             lost: counts.lost.clone(),

@@ -16,6 +16,7 @@ use keyferry_rdb::{
     elements::Templates,
     native::{CommandSink, Loss},
 };
+use keyferry_routing::SlotSet;
 
 use self::{large::Large, masked::MaskedString};
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
     sharded::Databases,
     snapshot_counts::SnapshotCounts,
     snapshot_filter::{Fate, Filtering, with},
+    snapshot_part::{PartOf, Whose},
     target::{Abilities, is_grave},
 };
 
@@ -82,6 +84,8 @@ struct State {
     filter: Option<Filtering>,
     /// Sees all keys, as the commands that build them.
     script: Option<Rewriting>,
+    /// Only keys of one of several workers.
+    part: Option<PartOf>,
     /// What becomes of keys that the target has had before, where that is known.
     treatment: Option<Treatment>,
     /// The byte of the snapshot at which the value begins that is encoded.
@@ -125,6 +129,7 @@ impl SnapshotEncoder {
             record: None,
             filter: None,
             script: None,
+            part: None,
             treatment: None,
             place: 0,
         };
@@ -177,6 +182,12 @@ impl SnapshotEncoder {
         self
     }
 
+    /// Only keys of these slots are encoded.
+    pub(crate) fn of_slots(mut self, slots: Option<&SlotSet>) -> Self {
+        self.state.part = slots.cloned().map(PartOf::new);
+        self
+    }
+
     /// Keys that the target has had before are treated so, and counted.
     pub(crate) fn treat(&mut self, treatment: Treatment) {
         self.state.treatment = Some(treatment);
@@ -208,6 +219,19 @@ impl SnapshotEncoder {
             let Some((event, place)) = self.parser.next_event_at()? else {
                 return Ok(if self.parser.is_finished() { Pumped::Finished } else { Pumped::Hungry });
             };
+            match self.state.part.as_mut().map_or(Whose::Own, |part| part.event(&event)) {
+                Whose::Own => {}
+                whose => {
+                    if whose == Whose::OtherKey {
+                        self.state.announced = self.state.announced.saturating_sub(1);
+                        self.state.counts.of_other_workers += 1;
+                    }
+                    if self.state.is_between_values() {
+                        self.whole = self.parser.offset();
+                    }
+                    continue;
+                }
+            }
             // By its name at the source.
             let masks = self.state.filter.as_ref().and_then(|filter| filter.mask(&event));
             let renamed;

@@ -17,6 +17,8 @@ pub struct SnapshotCounts {
     pub types: BTreeMap<&'static str, u64>,
     /// Of these keys, how many an earlier run had brought to the target, and were not applied again.
     pub already_there: u64,
+    /// Keys of slots that other workers carry over: left out.
+    pub of_other_workers: u64,
     /// Keys with an expiry.
     pub with_expiry: u64,
     /// Keys above the size limit, built in parts.
@@ -58,6 +60,7 @@ impl SnapshotCounts {
             *self.losses.entry(loss).or_default() += count;
         }
         self.already_there += other.already_there;
+        self.of_other_workers += other.of_other_workers;
         self.with_expiry += other.with_expiry;
         self.large += other.large;
         self.stream_db = other.stream_db;

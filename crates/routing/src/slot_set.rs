@@ -70,6 +70,16 @@ impl SlotSet {
         }
     }
 
+    /// The slots that both have.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        let mut common = self.clone();
+        for (word, of) in common.0.iter_mut().zip(&*other.0) {
+            *word &= of;
+        }
+        common
+    }
+
     /// Its slots as ranges, first and last of each, ascending.
     pub fn ranges(&self) -> impl Iterator<Item = (u16, u16)> {
         let mut next = 0;

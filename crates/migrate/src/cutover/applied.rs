@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    fleet::divided,
     identity::MigrationId,
     sharded::state::{Stage, State, field},
 };
@@ -37,6 +38,13 @@ impl Kept {
             step: "looking at the migration",
             why: format!("the key {} at the target is not as keyferry writes it", id.state_key()),
         })?;
+        if let Some(of) = divided(&state) {
+            let why = format!(
+                "migration {id} is carried out by {of} workers, which a cutover does not steer: stop the writes at the source, wait until \
+                 all workers have caught up, compare both sides (diff), and stop the workers before the applications are switched over"
+            );
+            return Err(Error::Cutover { step: "looking at the migration", why });
+        }
         Ok(Kept { state, lease: lease.as_i64().filter(|&left| left > 0) })
     }
 

@@ -35,7 +35,9 @@ pub use self::{
     plan::{Plan, PlannedEnd, PlannedNode},
     report::{Finding, Report, Verdict},
 };
-use crate::{error::Error, log, migration::Migration, options::Options, report::Ends};
+use crate::{
+    error::Error, fleet, log, migration::Migration, options::Options, report::Ends, sharded::state::State,
+};
 
 /// How thoroughly is looked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -85,9 +87,13 @@ impl Migration {
         let (source, target) =
             tokio::join!(Surveyed::new(End::Source, source), Surveyed::new(End::Target, &self.target));
         let mut findings = items::reach::check(&[(End::Source, &source), (End::Target, &target)]);
-        let (Ok(source), Ok(target)) = (source, target) else {
+        let (Ok(mut source), Ok(mut target)) = (source, target) else {
             return (Report::new(findings, depth, ignore, None), None);
         };
+        if let Err(error) = self.keep_part(&mut source, &mut target).await {
+            lost(&mut findings, &error);
+            return (Report::new(findings, depth, ignore, None), None);
+        }
         match Known::new(&self.options, depth, source, target).await {
             Ok(mut known) => {
                 if let Err(error) = items::check(&mut known, &mut findings).await {
@@ -133,6 +139,25 @@ impl Migration {
             lost(&mut findings, &error);
         }
         Report::new(findings, depth, ignore, None)
+    }
+}
+
+impl Migration {
+    /// Where this is one of several workers, only what it carries over is looked at.
+    async fn keep_part(&self, source: &mut Surveyed, target: &mut Surveyed) -> Result<(), ClientError> {
+        let (Some(worker), Ok(whole)) = (self.options.active_worker(), self.whole_id()) else {
+            return Ok(());
+        };
+        let node = target.node_of(whole.slot()).and_then(|number| target.nodes.get_mut(number));
+        let Some(node) = node else { return Ok(()) };
+        // A target that does not tell has no division, as far as we know.
+        let state = node.connection.call_frame(["HGETALL", &whole.state_key()]).await?;
+        let state = State::read(&state).unwrap_or_default();
+        let shards = source.nodes.iter().filter_map(|node| node.slots.clone()).collect();
+        if let Some(slots) = fleet::slots_for(worker, &state, shards) {
+            source.keep(&slots);
+        }
+        Ok(())
     }
 }
 

@@ -134,6 +134,16 @@ impl Surveyed {
         Surveyed { end, is_cluster: false, nodes, unserved, moving }
     }
 
+    /// Forgets what has nothing to do with these slots.
+    pub(super) fn keep(&mut self, slots: &SlotSet) {
+        let has_some = |of: &SlotSet| !of.common(slots).is_empty();
+        self.nodes.retain(|node| node.slots.as_ref().is_none_or(has_some));
+        self.unserved = self.unserved.common(slots);
+        if let Ok(moving) = &mut self.moving {
+            *moving = moving.common(slots);
+        }
+    }
+
     /// The number of the node that serves a slot.
     pub(super) fn node_of(&self, slot: u16) -> Option<usize> {
         self.nodes.iter().position(|node| node.slots.as_ref().is_none_or(|slots| slots.contains(slot)))

@@ -401,7 +401,15 @@ impl StreamFeed {
             }
             Route::EveryPrimary => Across::new(&self.target).everywhere(&command, Some(at.start)).await,
             // Messages and the like: at one node, once, in no order with anything but its like.
-            Route::Once => self.add(None, Class::Exact, command.into_raw(), 1, &at),
+            Route::Once => {
+                let slot = command.arg(1).map_or(0, keyferry_routing::slot);
+                if !self.target.is_ours(slot) {
+                    // Whose slot its channel is in.
+                    self.target.core().counts.of_other_workers += 1;
+                    return Ok(());
+                }
+                self.add(None, Class::Exact, command.into_raw(), 1, &at)
+            }
             Route::Refuse(why) => Err(self.no_route(&command.as_ref(), &at, why)),
             _ => Err(self.no_route(&command.as_ref(), &at, "this program knows no way for it")),
         }

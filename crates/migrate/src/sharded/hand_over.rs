@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     error::Error,
-    source::{Change, Owner},
+    fleet::Part,
+    migration::Migration,
+    source::{Change, Owner, Source},
 };
 
 /// How often is looked for what belongs to no move.
@@ -68,13 +70,39 @@ pub(crate) async fn follow(target: Arc<Target>, mut changes: mpsc::Receiver<Chan
                     Owner::Stranger(node) => format!("node {node}"),
                     Owner::Link(link) => format!("the shard of link {link}"),
                 };
-                Err(Error::SourceSlotsLeft { slots: slot.to_string(), to })
+                let slots = slot.to_string();
+                Err(match target.part() {
+                    Some(_) => Error::WorkerSlotsLeft { slots, to },
+                    None => Error::SourceSlotsLeft { slots, to },
+                })
             }
             Change::Unclear { slot, .. } => Err(Error::SourceSlotUnclear { slot }),
         };
         if let Err(error) = done {
             return target.core().fail(error);
         }
+    }
+}
+
+/// Makes sure that a worker which has caught up has read where its slots are: what is written elsewhere is seen by nobody, and one may
+/// have gone since its shards were asked.
+///
+/// # Errors
+/// [`Error::WorkerSlotsLeft`]; those of looking at the source.
+pub(super) async fn check_slots(migration: &Migration, target: &Target, part: &Part) -> Result<(), Error> {
+    let Some(source) = migration.source.servers() else { return Ok(()) };
+    let now = Source::find_part(source.clone(), false, Some(&part.slots)).await?;
+    let core = target.core();
+    let links = (0..core.link_count()).filter_map(|link| u16::try_from(link).ok());
+    let read: Vec<&SlotSet> = links.filter_map(|link| core.owned_by(link)).collect();
+    let elsewhere =
+        now.links.iter().find(|link| !link.slots.as_ref().is_some_and(|slots| read.contains(&slots)));
+    match elsewhere {
+        Some(link) => Err(Error::WorkerSlotsLeft {
+            slots: link.slots.as_ref().map(ToString::to_string).unwrap_or_default(),
+            to: link.name.clone(),
+        }),
+        None => Ok(()),
     }
 }
 

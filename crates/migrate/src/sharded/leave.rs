@@ -12,7 +12,7 @@ use super::{
     checkpoint::slot_key,
     state::field,
 };
-use crate::{error::Error, report::Ends, snapshot::Temporary};
+use crate::{error::Error, fleet::Part, report::Ends, snapshot::Temporary};
 
 /// How long the last position may take to be written.
 pub(super) const LEAVE: Duration = Duration::from_secs(3);
@@ -70,7 +70,10 @@ pub(super) async fn remove_checkpoints(target: &Target, ends: &mut Ends) {
     target.fence().end().await;
     let owners: Vec<(String, Vec<u16>)> = {
         let core = target.core();
-        let slots = |node: usize| (0..SLOTS).filter(|&slot| core.owner(slot) == Some(node)).collect();
+        // Other workers need theirs.
+        let own = |slot: &u16| target.is_ours(*slot);
+        let slots =
+            |node: usize| (0..SLOTS).filter(own).filter(|&slot| core.owner(slot) == Some(node)).collect();
         core.owners().into_iter().map(|node| (core.node_address(node).to_owned(), slots(node))).collect()
     };
     let id = target.checkpoints().id();
@@ -118,5 +121,17 @@ pub(super) async fn remove_checkpoints(target: &Target, ends: &mut Ends) {
                 id.owner_key()
             ));
         }
+    }
+}
+
+/// Tells the other workers, where there are others, that this one is done, or that it has not begun after all.
+pub(super) async fn leave_fleet(target: &Target, part: Option<&Part>, done: bool, ends: &mut Ends) {
+    let Some(part) = part else { return };
+    if let Err(error) = part.leave(target.map(), done).await {
+        ends.notes.push(format!(
+            "what the target keeps of the division among workers could not be changed ({}): delete {} when all have ended",
+            error.to_line(),
+            part.whole.state_key()
+        ));
     }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use keyferry_client::{Address, ClusterOptions, ConnectOptions, Endpoint, Error, cluster, sentinel};
+use keyferry_client::{
+    Address, ClusterOptions, ConnectOptions, Connection, Endpoint, Error, cluster, sentinel,
+};
 use keyferry_routing::{SLOTS, SlotSet};
 
 use super::core::{Core, join};
@@ -88,6 +90,14 @@ impl TargetMap {
             Endpoint::Sentinel(sentinel) => sentinel.at(&announced),
             other => other.options().clone(),
         }
+    }
+
+    /// A connection to the node that serves a slot now.
+    pub(crate) async fn connect_to(&self, slot: u16) -> Result<Connection, Error> {
+        let survey = self.survey().await?;
+        let owner = survey.ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&slot));
+        let address = owner.map(|(.., address)| address.clone()).unwrap_or_default();
+        Connection::connect(&self.connect_options(&address).with_db(0)).await
     }
 
     /// Asks who serves what.

@@ -151,7 +151,7 @@ pub(super) async fn collect(
         for db in 0..=target.databases().last() {
             let mut scan = Scan::new(&address, db, None);
             while let Some(mut found) = scan.next(&mut aside).await? {
-                found.retain(|key| !is_own(key));
+                found.retain(|key| !is_own(key) && target.is_ours(slot(key)));
                 for key in &found {
                     keys.add(db, key).map_err(Missed::Failed)?;
                 }

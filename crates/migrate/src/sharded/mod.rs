@@ -131,6 +131,8 @@ pub(crate) struct Target {
     /// Work beside the pipelines that may go on at the same time.
     turns: Semaphore,
     throttle: Throttle,
+    /// The slots that are touched, where other workers have others.
+    part: Option<SlotSet>,
     /// What is known of the keys that were there before, once it is.
     existing: OnceLock<Arc<Existing>>,
 }
@@ -164,6 +166,8 @@ pub(crate) struct Settings {
     pub(crate) throttle: Throttle,
     /// What commands need that the target does not know.
     pub(crate) translation: Option<Translation>,
+    /// Only these slots are touched: others belong to other workers.
+    pub(crate) part: Option<SlotSet>,
 }
 
 impl Settings {
@@ -190,6 +194,7 @@ impl Target {
         let (meters, shards) = settings.links.into_iter().unzip();
         let mut core = Core::new(rules, Arc::clone(&checkpoints), meters);
         core.set_shards(shards);
+        core.set_part(settings.part.clone());
         if let Some(letters) = settings.letters {
             core.set_letters(letters);
         }
@@ -219,6 +224,7 @@ impl Target {
             pool: aside::Pool::default(),
             turns: Semaphore::new(TURNS),
             throttle: settings.throttle,
+            part: settings.part,
             existing: OnceLock::new(),
         })
     }
@@ -340,6 +346,16 @@ impl Target {
 
     pub(crate) fn filter(&self) -> Option<&Arc<Filter>> {
         self.filter.as_ref()
+    }
+
+    /// The slots that are this worker's, where there are several workers.
+    pub(crate) fn part(&self) -> Option<&SlotSet> {
+        self.part.as_ref()
+    }
+
+    /// True unless the slot belongs to another worker.
+    pub(crate) fn is_ours(&self, slot: u16) -> bool {
+        self.part.as_ref().is_none_or(|part| part.contains(slot))
     }
 
     pub(crate) fn translation(&self) -> Option<&Translation> {

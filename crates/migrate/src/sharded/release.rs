@@ -227,7 +227,9 @@ impl Release {
             let fields = databases_with_fields(&mut aside, &address).await?;
             for db in 0..=target.databases().last() {
                 let mut scan = Scan::new(&address, db, None);
-                while let Some(keys) = scan.next(&mut aside).await? {
+                while let Some(mut keys) = scan.next(&mut aside).await? {
+                    // Other workers may be behind.
+                    keys.retain(|key| target.is_ours(slot(key)));
                     let (_, deadlines) = self.deadlines(&mut aside, &address, db, &keys).await?;
                     let held = keys.into_iter().zip(deadlines);
                     let held = held.filter(|(_, deadline)| expiry::exact(*deadline).is_some());
@@ -239,7 +241,7 @@ impl Release {
                 }
                 let mut scan = Scan::new(&address, db, Some("hash"));
                 while let Some(keys) = scan.next(&mut aside).await? {
-                    for key in keys {
+                    for key in keys.into_iter().filter(|key| target.is_ours(slot(key))) {
                         let (_, held) = self.fields(&mut aside, &address, db, &key).await?;
                         if !held.is_empty() {
                             self.run(&mut aside, &address, db, &[(key, true)], which).await?;

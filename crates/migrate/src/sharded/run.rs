@@ -15,8 +15,8 @@ use super::{
     existing::{Origin, Question, forget_all},
     from_now::FromNow,
     guarded::explain,
-    hand_over::follow,
-    leave::{LEAVE, leave, remove_checkpoints, remove_temporaries},
+    hand_over::{check_slots, follow},
+    leave::{LEAVE, leave, leave_fleet, remove_checkpoints, remove_temporaries},
     link::LinkRun,
     mirror::{First, Foreign},
     plan::Plan,
@@ -30,6 +30,7 @@ use crate::{
     error::Error,
     existing::Existing,
     fence::{Fence, Token},
+    fleet::{self, Part},
     hold::Hold,
     identity::MigrationId,
     journal::{JournalRoot, blocking},
@@ -82,6 +83,8 @@ pub(crate) struct Sides {
     pub(crate) abilities: Abilities,
     pub(crate) id: MigrationId,
     pub(crate) token: Token,
+    /// What this process carries over, where it is one of several.
+    pub(crate) part: Option<Part>,
 }
 
 /// Runs to the end, and cleans up after itself.
@@ -91,10 +94,11 @@ pub(crate) async fn run(
     root: JournalRoot,
     ends: &mut Ends,
 ) -> Result<Outcome, Error> {
-    let Sides { mut links, ownership, servers, repeats, mut settings, abilities, id, token } = sides;
+    let Sides { mut links, ownership, servers, repeats, mut settings, abilities, id, token, part } = sides;
     let Migration { options, meter, stop, .. } = migration;
     meter.enter(Phase::Preparing);
-    let several = links.len() > 1;
+    // A worker may have to read one more shard the next time.
+    let several = links.len() > 1 || part.is_some();
     // Whoever was here before is kept from writing before anything of what it left is read.
     let (fence, state) = Fence::claim(
         id.clone(),
@@ -108,7 +112,8 @@ pub(crate) async fn run(
     let (at, shown) = (root.clone(), fence.token().to_owned());
     blocking(move || at.set_token(&shown)).await?;
     let (from, to, changes) = (migration.source.to_string(), settings.map.name(), options.changes());
-    let plan = Plan::of(&state, &links, (&from, &to, &changes), &id, options.skip_refused);
+    let plan = fleet::check(&state, part.as_ref(), &id)
+        .and_then(|()| Plan::of(&state, &links, (&from, &to, &changes), &id, options.skip_refused));
     let from_now = FromNow::of(&state, options.from_now);
     let (mut plan, begun) = match plan {
         Ok(mut plan) => {
@@ -127,6 +132,10 @@ pub(crate) async fn run(
             return Err(error);
         }
     };
+    if let Some(part) = &part {
+        plan.keep(field::WORKER, &part.text());
+        ends.note(&format!("worker {}: the slots {}", part.worker, part.slots));
+    }
     ends.notes.append(&mut plan.notes);
     fence.write(&plan.fields, &plan.outdated).await?;
     let first = First::of(&state);
@@ -206,7 +215,8 @@ pub(crate) async fn run(
                     .dividing()
                     .holding(target.hold(), target.databases())
                     .filtering(options.active_filter())
-                    .rewriting(rewriting),
+                    .rewriting(rewriting)
+                    .of_slots(part.as_ref().map(|part| &part.slots)),
             ),
             intake: None,
             reader: None,
@@ -247,7 +257,10 @@ pub(crate) async fn run(
             let error = unknown.err().map(|error| target.core().take_failure().unwrap_or(error));
             match &error {
                 // Nothing was written, and nothing is to stay.
-                Some(error) if error.is_before_all() => remove_checkpoints(&target, ends).await,
+                Some(error) if error.is_before_all() => {
+                    remove_checkpoints(&target, ends).await;
+                    leave_fleet(&target, part.as_ref(), false, ends).await;
+                }
                 error => leave(&target, error.as_ref(), &[]).await,
             }
             driver.abort();
@@ -361,10 +374,14 @@ pub(crate) async fn run(
     let counts = target.core().counts.clone();
     ends.note_target(&counts);
     let failure = target.core().take_failure();
-    let failed = failure.or(first).or(result.err()).or(released.err()).map(explain);
+    let mut failed = failure.or(first).or(result.err()).or(released.err()).map(explain);
+    if let (None, true, Some(part)) = (&failed, caught_up, &part) {
+        failed = check_slots(migration, &target, part).await.err();
+    }
     if failed.is_none() && everything_applied && caught_up && !source_was_writing {
         // Done: nobody will go on with it.
         remove_checkpoints(&target, ends).await;
+        leave_fleet(&target, part.as_ref(), true, ends).await;
         forget_all(&directory)?;
     } else {
         leave(&target, failed.as_ref(), &over).await;

@@ -44,6 +44,14 @@ pub(crate) mod field {
     /// They are put at the end of the run.
     pub(crate) const DEADLINES_HELD: &str = "until-end";
 
+    /// Of one of several workers: which, and its slots.
+    pub(crate) const WORKER: &str = "worker";
+    /// In the [record](crate::fleet) of a division: how many workers there are, and how far each is.
+    pub(crate) const WORKERS: &str = "workers";
+    pub(crate) fn worker(number: u16) -> String {
+        format!("worker:{number}")
+    }
+
     pub(crate) fn link(name: &str) -> String {
         format!("link:{name}")
     }

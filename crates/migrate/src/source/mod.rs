@@ -61,9 +61,21 @@ impl Source {
     /// When a server cannot be reached; of a cluster, when slots are on the move or are served by nobody, or a shard is
     /// down.
     pub(crate) async fn find(endpoint: Endpoint, prefer_replicas: bool) -> Result<Self, Error> {
+        Self::find_part(endpoint, prefer_replicas, None).await
+    }
+
+    /// The same of the shards that have some of these slots, with those alone; what becomes of others is of no interest.
+    ///
+    /// # Errors
+    /// As [`Source::find`].
+    pub(crate) async fn find_part(
+        endpoint: Endpoint,
+        prefer_replicas: bool,
+        part: Option<&SlotSet>,
+    ) -> Result<Self, Error> {
         let mut source = Source { links: Vec::new(), notes: Vec::new() };
         match endpoint.detect().await.map_err(Error::SourceConnection)? {
-            Endpoint::Cluster(options) => source.find_shards(options, prefer_replicas).await?,
+            Endpoint::Cluster(options) => source.find_shards(options, prefer_replicas, part).await?,
             Endpoint::Sentinel(options) => {
                 let connect = sentinel::primary(&options).await.map_err(Error::SourceConnection)?;
                 let primary = Locator::new((*options).clone());
@@ -111,14 +123,21 @@ impl Source {
         self.links.iter().map(|link| Watchable::new(link.primary.clone())).collect()
     }
 
-    async fn find_shards(&mut self, options: ClusterOptions, prefer_replicas: bool) -> Result<(), Error> {
+    async fn find_shards(
+        &mut self,
+        options: ClusterOptions,
+        prefer_replicas: bool,
+        part: Option<&SlotSet>,
+    ) -> Result<(), Error> {
+        let own = |slots: &SlotSet| part.map_or_else(|| slots.clone(), |part| slots.common(part));
         let found = cluster::discover(&options).await.map_err(Error::SourceConnection)?;
         let topology = found.topology();
-        let unserved = topology.unserved();
+        let unserved = own(&topology.unserved());
         if !unserved.is_empty() {
             return Err(Error::SourceSlotsUnserved { slots: unserved.to_string() });
         }
-        let mut shards: Vec<_> = topology.shards().iter().filter(|shard| !shard.slots.is_empty()).collect();
+        let mut shards: Vec<_> =
+            topology.shards().iter().filter(|shard| !own(&shard.slots).is_empty()).collect();
         shards.sort_by_key(|shard| shard.slots.ranges().next());
         for shard in &shards {
             let down = |why: &str| {
@@ -133,7 +152,8 @@ impl Source {
                 Some(_) => {}
             }
         }
-        let moves = found.moves().await.map_err(Error::SourceConnection)?;
+        let mut moves = found.moves().await.map_err(Error::SourceConnection)?;
+        moves.retain(|moving| part.is_none_or(|part| part.contains(moving.slot)));
         if let Some(first) = moves.first() {
             let mut slots = SlotSet::new();
             moves.iter().for_each(|moving| slots.insert(moving.slot));
@@ -153,7 +173,7 @@ impl Source {
             } else {
                 primary.clone()
             };
-            self.add(connect, stream, primary, Some(shard.slots.clone()), nodes).await?;
+            self.add(connect, stream, primary, Some(own(&shard.slots)), nodes).await?;
         }
         Ok(())
     }

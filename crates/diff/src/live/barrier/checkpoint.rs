@@ -5,6 +5,10 @@
 //! `stream <epoch> <replication id>:<offset>:<db>`, or `snapshot …` before the stream has begun. On one server it is written with
 //! each batch, on a cluster about once a second, with a position below which everything is done. A source that is written
 //! to by nobody moves on by the keep-alives of its links alone, every ten seconds by default.
+//!
+//! Where several workers carry a migration out, its hash has no links but a field `workers` with their number, and the hash of worker
+//! `i` of `n` is `keyferry:migration:{id.i-of-n}`. Two of them may follow one node, each with a part of its slots: the target has what that
+//! node wrote when both have come so far.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,18 +25,20 @@ use crate::live::nodes::{self, Channel, LiveSide};
 const STATES: &[u8] = b"keyferry:migration:*";
 /// Keys that a server looks at in one step.
 const STEP: &[u8] = b"10000";
+/// Workers of one migration, at most.
+const MOST_WORKERS: u16 = 1000;
 /// How often the target is asked.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How far a history is: replication id and offset.
 type Place = (Bytes, u64);
 
-/// The state of the migration that follows all nodes of this source, if there is just one.
+/// The states of the migration that follows all nodes of this source, if there is just one: its own, or those of its workers.
 ///
 /// # Errors
 ///
 /// When a server cannot be reached.
-pub(super) async fn find(source: &LiveSide, target: &Arc<LiveSide>) -> Result<Option<Bytes>, Error> {
+pub(super) async fn find(source: &LiveSide, target: &Arc<LiveSide>) -> Result<Option<Vec<Bytes>>, Error> {
     let Some(places) = of_source(source, &mut HashMap::new()).await? else { return Ok(None) };
     let mut states = Vec::new();
     for node in &target.nodes().all {
@@ -56,12 +62,19 @@ pub(super) async fn find(source: &LiveSide, target: &Arc<LiveSide>) -> Result<Op
     let mut channel = Channel::new(target, 0);
     let mut follows = None;
     for state in states {
-        let links = links(&mut channel, &state).await?;
+        let keys = match read(&mut channel, &state).await? {
+            State { workers: Some(of), .. } => match workers(&state, of) {
+                Some(keys) => keys,
+                None => continue,
+            },
+            State { .. } => vec![Bytes::copy_from_slice(&state)],
+        };
+        let Some(links) = links(&mut channel, &keys).await? else { continue };
         if places.iter().all(|(id, _)| links.iter().any(|(of, _)| of == id)) {
             if follows.is_some() {
                 return Ok(None);
             }
-            follows = Some(Bytes::copy_from_slice(&state));
+            follows = Some(keys);
         }
     }
     Ok(follows)
@@ -70,16 +83,16 @@ pub(super) async fn find(source: &LiveSide, target: &Arc<LiveSide>) -> Result<Op
 /// Waits for the target. Has connections of its own.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    key: Bytes,
+    keys: Vec<Bytes>,
     source: Arc<LiveSide>,
     open: HashMap<String, Connection>,
     target: Channel,
 }
 
 impl Waiter {
-    pub(super) fn new(key: &Bytes, sides: &[Arc<LiveSide>; 2]) -> Self {
+    pub(super) fn new(keys: &[Bytes], sides: &[Arc<LiveSide>; 2]) -> Self {
         Self {
-            key: key.clone(),
+            keys: keys.to_vec(),
             source: Arc::clone(&sides[0]),
             open: HashMap::new(),
             target: Channel::new(&sides[1], 0),
@@ -94,8 +107,9 @@ impl Waiter {
             return Err(Error::Refused { side: self.source.name().to_owned(), reply });
         };
         loop {
-            let links = links(&mut self.target, &self.key).await?;
-            missing.retain(|(id, at)| !links.iter().any(|(of, done)| of == id && done >= at));
+            if let Some(links) = links(&mut self.target, &self.keys).await? {
+                missing.retain(|place| !is_there(&links, place));
+            }
             if missing.is_empty() {
                 return Ok(());
             }
@@ -142,22 +156,72 @@ async fn of_source(
     Ok(Some(places))
 }
 
-/// How far the links of a migration are that are in their streams.
-async fn links(target: &mut Channel, key: &Bytes) -> Result<Vec<Place>, Error> {
+/// True when the target has what a node wrote up to this place: when all links that follow it have come so far.
+fn is_there(links: &[Place], (id, at): &Place) -> bool {
+    let mut following = links.iter().filter(|(of, _)| of == id).peekable();
+    following.peek().is_some() && following.all(|(_, done)| done >= at)
+}
+
+/// How far the links of a migration are; `None` while one of its workers, where it has some, has not all of its links in their
+/// streams.
+async fn links(channel: &mut Channel, keys: &[Bytes]) -> Result<Option<Vec<Place>>, Error> {
+    let mut all = Vec::new();
+    for key in keys {
+        let State { links, others, .. } = read(channel, key).await?;
+        if keys.len() > 1 && (others > 0 || links.is_empty()) {
+            return Ok(None);
+        }
+        all.extend(links);
+    }
+    Ok(Some(all))
+}
+
+/// The states of the workers of a migration, by its own.
+fn workers(state: &[u8], of: u16) -> Option<Vec<Bytes>> {
+    let id = std::str::from_utf8(state).ok()?.strip_suffix('}')?;
+    Some((0..of).map(|worker| Bytes::from(format!("{id}.{worker}-of-{of}}}"))).collect())
+}
+
+/// What a migration's state says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct State {
+    /// The links that are in their streams.
+    links: Vec<Place>,
+    /// How many are not.
+    others: usize,
+    /// Among how many workers it is divided, if it is.
+    workers: Option<u16>,
+}
+
+impl State {
+    fn of(words: &[Frame]) -> Self {
+        let mut state = Self::default();
+        let (pairs, _) = words.as_chunks::<2>();
+        for [name, value] in pairs {
+            let (Some(name), Some(value)) = (name.as_str(), value.as_str()) else { continue };
+            match (name.starts_with("link:"), place(value)) {
+                (true, Some(place)) => state.links.push(place),
+                (true, None) => state.others += 1,
+                (false, _) if name == "workers" => {
+                    state.workers = value.parse().ok().filter(|of| (2..=MOST_WORKERS).contains(of));
+                }
+                (false, _) => {}
+            }
+        }
+        state
+    }
+}
+
+async fn read(channel: &mut Channel, key: &Bytes) -> Result<State, Error> {
     let mut pipeline = Pipeline::new();
     pipeline.push([&b"HGETALL"[..], key]);
-    let reply = target.at(key, &pipeline).await?.pop();
+    let reply = channel.at(key, &pipeline).await?.pop();
     let words: Vec<Frame> = match reply {
         Some(Frame::Array(words)) => words,
         Some(Frame::Map(pairs)) => pairs.into_iter().flat_map(|(name, value)| [name, value]).collect(),
         _ => Vec::new(),
     };
-    let (pairs, _) = words.as_chunks::<2>();
-    let link = |[name, value]: &[Frame; 2]| {
-        name.as_bytes()?.strip_prefix(b"link:")?;
-        place(value.as_str()?)
-    };
-    Ok(pairs.iter().filter_map(link).collect())
+    Ok(State::of(&words))
 }
 
 /// `stream <epoch> <replication id>:<offset>:<db>`
@@ -181,6 +245,32 @@ mod tests {
         assert_eq!(place(&format!("stream 3 {id}:77:-")), expected);
         for other in ["", "snapshot 1 5", "stream", "stream 1", "stream 1 x", "stream 1 x:y:0"] {
             assert_eq!(place(other), None, "{other:?}");
+        }
+    }
+    #[test]
+    fn a_node_that_two_workers_follow_is_there_when_both_have_come_so_far() {
+        let id = |n: u8| Bytes::from(vec![n; 40]);
+        let links = [(id(1), 10), (id(2), 20), (id(1), 7)];
+        assert!(is_there(&links, &(id(1), 7)) && !is_there(&links, &(id(1), 8)));
+        assert!(is_there(&links, &(id(2), 20)) && !is_there(&links, &(id(3), 0)));
+    }
+
+    #[test]
+    fn workers_are_found_by_the_state_of_the_whole() {
+        let words = |pairs: &[(&str, &str)]| -> Vec<Frame> {
+            let bulk = |text: &str| Frame::from(Bytes::copy_from_slice(text.as_bytes()));
+            pairs.iter().flat_map(|(name, value)| [bulk(name), bulk(value)]).collect()
+        };
+        let state = State::of(&words(&[("workers", "2"), ("slots:0", "0-9"), ("worker:1", "begun")]));
+        assert_eq!(state, State { workers: Some(2), ..State::default() });
+        let keys = workers(b"keyferry:migration:{move}", 2).unwrap();
+        assert_eq!(keys, ["keyferry:migration:{move.0-of-2}", "keyferry:migration:{move.1-of-2}"]);
+        let stream = format!("stream 1 {}:5:0", "a".repeat(40));
+        let state =
+            State::of(&words(&[("link:0", &stream), ("link:1", "snapshot 1 5"), ("worker", "1/2 0-9")]));
+        assert_eq!((state.links.len(), state.others, state.workers), (1, 1, None));
+        for wrong in ["0", "1", "1001", "x"] {
+            assert_eq!(State::of(&words(&[("workers", wrong)])).workers, None);
         }
     }
 }

@@ -33,8 +33,8 @@ const CHUNK: usize = 64;
 /// What tells that the target has caught up.
 #[derive(Clone, Debug)]
 pub(crate) enum Barrier {
-    /// The state that a migration keeps in the target, under this key.
-    Checkpoint(Bytes),
+    /// The state that a migration keeps in the target, under this key, or those of its workers, under these.
+    Checkpoint(Vec<Bytes>),
     Marks,
 }
 
@@ -56,7 +56,7 @@ impl Barrier {
         let end = Instant::now() + wait;
         loop {
             match checkpoint::find(&sides[0], &sides[1]).await? {
-                Some(key) => return Ok(Self::Checkpoint(key)),
+                Some(keys) => return Ok(Self::Checkpoint(keys)),
                 None if by == BarrierBy::Either => return Ok(Self::Marks),
                 None if Instant::now() > end => {
                     return Err(Error::NoCheckpoint { target: sides[1].name().to_owned() });
@@ -85,7 +85,7 @@ pub(crate) enum Waiter {
 impl Waiter {
     pub(crate) fn new(barrier: &Barrier, sides: &[Arc<LiveSide>; 2]) -> Self {
         match barrier {
-            Barrier::Checkpoint(key) => Self::Checkpoint(checkpoint::Waiter::new(key, sides)),
+            Barrier::Checkpoint(keys) => Self::Checkpoint(checkpoint::Waiter::new(keys, sides)),
             Barrier::Marks => Self::Marks,
         }
     }

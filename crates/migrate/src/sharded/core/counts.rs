@@ -31,6 +31,8 @@ pub(crate) struct Counts {
     pub(crate) not_taken_over: u64,
     /// Keys and commands of slots that the shard which spoke of them did not own: keys that no client can reach.
     pub(crate) strays: u64,
+    /// Commands of slots that other workers carry over.
+    pub(crate) of_other_workers: u64,
     /// Slots that changed hands at the source.
     pub(crate) slots_moved: u64,
     /// Full syncs that were not the first, after which the target was compared with the source's keys.

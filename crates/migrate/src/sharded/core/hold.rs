@@ -49,6 +49,11 @@ impl Core {
         self.shards = slots.into_iter().map(|slots| slots.map(shard)).collect();
     }
 
+    /// What is said of other slots is left to other workers.
+    pub(crate) fn set_part(&mut self, part: Option<SlotSet>) {
+        self.part = part;
+    }
+
     /// The slots that a link may change now; none where it may change all.
     pub(crate) fn owned_by(&self, link: u16) -> Option<&SlotSet> {
         self.shards.get(usize::from(link))?.as_ref().map(|shard| &shard.owned)
@@ -60,6 +65,11 @@ impl Core {
         let Some(Some(shard)) = self.shards.get(usize::from(link)) else { return Some(item) };
         if shard.owned.contains(slot) {
             return Some(item);
+        }
+        if self.part.as_ref().is_some_and(|part| !part.contains(slot)) {
+            self.counts.of_other_workers += u64::from(item.commands);
+            self.done(&item);
+            return None;
         }
         if shard.given_up.contains(slot) && is_deletion(&item) {
             // It tidies up behind a slot that others own now.

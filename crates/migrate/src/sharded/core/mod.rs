@@ -69,6 +69,8 @@ pub(crate) struct Core {
     held: Vec<usize>,
     /// What each link may speak of; none where that is everything.
     shards: Vec<Option<hold::Shard>>,
+    /// The slots that are carried over, where others are left to other workers.
+    part: Option<SlotSet>,
     /// What links said of slots that are not theirs yet.
     held_back: HashMap<(u16, u16), hold::Held>,
     /// Slots of the source that are on their way.
@@ -106,6 +108,7 @@ impl Core {
             next_gate: 0,
             held: Vec::new(),
             shards: Vec::new(),
+            part: None,
             held_back: HashMap::new(),
             moving: SlotSet::new(),
             trouble: None,

@@ -10,6 +10,7 @@ mod effects;
 pub(crate) mod ends;
 mod sources;
 mod targets;
+mod workers;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

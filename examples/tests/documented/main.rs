@@ -162,6 +162,17 @@ fn where_psync_is_refused() {
 }
 
 #[test]
+fn several_workers_for_one_cluster() {
+    let mut stage = Stage::new();
+    let source = stage.cluster(&["old-1", "old-2", "old-3"], "redis-7.0");
+    data::small_cluster(&mut source.client().unwrap(), 5, 1).unwrap();
+    stage.cluster(&["new-1", "new-2", "new-3"], "redis-7.0");
+    play(&mut stage, "Several workers for one cluster");
+    let diff = "cargo run --release --example diff -- redis+cluster://old-1:6379 redis+cluster://new-1:6379";
+    assert!(stage.prepare(diff).contains("EQUAL"));
+}
+
+#[test]
 fn clusters_and_sentinels() {
     let mut stage = Stage::new();
     stage.server("old-host", "redis-7.0").client().unwrap().call(&["SET", "a", "1"]).unwrap();

@@ -34,8 +34,6 @@ pub(super) struct Machine {
     script: Function,
     /// Makes the globals of one command.
     globals: Function,
-    /// What is there for each command.
-    hooks: Table,
     under: Under,
     instructions: Arc<Instructions>,
     limits: Limits,
@@ -79,11 +77,10 @@ impl Machine {
         let instructions = Arc::new(Instructions::new(script.limits.instructions));
         strings::replace(&lua, &lua.globals().raw_get::<Table>("string")?, &instructions)?;
         let prelude = lua.load(include_str!("prelude.lua")).set_name("=prelude").set_mode(ChunkMode::Text);
-        let globals: Function = prelude.call(())?;
+        let under = Under::default();
+        let globals: Function = prelude.call(hooks(&lua, &under)?)?;
         let name = format!("={}", script.name);
         let text = lua.load(&script.text[..]).set_name(name).set_mode(ChunkMode::Text).into_function()?;
-        let under = Under::default();
-        let hooks = hooks(&lua, &under)?;
         let budget = Arc::clone(&instructions);
         lua.set_hook(HookTriggers::new().every_nth_instruction(STEP), move |_, debug| {
             if budget.spend(STEP.into()) {
@@ -93,35 +90,24 @@ impl Machine {
             let line = debug.current_line().unwrap_or_default();
             Err(Error::runtime(format!("{source}:{line}: {}", in_words(&exhausted()))))
         })?;
-        Ok(Machine { lua, script: text, globals, hooks, under, instructions, limits: script.limits })
+        Ok(Machine { lua, script: text, globals, under, instructions, limits: script.limits })
     }
 
     fn run(&self, seen: &Seen<'_>) -> Result<()> {
         let size: usize = seen.args.iter().map(|arg| arg.len()).sum();
         self.lua.set_memory_limit(self.limits.memory.saturating_add(size.saturating_mul(4)))?;
         self.instructions.renew();
-        let globals = self.lua.create_table()?;
-        globals.raw_set("DB", seen.db)?;
-        globals.raw_set("CMD", self.lua.create_string(name(seen))?)?;
-        globals.raw_set("GROUP", group(seen))?;
-        globals.raw_set("PHASE", if seen.in_snapshot { "snapshot" } else { "stream" })?;
-        let args = seen.args.iter().map(|arg| self.lua.create_string(arg));
-        globals.raw_set("ARGV", self.lua.create_sequence_from(args.collect::<Result<Vec<Text>>>()?)?)?;
+        let args = seen.args.iter().map(|arg| self.lua.create_string(arg)).collect::<Result<Vec<Text>>>()?;
+        let argv = self.lua.create_sequence_from(args)?;
         let keys = || seen.keys.iter().filter_map(|&at| Some((at, *seen.args.get(at)?)));
         let names = keys().map(|(_, key)| self.lua.create_string(key)).collect::<Result<Vec<Text>>>()?;
-        globals.raw_set("KEYS", self.lua.create_sequence_from(names)?)?;
-        globals.raw_set("KEY_INDEXES", self.lua.create_sequence_from(keys().map(|(at, _)| at + 1))?)?;
-        globals.raw_set("SLOTS", self.lua.create_sequence_from(keys().map(|(_, key)| slot(key)))?)?;
-        // A script may change what it is given, but not what the next command is.
-        for name in ["keyferry", "shake"] {
-            let own = self.lua.create_table()?;
-            for pair in self.hooks.pairs::<Value, Value>() {
-                let (key, value) = pair?;
-                own.raw_set(key, value)?;
-            }
-            globals.raw_set(name, own)?;
-        }
-        let globals: Table = self.globals.call(globals)?;
+        let names = self.lua.create_sequence_from(names)?;
+        let indexes = self.lua.create_sequence_from(keys().map(|(at, _)| at + 1))?;
+        let slots = self.lua.create_sequence_from(keys().map(|(_, key)| slot(key)))?;
+        let phase = if seen.in_snapshot { "snapshot" } else { "stream" };
+        let cmd = self.lua.create_string(name(seen))?;
+        let globals: Table =
+            self.globals.call((seen.db, cmd, group(seen), phase, argv, names, indexes, slots))?;
         self.script.set_environment(globals)?;
         self.script.call(())
     }
@@ -140,8 +126,7 @@ impl Rewriter for Machine {
 }
 
 /// `call` and `log`.
-fn hooks(lua: &mlua::Lua, under: &Under) -> Result<Table> {
-    let hooks = lua.create_table()?;
+fn hooks(lua: &mlua::Lua, under: &Under) -> Result<(Function, Function)> {
     let sent = Arc::clone(under);
     let call = move |lua: &mlua::Lua, (db, argv): (Value, Table)| {
         let db = match db {
@@ -171,7 +156,6 @@ fn hooks(lua: &mlua::Lua, under: &Under) -> Result<Table> {
             None => Err(Error::runtime("call: there is no command")),
         }
     };
-    hooks.raw_set("call", lua.create_function(call)?)?;
     let logged = Arc::clone(under);
     let log = move |lua: &mlua::Lua, message: Value| {
         let text = match lua.coerce_string(message.clone())? {
@@ -190,8 +174,7 @@ fn hooks(lua: &mlua::Lua, under: &Under) -> Result<Table> {
         tracing::info!(message = %text, "script");
         Ok(())
     };
-    hooks.raw_set("log", lua.create_function(log)?)?;
-    Ok(hooks)
+    Ok((lua.create_function(call)?, lua.create_function(log)?))
 }
 
 /// `XGROUP-CREATE`

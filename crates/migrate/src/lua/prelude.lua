@@ -1,5 +1,6 @@
 -- What scripts have of Lua: nothing that reaches outside, and nothing that is busy where instructions are not counted.
 
+local call, log = ...
 local string, table, math, utf8 = string, table, math, utf8
 local type, error, select, setmetatable, tostring = type, error, select, setmetatable, tostring
 
@@ -64,8 +65,12 @@ local base = {
 }
 local inherit = { __index = base, __metatable = false }
 
--- The globals of one command.
-return function(globals)
+-- The globals of one command. A script may change what it is given, but not what the next command is given.
+return function(db, cmd, group, phase, argv, keys, indexes, slots)
   randomseed(1)
-  return setmetatable(globals, inherit)
+  local own = { call = call, log = log }
+  return setmetatable({
+    DB = db, CMD = cmd, GROUP = group, PHASE = phase, ARGV = argv, KEYS = keys, KEY_INDEXES = indexes, SLOTS = slots,
+    keyferry = own, shake = own,
+  }, inherit)
 end

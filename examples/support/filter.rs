@@ -1,14 +1,20 @@
 //! The options that choose and rename what is migrated.
 
+use std::ops::RangeInclusive;
+
 use clap::{Args, ValueEnum};
 use keyferry_files::KeyName;
 use keyferry_migrate::filter::{
-    Commands, Doubt, Effect, Filter, FilterLine, MaskRule, Operands, Rename, Rule, Settings, TtlRule,
+    Commands, CommandsError, Doubt, Effect, Filter, FilterLine, MaskRule, Operands, Rename, Rule, Settings,
+    TtlRule,
 };
 use keyferry_rdb::Kind;
 use keyferry_routing::SlotSet;
 
-use crate::selection::kind;
+use crate::{
+    selection::kind,
+    values::{size_range, time_range},
+};
 
 /// What is migrated, and under which names. What is excluded by one option stays out whatever others include.
 #[derive(Clone, Debug, Default, Args)]
@@ -41,6 +47,26 @@ pub struct FilterArgs {
     /// Only keys of these cluster slots: 42, 0-5460 (repeatable, or a list)
     #[arg(long, value_name = "SLOTS")]
     pub only_slots: Vec<SlotSet>,
+
+    /// None of these slots (repeatable, or a list)
+    #[arg(long, value_name = "SLOTS")]
+    pub exclude_slots: Vec<SlotSet>,
+
+    /// From files only: values of so many bytes as the snapshot has them: ..1m, 1k.., 1k..1m
+    #[arg(long, value_name = "FROM..TO", value_parser = size_range)]
+    pub only_size: Option<RangeInclusive<u64>>,
+
+    /// From files only: keys that expire in such a time (..1h, 1h.., 1h..2d), or never
+    #[arg(long, value_name = "FROM..TO|never", value_parser = lifetime)]
+    pub only_ttl: Option<Lifetime>,
+
+    /// From files only: keys that were last used so long before the snapshot (30d..), where the server kept that
+    #[arg(long, value_name = "FROM..TO", value_parser = time_range)]
+    pub only_idle: Option<RangeInclusive<u64>>,
+
+    /// Of the commands of the stream only these: names, @categories, group:… (repeatable, or a list)
+    #[arg(long, value_name = "COMMANDS")]
+    pub only_commands: Vec<Commands>,
 
     /// None of these commands: names, @categories as in ACL CAT, group:… (repeatable, or a list)
     #[arg(long, value_name = "COMMANDS")]
@@ -82,6 +108,19 @@ pub struct FilterArgs {
     /// What becomes of keys that get another hash tag, and so part from others of their slot
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     pub changed_hash_tags: OnDoubt,
+}
+
+/// How long keys have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// They never expire.
+    Never,
+    /// They do, in so many milliseconds.
+    In(RangeInclusive<u64>),
+}
+
+fn lifetime(text: &str) -> Result<Lifetime, String> {
+    if text == "never" { Ok(Lifetime::Never) } else { time_range(text).map(Lifetime::In) }
 }
 
 /// What becomes of commands with values from elsewhere.
@@ -137,14 +176,40 @@ impl FilterArgs {
         exclude(!self.exclude_keys.is_empty(), &mut |rule| rule.keys.keys.clone_from(&self.exclude_keys));
         exclude(!self.exclude_db.is_empty(), &mut |rule| rule.keys.databases.clone_from(&self.exclude_db));
         exclude(!self.exclude_type.is_empty(), &mut |rule| rule.keys.kinds.clone_from(&self.exclude_type));
+        let slots = |sets: Vec<SlotSet>| {
+            sets.into_iter().reduce(|mut all, more| {
+                all.extend(&more);
+                all
+            })
+        };
+        exclude(!self.exclude_slots.is_empty(), &mut |rule| {
+            rule.keys.slots = slots(self.exclude_slots.clone())
+        });
         let mut include = Rule::include();
         include.keys.keys = self.include_keys;
         include.keys.databases = self.only_db;
         include.keys.kinds = self.only_type;
-        include.keys.slots = self.only_slots.into_iter().reduce(|mut all, more| {
-            all.extend(&more);
-            all
-        });
+        include.keys.slots = slots(self.only_slots);
+        include.keys.value.size = self.only_size;
+        include.keys.value.idle = self.only_idle.map(|idle| idle.start().div_ceil(1000)..=idle.end() / 1000);
+        match self.only_ttl {
+            None => {}
+            Some(Lifetime::Never) => include.keys.value.expires = Some(false),
+            Some(Lifetime::In(times)) => {
+                let ms = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
+                include.keys.value.ttl = Some(ms(*times.start())..=ms(*times.end()));
+            }
+        }
+        if !self.only_commands.is_empty() {
+            for commands in self.only_commands {
+                let mut of_commands = include.clone();
+                of_commands.commands = Some(commands);
+                settings.rules.push(of_commands);
+            }
+            let mut others = Rule::exclude();
+            others.commands = Some("@all".parse().map_err(|wrong: CommandsError| wrong.to_string())?);
+            settings.rules.push(others);
+        }
         if !include.keys.is_everything() {
             settings.rules.push(include);
             settings.otherwise = Effect::Exclude;

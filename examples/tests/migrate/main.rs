@@ -269,6 +269,61 @@ fn files_and_standard_input_are_sources() {
     let (code, out, err) = to_its_end(&["--source", &dump, "--target", &url, "--precheck"], Stdio::null());
     assert_eq!(code, Some(0), "{out}{err}");
     assert!(out.starts_with("pass    files ") && out.contains("pass    losses "), "{out}");
+    // Only a part, by what snapshots tell of values, which are as large as they are compressed.
+    let mut rng = Rng::new(5);
+    client.call(&["FLUSHALL"]).unwrap();
+    for (key, size, expiry) in
+        [("tiny", 10, "0"), ("large", 5000, "0"), ("soon", 10, "100"), ("late", 10, "100000")]
+    {
+        let value: String = (0..size).map(|_| char::from(b'!' + rng.below(90) as u8)).collect();
+        client.call(&["SET", key, &value]).unwrap();
+        if expiry != "0" {
+            client.call(&["EXPIRE", key, expiry]).unwrap();
+        }
+    }
+    client.call(&["SAVE"]).unwrap();
+    let slot = keyferry_routing::slot(b"tiny").to_string();
+    for (args, keys) in [
+        (&["--only-size", "..100"][..], &["late", "soon", "tiny"][..]),
+        (&["--only-size", "1k.."], &["large"]),
+        (&["--only-ttl", "..1h"], &["soon"]),
+        (&["--only-ttl", "1h.."], &["late"]),
+        (&["--only-ttl", "never"], &["large", "tiny"]),
+        (&["--only-idle", "1d.."], &[]),
+        (&["--exclude-slots", &slot], &["large", "late", "soon"]),
+        (&["--only-commands", "@write", "--only-size", "1k.."], &["large"]),
+    ] {
+        target.client().unwrap().call(&["FLUSHALL"]).unwrap();
+        let (code, _, err) =
+            to_its_end(&[&["--source", &dump, "--target", &url], args].concat(), Stdio::null());
+        assert_eq!(code, Some(0), "{args:?}: {err}");
+        let mut there = target.client().unwrap();
+        let mut found: Vec<String> = there
+            .call(&["KEYS", "*"])
+            .unwrap()
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|key| key.as_str().unwrap().to_owned())
+            .filter(|key| !key.starts_with("keyferry:"))
+            .collect();
+        found.sort();
+        assert_eq!(found, keys, "{args:?}");
+    }
+    let log = dir.path().join("log.aof");
+    std::fs::write(&log, "*2\r\n$4\r\nINCR\r\n$1\r\na\r\n*3\r\n$5\r\nRPUSH\r\n$1\r\nb\r\n$1\r\n1\r\n")
+        .unwrap();
+    target.client().unwrap().call(&["FLUSHALL"]).unwrap();
+    let log = log.display().to_string();
+    let only = ["--source", &log, "--target", &url, "--only-commands", "group:list"];
+    let (code, out, err) = to_its_end(&only, Stdio::null());
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(target.client().unwrap().int(&["EXISTS", "a", "b"]).unwrap(), 1, "{out}");
+    assert!(out.contains("exclude commands=@all"), "{out}");
+    // Of a server the commands that follow would not tell.
+    let (code, _, err) =
+        to_its_end(&["--source", &source.url(), "--target", &url, "--only-size", "1k.."], Stdio::null());
+    assert!(code == Some(1) && err.contains("choose by name"), "{err}");
     // Damaged: told with the byte.
     let cut = dir.path().join("cut.rdb");
     std::fs::write(&cut, &std::fs::read(&dump).unwrap()[..5000]).unwrap();

@@ -131,6 +131,22 @@ pub enum Error {
         now: Box<Position>,
     },
 
+    /// Both ways at once are not possible.
+    #[error("both ways at once: {why}")]
+    TwoWay {
+        /// What is in the way, and what to do.
+        why: String,
+    },
+
+    /// The file of conflicts cannot be written.
+    #[error("conflicts {}: {source}", path.display())]
+    Conflicts {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+
     /// A migration that cannot begin without a full copy.
     #[error("it cannot begin without a full copy (--from-now): {why}")]
     FromNow {

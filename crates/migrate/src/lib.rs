@@ -85,6 +85,7 @@ mod spool;
 mod target;
 mod throttle;
 mod translate;
+pub mod two_way;
 
 pub use error::{Error, Refusal, RefusedAt};
 pub use existing::{ExistingCounts, KeyTally, Overlap, PrefixCount};

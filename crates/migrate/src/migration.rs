@@ -30,6 +30,7 @@ use crate::{
     sharded::{self, TargetMap},
     throttle::Throttle,
     translate::Translation,
+    two_way,
 };
 
 /// A migration that has not begun.
@@ -44,6 +45,8 @@ pub struct Migration {
     /// What was at the target before this run began, as soon as an attempt has found out.
     pub(crate) throttle: Throttle,
     pub(crate) existing: std::sync::OnceLock<Arc<Existing>>,
+    /// It is one of two links in both directions.
+    pub(crate) two_way: Option<Arc<two_way::Link>>,
 }
 
 /// Stops a running migration: what has been read is applied, or kept in the journal, and no more is read.
@@ -124,6 +127,7 @@ impl Migration {
             stop,
             scan: Arc::default(),
             existing: std::sync::OnceLock::new(),
+            two_way: None,
         }
     }
 

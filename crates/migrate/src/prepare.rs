@@ -189,6 +189,7 @@ impl TargetSide {
             script: options.script.clone(),
             translation: Translation::between(sources, &self.server, options.on_loss),
             part: None,
+            two_way: None,
         })
     }
 }
@@ -315,6 +316,11 @@ pub(crate) async fn sharded(
     let mut settings =
         side.settings(options, migration.meter.clone(), meters, hold, &migration.throttle, &sources)?;
     settings.part = part.as_ref().map(|part| part.slots.clone());
+    settings.two_way.clone_from(&migration.two_way);
+    if migration.two_way.is_some() && !settings.has_one_lane() {
+        let why = "a side is a cluster, and both have to be single servers".to_owned();
+        return Err(Error::TwoWay { why });
+    }
     Ok(Prepared::Sharded(Box::new(Sides {
         links,
         ownership,

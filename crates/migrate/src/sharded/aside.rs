@@ -279,10 +279,11 @@ impl<'t> Aside<'t> {
             return true;
         }
         loop {
+            let own = self.target.core().own_replicas();
             let Some((connection, _)) = self.connections.get_mut(address) else { return false };
             let waited = async {
-                let reply = connection.call(["WAIT", "1", REPLICA_WAIT]).await?;
-                if reply.as_i64().unwrap_or(0) > 0 {
+                let reply = connection.call(["WAIT", &(1 + own).to_string(), REPLICA_WAIT]).await?;
+                if reply.as_i64().and_then(|count| u64::try_from(count).ok()).unwrap_or(0) > own {
                     return Ok(Some(true));
                 }
                 let info = connection.info("replication").await?;
@@ -291,7 +292,7 @@ impl<'t> Aside<'t> {
                     return Ok(None);
                 }
                 let replicas: Option<u64> = info.get_as("connected_slaves");
-                Ok::<_, keyferry_client::Error>(Some(replicas == Some(0)))
+                Ok::<_, keyferry_client::Error>(Some(replicas.is_some_and(|count| count <= own)))
             };
             match waited.await {
                 Ok(Some(true)) => return true,

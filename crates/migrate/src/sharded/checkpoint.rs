@@ -5,7 +5,7 @@
 //! write that must not be repeated, so that both are there or neither is, and it moves, fails over and rolls back together
 //! with the data.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
 use keyferry_replication::{Position, ReplicationId};
@@ -16,7 +16,7 @@ use super::{
     item::Mark,
     state::{self, LinkState, Stage, State, field},
 };
-use crate::{fence::LEASE, identity::MigrationId};
+use crate::{fence::LEASE, identity::MigrationId, two_way};
 
 /// Names of the slots' own hashes begin so.
 pub(crate) const PREFIX: &str = "keyferry:checkpoint:";
@@ -41,6 +41,8 @@ pub(crate) struct Checkpoints {
     constant: Constant,
     /// Belongs to it, once it is known: what was at the target before the migration began.
     foreign: OnceLock<String>,
+    /// The other link, where there is one in the other direction.
+    two_way: Option<Arc<two_way::Link>>,
 }
 
 /// What a target keeps of a migration whatever happens.
@@ -63,13 +65,25 @@ pub(crate) struct Reached {
 
 impl Checkpoints {
     pub(crate) fn new(id: MigrationId, single: bool, links: Vec<LinkName>) -> Self {
-        Checkpoints { id, single, links, constant: Constant::default(), foreign: OnceLock::new() }
+        Checkpoints {
+            id,
+            single,
+            links,
+            constant: Constant::default(),
+            foreign: OnceLock::new(),
+            two_way: None,
+        }
     }
 
     /// This is to survive what empties the target.
     pub(crate) fn keeping(mut self, constant: Constant) -> Self {
         self.constant = constant;
         self
+    }
+
+    /// It tells besides how far the source has what another link brings.
+    pub(crate) fn telling(self, two_way: Option<&Arc<two_way::Link>>) -> Self {
+        Checkpoints { two_way: two_way.cloned(), ..self }
     }
 
     /// As [`Checkpoints::keeping`], of the field that tells what was at the target before.
@@ -145,6 +159,11 @@ impl Checkpoints {
         history: Option<ReplicationId>,
     ) {
         let (key, field, value) = (self.key(slot), self.field(reached.link), self.value(reached, history));
+        if let (Some(two_way), Mark::Stream(at)) = (&self.two_way, reached.mark)
+            && let Some(seen) = two_way.seen(at)
+        {
+            return encode_command(out, ["HSET", &key, &field, &value, two_way::SEEN, &seen]);
+        }
         encode_command(out, ["HSET", &key, &field, &value]);
     }
 

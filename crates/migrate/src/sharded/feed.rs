@@ -15,6 +15,7 @@ use keyferry_routing::{Route, SLOTS, SlotSet, Step};
 use super::{
     Target,
     ahead::{Divider, Part},
+    both_ways::BothWays,
     compute::{Across, Place},
     filtered::Filtered,
     flush::{self, Flush},
@@ -79,6 +80,8 @@ pub(crate) struct StreamFeed {
     pub(super) rewriting: Option<Rewriting>,
     /// Where something of a run may go ahead of its transaction.
     pub(super) divider: Option<Divider>,
+    /// Where there is another link in the other direction.
+    pub(super) both_ways: Option<BothWays>,
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +111,7 @@ impl StreamFeed {
         let decoder = CommandDecoder::with_limits(LIMITS);
         let (unapplied, imports) = (VecDeque::new(), HashMap::new());
         let divider = target.goes_ahead().then(Divider::new);
+        let both_ways = target.two_way().map(BothWays::new);
         StreamFeed {
             target,
             link,
@@ -126,6 +130,7 @@ impl StreamFeed {
             filter_counts: Counts::default(),
             rewriting: None,
             divider,
+            both_ways,
         }
     }
 
@@ -174,7 +179,9 @@ impl StreamFeed {
             self.db = db;
         }
         if self.is_unsplit() {
-            self.runs(&batch, ticket)?;
+            self.look(end);
+            self.runs(&batch, ticket).await?;
+            self.hand_over_pending(end).await?;
         } else {
             self.divide(&batch, ticket).await?;
         }

@@ -11,6 +11,7 @@
 mod ahead;
 mod aside;
 mod batch;
+mod both_ways;
 mod checkpoint;
 mod compute;
 mod core;
@@ -92,6 +93,7 @@ use crate::{
     rewrite::Script,
     throttle::{self, Stage, Throttle},
     translate::Translation,
+    two_way,
 };
 
 /// Work beside the pipelines that may go on at the same time.
@@ -135,6 +137,8 @@ pub(crate) struct Target {
     part: Option<SlotSet>,
     /// What is known of the keys that were there before, once it is.
     existing: OnceLock<Arc<Existing>>,
+    /// The other link, where there is one in the other direction.
+    two_way: Option<Arc<two_way::Link>>,
 }
 
 /// What a target is made of.
@@ -168,6 +172,8 @@ pub(crate) struct Settings {
     pub(crate) translation: Option<Translation>,
     /// Only these slots are touched: others belong to other workers.
     pub(crate) part: Option<SlotSet>,
+    /// The other link, where there is one in the other direction.
+    pub(crate) two_way: Option<Arc<two_way::Link>>,
 }
 
 impl Settings {
@@ -183,7 +189,11 @@ impl Target {
         let checkpoints = Arc::new(checkpoints);
         let one_lane = settings.has_one_lane();
         // Of commands that are refused for good each has to be known: in what stands alone only the first is.
-        let goes_ahead = one_lane && settings.delivery == Delivery::ExactlyOnce && settings.letters.is_none();
+        // And what goes without a checkpoint would come back by another link.
+        let goes_ahead = one_lane
+            && settings.delivery == Delivery::ExactlyOnce
+            && settings.letters.is_none()
+            && settings.two_way.is_none();
         let rules = Rules {
             single: one_lane,
             exact: settings.delivery == Delivery::ExactlyOnce,
@@ -198,6 +208,7 @@ impl Target {
         if let Some(letters) = settings.letters {
             core.set_letters(letters);
         }
+        core.two_way.clone_from(&settings.two_way);
         core.set_lease(Arc::clone(&fence.lease));
         core.counts.live = settings.meter.clone();
         Arc::new(Target {
@@ -226,6 +237,7 @@ impl Target {
             throttle: settings.throttle,
             part: settings.part,
             existing: OnceLock::new(),
+            two_way: settings.two_way,
         })
     }
 
@@ -360,6 +372,11 @@ impl Target {
 
     pub(crate) fn translation(&self) -> Option<&Translation> {
         self.translation.as_ref()
+    }
+
+    /// The other link, where there is one in the other direction.
+    pub(crate) fn two_way(&self) -> Option<&Arc<two_way::Link>> {
+        self.two_way.as_ref()
     }
 
     pub(crate) fn tells_expiry_time(&self) -> bool {

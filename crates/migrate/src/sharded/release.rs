@@ -91,8 +91,22 @@ impl Release {
         while !end.is_cancelled() {
             let level = tokio::time::timeout(PERIOD, hold.level.notified()).await.is_ok();
             let behind = self.is_behind();
+            if let Some(two_way) = self.target.two_way().cloned().filter(|of| of.wants_exact_deadlines()) {
+                hold.set_mode(Mode::Off).await;
+                if !hold.is_empty()
+                    && let Err(error) = self.release(Which::All).await
+                {
+                    self.target.core().fail(error);
+                    return self;
+                }
+                two_way.has_exact_deadlines();
+            }
             let mode = *hold.mode().await;
-            if !behind && let Err(error) = self.settled.tell(&self.target, &self.meters).await {
+            // Where it is told in both directions, that would never end.
+            if !behind
+                && self.target.two_way().is_none()
+                && let Err(error) = self.settled.tell(&self.target, &self.meters).await
+            {
                 self.target.core().fail(error);
                 return self;
             }

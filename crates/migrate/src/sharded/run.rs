@@ -136,6 +136,9 @@ pub(crate) async fn run(
         plan.keep(field::WORKER, &part.text());
         ends.note(&format!("worker {}: the slots {}", part.worker, part.slots));
     }
+    if let Some(two_way) = migration.two_way.as_ref().filter(|of| !of.resumes() && from_now.is_set()) {
+        plan.fields.extend(two_way.first_fields());
+    }
     ends.notes.append(&mut plan.notes);
     fence.write(&plan.fields, &plan.outdated).await?;
     let first = First::of(&state);
@@ -145,6 +148,7 @@ pub(crate) async fn run(
     }
     let one_lane = settings.has_one_lane();
     let checkpoints = Checkpoints::new(id, one_lane, plan.names.clone())
+        .telling(migration.two_way.as_ref())
         .keeping(Constant { fields: plan.constant.clone(), token: fence.token().to_owned() });
     if let Some(told) = state.get(field::FOREIGN) {
         checkpoints.keep_foreign(told);
@@ -153,7 +157,7 @@ pub(crate) async fn run(
     for ((number, link), applied) in (0..).zip(&mut links).zip(&plan.applied) {
         let Applied::Stream(position) = applied else { continue };
         let until = match &mut link.control {
-            _ if from_now == FromNow::Begins => position.offset,
+            _ if from_now == FromNow::Begins || migration.two_way.is_some() => position.offset,
             _ if one_lane && target.is_exact() => position.offset.saturating_add(WINDOW),
             Some(control) => {
                 let info = control.info("replication").await.map_err(Error::SourceConnection)?;
@@ -186,7 +190,10 @@ pub(crate) async fn run(
     let mut begun = Vec::new();
     let names = plan.names.clone();
     let each = links.into_iter().zip(plan.names).zip(plan.applied);
-    for (number, ((link, name), applied)) in each.enumerate() {
+    for (number, ((link, name), mut applied)) in each.enumerate() {
+        if let (Some(two_way), Applied::Stream(position)) = (&migration.two_way, &mut applied) {
+            *position = two_way.begin(position);
+        }
         let number = u16::try_from(number).map_err(|_| Error::Internal("more links than slots".into()))?;
         let (at, label) = (root.clone(), several.then_some(name.name));
         let (journal, kept) = blocking(move || at.link(label.as_deref())).await?;

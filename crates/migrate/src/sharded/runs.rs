@@ -13,7 +13,7 @@ use super::{
     filtered::Filtered,
     item::{Class, Item, Mark},
 };
-use crate::{error::Error, expiry::Held, hold::Mode};
+use crate::{error::Error, expiry::Held, hold::Mode, two_way::Verdict};
 
 /// What one run of commands has, at most; a longer one is cut.
 const RUN_BYTES: usize = 128 * 1024;
@@ -23,9 +23,9 @@ const RUN_COMMANDS: u32 = 1024;
 const MOVE_PERIOD: Duration = Duration::from_secs(5);
 
 /// Commands on their way, as one.
-struct Gathered {
+pub(super) struct Gathered {
     bytes: BytesMut,
-    commands: u32,
+    pub(super) commands: u32,
     /// The target's database that has to be selected before it.
     db: u32,
     db_after: u32,
@@ -34,7 +34,7 @@ struct Gathered {
 
 impl StreamFeed {
     /// Hands over the commands of a batch.
-    pub(super) fn runs(&mut self, batch: &Batch, ticket: u64) -> Result<(), Error> {
+    pub(super) async fn runs(&mut self, batch: &Batch, ticket: u64) -> Result<(), Error> {
         let mut decoder = std::mem::take(&mut self.decoder);
         let (mut at, mut run, mut commands) = (0, 0, 0);
         while at < batch.bytes.len() {
@@ -44,6 +44,14 @@ impl StreamFeed {
             };
             let (before, behind) = (at, at + command.consumed());
             at = behind;
+            if let Some(verdict) = self.verdict(&command, batch.start + behind as u64).await? {
+                self.run(batch, run..before, commands, ticket)?;
+                (run, commands) = (behind, 0);
+                if let Verdict::Mark(mark) = verdict {
+                    self.put_values(mark, batch.start + behind as u64, ticket).await?;
+                }
+                continue;
+            }
             let simple = self.transaction.is_none() && !self.needs_care(&command);
             let held = if simple { self.held_form(&command) } else { None };
             if simple && held.is_none() {
@@ -71,7 +79,7 @@ impl StreamFeed {
                     }
                     self.end(gathered, place.start, offset(behind), ticket)?;
                 }
-                None => self.careful(&command, &place, offset(behind))?,
+                None => self.careful(&command, &place, offset(behind)).await?,
             }
         }
         self.run(batch, run..at, commands, ticket)?;
@@ -153,10 +161,17 @@ impl StreamFeed {
         if let Some(divided) = self.divider.as_mut().and_then(|divider| divider.end(end)) {
             item.divide(divided);
         }
-        self.target.core().add_anywhere(item);
+        self.put_item(item);
     }
 
-    fn careful(&mut self, command: &CommandRef<'_>, at: &At, end: u64) -> Result<(), Error> {
+    fn put_item(&mut self, item: Item) {
+        match &mut self.both_ways {
+            Some(both_ways) => both_ways.pending.push(item),
+            None => self.target.core().add_anywhere(item),
+        }
+    }
+
+    async fn careful(&mut self, command: &CommandRef<'_>, at: &At, end: u64) -> Result<(), Error> {
         if command.is("MULTI") {
             self.begin(at.start);
             return Ok(());
@@ -165,6 +180,7 @@ impl StreamFeed {
             let Some(open) = self.transaction.take() else {
                 return Err(self.no_route(command, at, "there was no MULTI before it"));
             };
+            let open = self.looked_at(open, end, at.ticket).await?;
             let mut gathered = Gathered::new();
             let first = open.offsets.first().copied().unwrap_or(open.start);
             for (command, start) in open.commands.iter().zip(open.offsets) {
@@ -192,7 +208,12 @@ impl StreamFeed {
     }
 
     /// Adds what the filter leaves of a command.
-    fn gather_filtered(&mut self, command: &Command, at: &At, into: &mut Gathered) -> Result<(), Error> {
+    pub(super) fn gather_filtered(
+        &mut self,
+        command: &Command,
+        at: &At,
+        into: &mut Gathered,
+    ) -> Result<(), Error> {
         if command.is("SELECT") {
             return self.gather(command, at, into);
         }
@@ -210,7 +231,13 @@ impl StreamFeed {
         }
     }
 
-    fn end(&mut self, mut gathered: Gathered, start: u64, end: u64, ticket: u64) -> Result<(), Error> {
+    pub(super) fn end(
+        &mut self,
+        mut gathered: Gathered,
+        start: u64,
+        end: u64,
+        ticket: u64,
+    ) -> Result<(), Error> {
         if gathered.commands > 0 {
             let bytes = gathered.bytes.split().freeze();
             self.hand_over(gathered, bytes, start, end, ticket);
@@ -261,19 +288,20 @@ impl StreamFeed {
     /// The offset has moved without anything to be executed: the target should know that, too, from time to time.
     fn note_silence(&mut self, batch: &Batch, ticket: u64) {
         let due = self.noted.elapsed() >= MOVE_PERIOD && self.transaction.is_none();
-        if due && self.target.is_exact() {
+        if due && self.target.is_exact() && self.is_worth_noting(batch) {
             self.noted = Instant::now();
-            self.target.core().add_anywhere(Item::nothing(self.link, batch.end, self.db, ticket));
+            let nothing = Item::nothing(self.link, batch.end, self.db, ticket);
+            self.put_item(nothing);
         }
     }
 }
 
 impl Gathered {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Gathered { bytes: BytesMut::new(), commands: 0, db: 0, db_after: 0, resets: false }
     }
 
-    fn select(&mut self, db: u32) {
+    pub(super) fn select(&mut self, db: u32) {
         if self.commands == 0 {
             self.db = db;
         } else if self.db_after != db {
@@ -282,7 +310,7 @@ impl Gathered {
         self.db_after = db;
     }
 
-    fn add(&mut self, raw: &[u8]) {
+    pub(super) fn add(&mut self, raw: &[u8]) {
         self.bytes.extend_from_slice(raw);
         self.commands += 1;
     }

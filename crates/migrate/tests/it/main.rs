@@ -33,3 +33,4 @@ mod scan;
 mod scripts;
 mod support;
 mod throttle;
+mod two_way;

@@ -91,7 +91,8 @@ pub(crate) fn assert_equal(source: &Server, target: &Server, what: &str) {
 }
 
 /// What a target keeps of a migration that may go on.
-const KEPT: [&str; 3] = ["keyferry:migration:", "keyferry:owner:", "keyferry:checkpoint:"];
+const KEPT: [&str; 4] =
+    ["keyferry:migration:", "keyferry:owner:", "keyferry:checkpoint:", "keyferry:two-way:"];
 
 /// How many keys a target keeps of migrations that may go on.
 pub(crate) fn bookkeeping(target: &Server) -> usize {

@@ -42,6 +42,9 @@ pub struct WriterOptions {
     pub databases: u32,
     /// How many threads, each with a connection of its own.
     pub threads: u32,
+    /// The number of the first thread. Each has keys of its own, whose names hold its number: writers whose threads have others
+    /// never meet. Default: 0.
+    pub first_thread: u32,
     /// Commands a second, all threads together. The server may be slower.
     pub rate: u64,
     /// How many keys of each kind a thread writes to, so how often commands meet. Default: 40.
@@ -70,6 +73,7 @@ impl Default for WriterOptions {
             seed: 1,
             databases: 3,
             threads: 1,
+            first_thread: 0,
             rate: 2000,
             keys: 40,
             multi_key: false,
@@ -220,7 +224,7 @@ impl Writer {
         for number in 0..threads {
             let (link, features) = connect()?;
             let stays = matches!(link, Link::Server(_));
-            let workload = Workload::new(number, features, options, stays);
+            let workload = Workload::new(options.first_thread + number, features, options, stays);
             let work = Work { link, workload, counts: Counts::default() };
             let shared = Arc::clone(&writer.shared);
             writer.threads.push(std::thread::spawn(move || work.run(threads, &shared)));

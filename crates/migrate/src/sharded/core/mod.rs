@@ -49,6 +49,7 @@ use crate::{
     error::Error,
     fence::Lease,
     progress::Meter,
+    two_way,
 };
 
 /// See the module.
@@ -58,6 +59,8 @@ pub(crate) struct Core {
     checkpoints: Arc<Checkpoints>,
     /// Where commands go that are refused for good; without it they end everything.
     letters: Option<DeadLetters>,
+    /// What knows of keys that differ on both sides, so that commands are refused.
+    pub(crate) two_way: Option<Arc<two_way::Link>>,
     /// Without it nothing may be sent.
     lease: Option<Arc<Lease>>,
     lanes: Vec<Lane>,
@@ -100,6 +103,7 @@ impl Core {
             rules,
             checkpoints,
             letters: None,
+            two_way: None,
             lease: None,
             lanes: (0..lanes).map(|_| Lane::default()).collect(),
             nodes: Vec::new(),
@@ -130,6 +134,11 @@ impl Core {
         self.letters = Some(letters);
     }
 
+    /// True where a command that is refused for good does not end everything.
+    fn keeps_refused(&self) -> bool {
+        self.letters.is_some() || self.two_way.is_some()
+    }
+
     /// Keeps a command of a link that was refused for good, if there is a place for such. True when it is kept.
     pub(crate) fn keep_refused(
         &mut self,
@@ -139,6 +148,9 @@ impl Core {
         command: &[u8],
         reply: &ErrorReply,
     ) -> Result<bool, Error> {
+        if let Some(two_way) = &self.two_way {
+            return two_way.refused(command, db, offset.unwrap_or(0), reply);
+        }
         let Some(letters) = self.letters.as_mut().filter(|_| reply.kind() != ErrorCode::BusyKey) else {
             return Ok(false);
         };

@@ -38,7 +38,7 @@ impl Core {
             let ends = match &flight.what {
                 What::Checkpoint { .. } | What::Wait | What::Info => true,
                 // Each command in it that is refused is to be known.
-                What::Batch { layout, .. } => layout.wrapped && self.letters.is_some(),
+                What::Batch { layout, .. } => layout.wrapped && self.keeps_refused(),
                 What::Prefix | What::Free { .. } | What::Ahead { .. } => false,
             };
             plain += u64::from(flight.replies - flight.answered) - u64::from(ends);
@@ -89,9 +89,10 @@ impl Core {
                 self.checkpoint(lane, at, asked, error, frame);
             }
             What::Wait => {
+                let own = self.own_replicas();
                 self.nodes[at].waiting = false;
-                match frame.as_i64() {
-                    Some(n) if n > 0 => drop(self.confirm(at)),
+                match frame.as_i64().and_then(|count| u64::try_from(count).ok()) {
+                    Some(count) if count > own => drop(self.confirm(at)),
                     // Nobody confirmed in time. Is there anybody?
                     _ => self.nodes[at].want_info = true,
                 }

@@ -40,6 +40,7 @@ impl Core {
             }
             self.touch(lane_at);
         }
+        let wanted = 1 + self.own_replicas();
         let node = &mut self.nodes[at];
         if node.want_info {
             node.want_info = false;
@@ -52,7 +53,7 @@ impl Core {
             node.waiting = true;
             node.want_wait = false;
             let before = out.len();
-            encode_command(out, ["WAIT", "1", REPLICA_WAIT]);
+            encode_command(out, ["WAIT", &wanted.to_string(), REPLICA_WAIT]);
             node.take_off(What::Wait, 1, out.len() - before);
         }
     }

@@ -25,6 +25,11 @@ impl Core {
         &self.nodes[node].address
     }
 
+    /// How many of a node's replicas are links of ours, which keep nothing.
+    pub(crate) fn own_replicas(&self) -> u64 {
+        u64::from(self.two_way.as_ref().is_some_and(|two_way| two_way.is_followed()))
+    }
+
     /// How many replicas the node at this address has, as it said last; one at least when that is in doubt.
     pub(crate) fn replicas_of(&self, address: &str) -> u64 {
         let node = self.nodes.iter().find(|node| node.address == address);
@@ -121,6 +126,7 @@ impl Core {
 
     /// The node says how many replicas it has.
     pub(super) fn note_replicas(&mut self, at: usize, replicas: u64) {
+        let replicas = replicas.saturating_sub(self.own_replicas());
         let node = &mut self.nodes[at];
         if replicas > 0 || node.replicas == 0 {
             node.replicas = replicas;

@@ -155,6 +155,9 @@ struct Args {
     from_now: bool,
 
     #[command(flatten)]
+    two_way: keyferry_examples::TwoWayArgs,
+
+    #[command(flatten)]
     existing: keyferry_examples::ExistingArgs,
 
     #[command(flatten)]
@@ -246,6 +249,7 @@ Examples:
   migrate --source redis://old:6379 --target redis://new:6379 --limit-full-bytes 50mb --limit-commands 20k --adaptive
   migrate --source redis://old:6379 --target redis://new:6379 --control /run/keyferry.sock
     curl --unix-socket /run/keyferry.sock -X POST 'http://localhost/throttle?full-bytes=20mb'
+  migrate --source redis://one:6379 --target redis://two:6379 --two-way report --conflicts conflicts.jsonl --id both
   migrate --config move.toml --until caught-up
   migrate --source redis+cluster://old1:6379 --target redis://new:6379 --shard 0/3 --journal /var/tmp/journal-0   # and 1/3, 2/3
   migrate --source redis+sentinel://s1,s2,s3/mymaster --target redis://new:6379 --until caught-up
@@ -354,6 +358,7 @@ async fn run(args: Args, plan: Option<Plan>, lines: Option<Lines>) -> ExitCode {
         }
     };
     let sides = (source.to_string(), target.to_string());
+    let ends = (source.clone(), target.clone());
     let mut migration = source.to(target);
     let options = migration.options_mut();
     options.journal = args.journal;
@@ -427,6 +432,21 @@ async fn run(args: Args, plan: Option<Plan>, lines: Option<Lines>) -> ExitCode {
             Ok(()) => code,
             Err(e) => fail(&format!("the report could not be written: {e}")),
         };
+    }
+    if args.two_way.is_wanted() {
+        let meaningless = [
+            ("--until", matches!(args.until, When::CaughtUp)),
+            ("--plan", plan.is_some()),
+            ("--control", args.control.is_wanted()),
+            ("--view", lines.is_some()),
+            ("a report in Markdown", report_path.extension().is_some_and(|extension| extension == "md")),
+        ];
+        if let Some((option, _)) = meaningless.iter().find(|(_, given)| *given) {
+            eprintln!("migrate: {option} does not go together with --two-way");
+            return ExitCode::from(2);
+        }
+        let options = options.clone();
+        return args.two_way.run(ends.0, ends.1, options, (report_file, args.metrics)).await;
     }
     if let Some(plan) = plan {
         let changes = plan.changes(&migration).await;

@@ -27,6 +27,12 @@ pub struct ControlArgs {
 }
 
 impl ControlArgs {
+    /// True when requests are to be answered.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.control.is_some()
+    }
+
     /// Begins to answer, if that is wanted, until the runtime ends.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ mod signals;
 mod source;
 mod throttle;
 mod ticker;
+mod two_way;
 mod values;
 mod view;
 
@@ -34,6 +35,7 @@ pub use selection::SelectionArgs;
 pub use signals::stop_on_signal;
 pub use source::{Source, print_files};
 pub use throttle::{ThrottleArgs, print_throttle};
+pub use two_way::TwoWayArgs;
 pub use values::{duration, size};
 pub use view::{Lines, View, ViewArgs};
 

@@ -15,6 +15,7 @@
 //! - [`compare()`]: whether two servers hold the same, key by key; [`compare_sides`]: two servers or clusters, with databases
 //!   mapped onto one another. [`judge`]: whether a copy lacks what was said to be lost, and nothing else.
 //! - [`chaos`]: rounds of a migration that is killed, cut off and starved, and what must hold at their end.
+//! - [`both_ways`]: two servers that are written to at once, and must come to the same.
 //! - [`rehearsal`]: rounds of a cutover whose application keeps its own ledger.
 //! - [`Terminal`]: a terminal that programs are run in, with its screen.
 //! - [`process`]: CPU time and memory of other processes.
@@ -35,6 +36,7 @@
 //! ```
 
 mod binaries;
+pub mod both_ways;
 mod certs;
 pub mod chaos;
 mod client;

@@ -7,6 +7,7 @@
 //!   every two at all, or the cases of keyferry-compat on each.
 //! - `chaos`: migrations whose program, servers and network are killed, cut and starved, and must lose nothing all the same.
 //! - `cutover`: applications that keep ledgers are cut over, and back, and lose nothing, whatever step the program is killed at.
+//! - `two-way`: both sides are written to at once, and must come to the same, with every conflict told.
 //! - `soak`: one migration for long, whose memory, journal and lag must stay bounded.
 //! - `view`: how `migrate --view` looks, for `docs/terminal-view.md`.
 //! - `bench`: the figures of `docs/performance.md`.
@@ -25,6 +26,7 @@ mod quickstart;
 mod servers;
 mod soak;
 mod test;
+mod two_way;
 mod view;
 
 use std::process::ExitCode;
@@ -89,6 +91,8 @@ enum Command {
     Chaos(chaos::Args),
     /// Cut over applications that keep ledgers, kill the program meanwhile, cut back: nothing may be lost
     Cutover(cutover::Args),
+    /// Write to both sides at once: they must come to the same, nothing may go round, and planted conflicts are all told
+    TwoWay(two_way::Args),
     /// Run a migration for long under a load that it can just bear: memory, journal and lag must stay bounded
     Soak(soak::Args),
     /// Run a migration on a whole terminal, and write docs/terminal-view.md
@@ -131,6 +135,7 @@ fn run(command: Command) -> Outcome {
         Command::Matrix { names, seconds, .. } => matrix::migrate(&names, seconds),
         Command::Chaos(args) => chaos::run(&args),
         Command::Cutover(args) => cutover::run(&args),
+        Command::TwoWay(args) => two_way::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::View(args) => view::run(&args),
         Command::Bench { which, scale, dry_run } => bench::run(&which, scale, dry_run),

@@ -150,6 +150,19 @@ fn in_a_file() {
 }
 
 #[test]
+fn both_ways_at_once() {
+    let mut stage = Stage::new();
+    let mut one = stage.server("one-host", "redis-7.0").client().unwrap();
+    let mut two = stage.server("two-host", "redis-7.0").client().unwrap();
+    one.call(&["SET", "a", "1"]).unwrap();
+    play(&mut stage, "Both ways at once");
+    assert_eq!(two.int(&["EXISTS", "a"]).unwrap(), 1);
+    two.call(&["SET", "b", "1"]).unwrap();
+    let came = one.wait_until(std::time::Duration::from_secs(60), |one| Ok(one.int(&["EXISTS", "b"])? == 1));
+    assert!(came.unwrap());
+}
+
+#[test]
 fn where_psync_is_refused() {
     let mut stage = Stage::new();
     for name in ["service", "one"] {

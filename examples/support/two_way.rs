@@ -1,0 +1,138 @@
+//! Both ways at once.
+
+use std::{fs::File, path::PathBuf, process::ExitCode};
+
+use clap::ValueEnum;
+use keyferry_client::Endpoint;
+use keyferry_migrate::{
+    Options,
+    metrics::MetricsServer,
+    two_way::{LinkCounts, Policy, TwoWay, TwoWayReport},
+};
+
+use crate::{Source, show_progress, stop_on_signal};
+
+/// Both sides are written to by applications.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Both ways at once")]
+pub struct TwoWayArgs {
+    /// Carry over the writes of both sides, each to the other, until it is stopped: the target gets what the source holds first, and
+    /// from when it says so both may be written to. What becomes of a key that both have written before either knew of the other's
+    /// write. Each conflict is counted; of a write and a deletion the write stays
+    #[arg(long, value_enum, value_name = "POLICY")]
+    two_way: Option<Settle>,
+
+    /// Add each conflict to this file, as a line of JSON
+    #[arg(long, value_name = "FILE", requires = "two_way")]
+    conflicts: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Settle {
+    /// Both writes are carried out on both sides, and may leave different values
+    Report,
+    /// Both sides get the value to which the source's write was done last
+    SourceWins,
+    /// The same of the target's
+    TargetWins,
+    /// The same of the write that came later to this program
+    Newest,
+}
+
+impl TwoWayArgs {
+    /// True when both ways are wanted.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.two_way.is_some()
+    }
+
+    /// Runs both links, with these options for both.
+    pub async fn run(
+        &self,
+        source: Source,
+        target: Endpoint,
+        options: Options,
+        (report, metrics): (Option<File>, Option<std::net::SocketAddr>),
+    ) -> ExitCode {
+        let fail = |message: String| {
+            eprintln!("migrate: {message}");
+            ExitCode::FAILURE
+        };
+        let Source::Servers(source) = source else {
+            eprintln!("migrate: --two-way is about two servers; the source is a file");
+            return ExitCode::from(2);
+        };
+        let policy = match self.two_way {
+            Some(Settle::SourceWins) => Policy::SourceWins,
+            Some(Settle::TargetWins) => Policy::TargetWins,
+            Some(Settle::Newest) => Policy::Newest,
+            Some(Settle::Report) | None => Policy::Report,
+        };
+        let mut both = TwoWay::new(*source, target, policy);
+        *both.options_mut() = options;
+        if let Some(path) = &self.conflicts {
+            both.write_conflicts_to(path);
+        }
+        if let Some(address) = metrics {
+            match MetricsServer::bind(address, both.forward()).await {
+                Ok(server) => drop(tokio::spawn(server.serve())),
+                Err(e) => return fail(format!("metrics: {address}: {e}")),
+            }
+        }
+        let (progress, stopper) = (both.progress(), both.stopper());
+        let view = tokio::spawn(show_progress(progress.forward()));
+        let ready = tokio::spawn(async move {
+            while !progress.is_ready() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            println!("two-way: both sides may be written to");
+        });
+        let says = "migrate: stopping: applying what has been read";
+        tokio::spawn(stop_on_signal(move || stopper.stop(), says));
+        let finished = both.run().await;
+        ready.abort();
+        view.abort();
+        print_both(&finished.report);
+        let written = report.map_or(Ok(()), |file| serde_json::to_writer_pretty(file, &finished.report));
+        if let Err(e) = written {
+            eprintln!("migrate: the report could not be written: {e}");
+        }
+        match finished.result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(error.to_line()),
+        }
+    }
+}
+
+fn print_both(report: &TwoWayReport) {
+    println!("id       {}, both ways, {}", report.id, report.policy.name());
+    if let Some(forward) = &report.forward {
+        let shown = |end: &keyferry_migrate::Endpoint| {
+            format!("{} ({})", end.url, end.server.as_deref().unwrap_or("not reached"))
+        };
+        println!("source   {}", shown(&forward.source));
+        println!("target   {}", shown(&forward.target));
+    }
+    print_link("to the target", &report.from_source);
+    print_link("to the source", &report.from_target);
+    println!(
+        "conflicts {}, {} keys settled, {} yet to be; {} commands refused",
+        report.conflicts, report.settled, report.unsettled, report.refused
+    );
+    for sample in &report.samples {
+        println!("conflict {} in database {}", sample.key, sample.database);
+    }
+}
+
+fn print_link(to: &str, counts: &LinkCounts) {
+    println!(
+        "{to}: {} commands; {} in {} transactions of the other link left out, {} as they were settled",
+        counts.own, counts.returned_commands, counts.returned, counts.left_out
+    );
+    if counts.unknown > 0 {
+        println!(
+            "{to}: of {} commands nobody can tell whether they met a write of the other side",
+            counts.unknown
+        );
+    }
+}

@@ -18,7 +18,7 @@ use crate::{
     fence::Fence,
     identity::MigrationId,
     sharded::{
-        TargetMap, slot_key,
+        TargetMap, forgetting, slot_key,
         state::{FORMAT, LinkState, Stage, State, field},
     },
 };
@@ -144,7 +144,6 @@ pub(super) async fn clean(target: &mut Side, id: &MigrationId, by_slot: bool) ->
     if !by_slot {
         return Ok(());
     }
-    let prefix = format!("{id}:");
     for number in 0..target.nodes.len() {
         let node = &mut target.nodes[number];
         let serves = |slot: &u16| node.slots.as_ref().is_none_or(|slots| slots.contains(*slot));
@@ -158,11 +157,8 @@ pub(super) async fn clean(target: &mut Side, id: &MigrationId, by_slot: bool) ->
                 let replies = node.pipeline(&ask).await?;
                 let mut remove = Pipeline::new();
                 for (key, reply) in keys.iter().zip(&replies) {
-                    let own: Vec<String> = names(reply).filter(|name| name.starts_with(&prefix)).collect();
-                    if !own.is_empty() {
-                        let mut args = vec!["HDEL", key];
-                        args.extend(own.iter().map(String::as_str));
-                        remove.push(args);
+                    if let Some(command) = forgetting(id, key, reply) {
+                        remove.push(command.args());
                     }
                 }
                 if !remove.is_empty() {

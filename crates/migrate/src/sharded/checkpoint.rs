@@ -216,6 +216,20 @@ impl Checkpoints {
     }
 }
 
+/// The command that takes a migration's fields out of a slot's hash, and leaves those of others; `fields` is what `HKEYS` said of it. None
+/// where there is nothing to be taken.
+pub(crate) fn forgetting(id: &MigrationId, key: &str, fields: &Frame) -> Option<Command> {
+    let items = match fields {
+        Frame::Array(items) | Frame::Set(items) => &items[..],
+        _ => &[],
+    };
+    let prefix = format!("{id}:");
+    let own = items.iter().filter_map(Frame::as_bytes).filter(|field| field.starts_with(prefix.as_bytes()));
+    let mut args: Vec<&[u8]> = vec![b"HDEL", key.as_bytes()];
+    args.extend(own.map(|field| &field[..]));
+    (args.len() > 2).then(|| Command::new(args))
+}
+
 /// The name of a slot's own hash.
 pub(crate) fn slot_key(slot: u16) -> String {
     format!("{PREFIX}{{{}}}", tag_for_slot(slot))

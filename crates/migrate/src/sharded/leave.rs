@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use keyferry_client::Connection;
+use keyferry_client::{Connection, Pipeline};
 use keyferry_resp::Command;
 use keyferry_routing::SLOTS;
 
 use super::{
     Target,
     aside::{Aside, Cause},
-    checkpoint::slot_key,
+    checkpoint::{forgetting, slot_key},
     state::field,
 };
 use crate::{error::Error, fleet::Part, report::Ends, snapshot::Temporary};
@@ -87,15 +87,32 @@ pub(super) async fn remove_checkpoints(target: &Target, ends: &mut Ends) {
         let removed = async {
             let options = target.map().connect_options(&address).with_db(0);
             let mut connection = Connection::connect(&options).await.map_err(Error::Target)?;
-            let mut pipeline = keyferry_client::Pipeline::new();
+            let mut ask = Pipeline::new();
             for (_, key) in &keys {
-                pipeline.push(["DEL", key]);
+                ask.push(["HKEYS", key]);
             }
-            let replies = connection.pipeline(&pipeline).await.map_err(Error::Target)?;
+            let fields = connection.pipeline(&ask).await.map_err(Error::Target)?;
+            let (mut remove, mut of) = (Pipeline::new(), Vec::new());
+            let mut elsewhere = Vec::new();
+            for (place, fields) in keys.iter().zip(&fields) {
+                if fields.error_reply().is_some() {
+                    elsewhere.push(place);
+                } else if let Some(command) = forgetting(id, &place.1, fields) {
+                    remove.push(command.args());
+                    of.push(place);
+                }
+            }
+            let replies = connection.pipeline(&remove).await.map_err(Error::Target)?;
+            let refused = of.into_iter().zip(&replies).filter(|(_, reply)| reply.error_reply().is_some());
+            elsewhere.extend(refused.map(|(place, _)| place));
             // Slots that have gone elsewhere, or are on their way.
-            let refused = keys.iter().zip(&replies).filter(|(_, reply)| reply.error_reply().is_some());
-            for ((slot, key), _) in refused {
-                let command = Command::new(["DEL", key]);
+            for (slot, key) in elsewhere {
+                let command = Command::new(["HKEYS", key]);
+                let cause = Cause { command: &command, db: 0, offset: None };
+                let fields = aside.ask(*slot, 0, std::slice::from_ref(&command), cause).await?;
+                let Some(command) = fields.first().and_then(|fields| forgetting(id, key, fields)) else {
+                    continue;
+                };
                 let cause = Cause { command: &command, db: 0, offset: None };
                 aside.ask(*slot, 0, std::slice::from_ref(&command), cause).await?;
             }

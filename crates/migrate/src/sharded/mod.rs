@@ -70,7 +70,7 @@ use self::{
     snapshot_feed::SnapshotFeed,
 };
 pub(crate) use self::{
-    checkpoint::slot_key,
+    checkpoint::{forgetting, slot_key},
     core::{Counts, Windows, reason},
     databases::Databases,
     feed::LIMITS,

@@ -8,6 +8,7 @@
 mod databases;
 mod effects;
 pub(crate) mod ends;
+mod neighbours;
 mod sources;
 mod targets;
 mod workers;

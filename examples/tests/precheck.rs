@@ -54,7 +54,7 @@ fn table_json_and_exit_status() {
 
     let unknown = migrate(&[&sides[..], &["--ignore", "evictions"]].concat());
     assert_eq!(unknown.status.code(), Some(2));
-    assert!(text(&unknown.stderr).contains("items are reachable, "), "{unknown:?}");
+    assert!(text(&unknown.stderr).contains("items are files, reachable, "), "{unknown:?}");
 }
 
 #[test]

@@ -163,7 +163,8 @@ impl Migration {
         let _stop_when_dropped = stop.drop_guard();
         let (filter, throttle) = (self.options.filter.clone(), self.throttle.clone());
         let script = self.options.script.clone();
-        match mover::run(meter.clone(), self.run_here()).await {
+        // What a caller holds stays small, however much there is to do.
+        match mover::run(meter.clone(), Box::pin(self.run_here())).await {
             Ok(finished) => finished,
             Err(error) => {
                 let mut ends = Ends::default();
@@ -256,7 +257,7 @@ impl Migration {
             };
             let (prepared, root) = match prepared {
                 // It needs no journal: it has the files.
-                Prepared::Import(import) => return sharded::import(self, *import, ends).await,
+                Prepared::Import(import) => return Box::pin(sharded::import(self, *import, ends)).await,
                 prepared => (prepared, self.journal().await?),
             };
             match prepared {
@@ -264,11 +265,11 @@ impl Migration {
                 // What it copied in part would stay, also what the source deletes meanwhile.
                 Prepared::Direct(connected) => {
                     ends.begun = true;
-                    run(self, *connected, root, ends).await
+                    Box::pin(run(self, *connected, root, ends)).await
                 }
                 Prepared::Sharded(sides) => {
                     repeatable = true;
-                    sharded::run(self, *sides, root, ends).await
+                    Box::pin(sharded::run(self, *sides, root, ends)).await
                 }
             }
         };

@@ -7,6 +7,9 @@ use crate::{error::Error, progress::Meter};
 /// How long the thread rests before it waits for the next event, while data streams through in bulk.
 const REST: Duration = Duration::from_micros(700);
 
+/// The thread's stack, in bytes: programs that are not optimised take several times what others do.
+const STACK: usize = 8 << 20;
+
 /// Runs `work` on a thread with an event loop of its own.
 ///
 /// A server hands over a snapshot, and answers a pipeline, in pieces of a few kilobytes, tens of thousands a second.
@@ -22,6 +25,7 @@ where
     let failed = |e: std::io::Error| Error::Internal(format!("cannot start a thread: {e}"));
     std::thread::Builder::new()
         .name("keyferry-mover".into())
+        .stack_size(STACK)
         .spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

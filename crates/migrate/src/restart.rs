@@ -44,7 +44,7 @@ impl Migration {
         let mut window = if self.goes_on() { longest } else { START_WINDOW.min(longest) };
         loop {
             ends.begun = false;
-            let Attempt { result, repeatable } = self.attempt(ends).await;
+            let Attempt { result, repeatable } = Box::pin(self.attempt(ends)).await;
             let again = |error: &Error| match (ends.begun, &failures) {
                 (true, None) => repeatable && error.is_passing(),
                 // Nothing is under way, or what is not there is away for the same reason, as likely as not.

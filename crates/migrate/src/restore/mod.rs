@@ -252,6 +252,11 @@ impl Restore {
     /// [`ArchiveError`] when a scratch server is needed or not fit, keys exist, or none is chosen: nothing is written then. As
     /// [`Migration::run`] and [`Backup::run`].
     pub async fn run(self) -> Result<RestoreReport, Error> {
+        // What a caller holds stays small, however much there is to do.
+        Box::pin(self.restore()).await
+    }
+
+    async fn restore(self) -> Result<RestoreReport, Error> {
         let point = &self.point;
         let mut report = RestoreReport {
             position: point.position(),
@@ -293,7 +298,7 @@ impl Restore {
         let scratch = self.scratch.as_ref().ok_or(ArchiveError::NeedsScratch)?;
         let mut servers = Servers::scratch(scratch).await?;
         report.scratch = true;
-        let done = self.by_scratch(scratch, &mut servers, &mut report).await;
+        let done = Box::pin(self.by_scratch(scratch, &mut servers, &mut report)).await;
         self.progress.set("emptying the scratch server", None);
         let emptied = servers.empty().await;
         done?;

@@ -86,7 +86,7 @@ impl TwoWay {
         let result = match prepared {
             Ok(prepared) => {
                 id = prepared.shared.ids[0].to_string();
-                prepared.run(&mut reports).await
+                Box::pin(prepared.run(&mut reports)).await
             }
             Err(error) => Err(error),
         };

@@ -31,6 +31,18 @@ fn digests<'s>(servers: impl Iterator<Item = &'s Server>) -> Vec<(String, String
     all
 }
 
+/// How far a server is, when all of that is in the archive.
+fn archived(figures: &[ArchiveFigures], server: &Server) -> Option<u64> {
+    let mut client = server.client().unwrap();
+    // The history of a server that had no replica yet begins with its first one.
+    let history = client.info("replication", "master_replid").unwrap().unwrap();
+    let offset = offset_of(&mut client);
+    let is_there = |of: &&ArchiveFigures| {
+        of.bases > 0 && of.offset >= offset && of.position.as_ref().is_some_and(|at| at.starts_with(&history))
+    };
+    figures.iter().find(is_there).map(|_| offset)
+}
+
 /// Each shard is restored by itself, by its offset or by a time, into one server or another cluster; all together are what the
 /// cluster was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -49,15 +61,18 @@ async fn shards_are_archived_and_restored_by_themselves() {
     let (progress, stopper) = (archive.progress(), archive.stopper());
     let task = tokio::spawn(archive.run());
     let level = async || {
-        let offsets: Vec<u64> = (0..3).map(|at| offset_of(&mut source.node(at).client().unwrap())).collect();
         let begun = std::time::Instant::now();
         loop {
-            let figures = progress.figures();
-            let has = |offset: &u64| figures.iter().any(|of| of.bases > 0 && of.offset >= *offset);
-            if figures.len() == 3 && offsets.iter().all(has) {
+            let offsets: Vec<Option<u64>> =
+                (0..3).map(|at| archived(&progress.figures(), source.node(at))).collect();
+            if let Some(offsets) = offsets.iter().copied().collect::<Option<Vec<u64>>>() {
                 return offsets;
             }
-            assert!(begun.elapsed() < PATIENCE && !task.is_finished(), "{figures:?}");
+            assert!(
+                begun.elapsed() < PATIENCE && !task.is_finished(),
+                "{offsets:?} {:?}",
+                progress.figures()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -112,16 +127,8 @@ async fn what_sentinels_watch_is_archived_over_a_failover() {
     let (progress, stopper) = (archive.progress(), archive.stopper());
     let task = tokio::spawn(archive.run());
     let level = async || {
-        let mut client = primary().client().unwrap();
-        let history = client.info("replication", "master_replid").unwrap().unwrap();
-        let offset = offset_of(&mut client);
-        let is_there = |of: &ArchiveFigures| {
-            of.bases > 0
-                && of.offset >= offset
-                && of.position.as_ref().is_some_and(|at| at.starts_with(&history))
-        };
         let begun = std::time::Instant::now();
-        while !progress.figures().iter().any(is_there) {
+        while archived(&progress.figures(), primary()).is_none() {
             assert!(begun.elapsed() < PATIENCE && !task.is_finished(), "{:?}", progress.figures());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

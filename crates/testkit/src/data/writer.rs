@@ -313,7 +313,7 @@ impl Drop for Writer {
 /// # Errors
 /// As [`Client::call`].
 pub fn settle(client: &mut Client) -> Result<()> {
-    wait_for_deadlines();
+    wait_for_deadlines(client)?;
     forget_expired(client)
 }
 
@@ -322,27 +322,46 @@ pub fn settle(client: &mut Client) -> Result<()> {
 /// # Errors
 /// As [`Client::call`].
 pub fn settle_cluster(cluster: &Cluster) -> Result<()> {
-    wait_for_deadlines();
     for primary in cluster.primaries()? {
-        forget_expired(&mut cluster.node(primary).client()?)?;
+        settle(&mut cluster.node(primary).client()?)?;
     }
     Ok(())
 }
 
-/// Servers take expired fields out of hashes by themselves, ten times a second; expired keys may stay for longer.
-fn wait_for_deadlines() {
-    std::thread::sleep(Duration::from_millis(SHORT_TTL_MS + 300));
+/// Waits for those that there are. Fields of hashes are not asked for theirs: servers take expired ones out by themselves, ten times
+/// a second; expired keys may stay for longer.
+fn wait_for_deadlines(client: &mut Client) -> Result<()> {
+    if Features::probe(client)?.has("hpexpire") {
+        std::thread::sleep(Duration::from_millis(SHORT_TTL_MS + 300));
+        return Ok(());
+    }
+    loop {
+        let mut last = None;
+        ask_of_every_key(client, b"PTTL", |left| {
+            let left = left.as_i64().and_then(|left| u64::try_from(left).ok());
+            last = last.max(left.filter(|&left| left <= SHORT_TTL_MS));
+        })?;
+        match last {
+            Some(left) => std::thread::sleep(Duration::from_millis(left + 5)),
+            None => return Ok(()),
+        }
+    }
 }
 
+/// An expired key is deleted when it is looked up.
 fn forget_expired(client: &mut Client) -> Result<()> {
+    ask_of_every_key(client, b"TYPE", |_| {})
+}
+
+/// Asks a command of each key of all databases.
+fn ask_of_every_key(client: &mut Client, command: &[u8], mut answer: impl FnMut(&Frame)) -> Result<()> {
     for database in crate::compare::databases(client)? {
         client.call(&["SELECT", &database.to_string()])?;
         let mut cursor = "0".to_owned();
         loop {
-            // An expired key is deleted when it is looked up.
             let (next, keys) = crate::compare::scan(client, &cursor, 1000)?;
-            let reads: Vec<[&[u8]; 2]> = keys.iter().map(|key| [b"TYPE", key.as_ref()]).collect();
-            client.pipe(&reads)?;
+            let asked: Vec<[&[u8]; 2]> = keys.iter().map(|key| [command, key.as_ref()]).collect();
+            client.pipe(&asked)?.iter().for_each(&mut answer);
             cursor = next;
             if cursor == "0" {
                 break;

@@ -187,42 +187,49 @@ async fn flushes_and_exchanges_are_gone_on_behind() {
     let id = "flushed";
     let mut client = source.client();
     client.call(&["SET", "before", "1"]).unwrap();
-    let mut process = Process::start(&source.url(), &target.url(), id, Delivery::ExactlyOnce);
+    let start = || Process::start(&source.url(), &target.url(), id, Delivery::ExactlyOnce);
+    let mut process = start();
+    // One that dies in its snapshot has no stream to go on with.
+    let begun = Instant::now();
+    while !block_in_place(|| state(&target, id, 0)).starts_with("stream") {
+        assert!(begun.elapsed() < PATIENCE, "no stream");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let mut at_target = target.client();
-    let mut come = |n: u64| {
-        client.call(&["INCR", "n"]).unwrap();
-        let done = at_target.wait_until(PATIENCE, |c| {
-            Ok(c.bytes(&["GET", "n"])?.as_deref() == Some(n.to_string().as_bytes()))
-        });
-        assert!(done.unwrap(), "{n}");
-    };
-    block_in_place(|| come(1));
     for (round, command) in [&["FLUSHALL"][..], &["SWAPDB", "0", "5"], &["SWAPDB", "5", "0"], &["FLUSHDB"]]
         .into_iter()
         .enumerate()
     {
-        let mut client = source.client();
         client.call(&["MULTI"]).unwrap();
         client.call(&["INCR", "other"]).unwrap();
         client.call(command).unwrap();
         client.call(&["SELECT", "3"]).unwrap();
         client.call(&["INCR", "third"]).unwrap();
+        client.call(&["SELECT", "0"]).unwrap();
         client.call(&["EXEC"]).unwrap();
-        let n = client_int(&source, "n") + 1;
-        block_in_place(|| come(n));
-        if round % 2 == 0 {
+        let kill_and_start = |process: &mut Process| {
             process.kill();
-            process = Process::start(&source.url(), &target.url(), id, Delivery::ExactlyOnce);
+            *process = start();
+        };
+        // Wherever it is, and behind it.
+        if round % 2 == 0 {
+            kill_and_start(&mut process);
         }
+        client.call(&["INCR", "n"]).unwrap();
+        // No round before had that value.
+        let mark = format!("round {round}");
+        client.call(&["SET", "mark", &mark]).unwrap();
+        let come = block_in_place(|| {
+            at_target
+                .wait_until(PATIENCE, |c| Ok(c.bytes(&["GET", "mark"])?.as_deref() == Some(mark.as_bytes())))
+        });
+        assert!(come.unwrap(), "{mark}");
+        kill_and_start(&mut process);
     }
     process.kill();
     let finished = run(&source.url(), &target.url(), |o| o.id = Some(id.to_owned())).await;
     finished.result.unwrap();
-    assert!(finished.report.resumed);
+    assert!(finished.report.resumed, "{:?}", finished.report);
     assert_eq!(sync_full(source.primary()), 1);
     crate::support::assert_equal(source.primary(), target.primary(), "after flushes");
-}
-
-fn client_int(end: &End, key: &str) -> u64 {
-    end.client().text(&["GET", key]).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
 }

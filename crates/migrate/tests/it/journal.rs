@@ -36,10 +36,13 @@ impl Scene {
         self.dir.path().join("journal")
     }
 
-    fn run(&self) -> Running {
+    /// With so many keys a second at most, or as fast as it goes.
+    fn run(&self, keys: &str) -> Running {
         let journal = self.journal();
         Running::start(&self.source.url(), &format!("redis://{}", self.to_target.addr()), move |o| {
             o.journal = Some(journal);
+            o.look_first = false;
+            o.limits.set("full-keys", keys).unwrap();
         })
     }
 
@@ -64,16 +67,14 @@ async fn a_full_phase_that_was_cut_off_goes_on() {
         let writer =
             Writer::start(&scene.source, WriterOptions { rate: 2000, ..WriterOptions::default() }).unwrap();
         let mut rng = Rng::new(7);
-        scene.to_target.delay(Duration::from_millis(20));
-        for round in 0..4 {
-            let mut running = scene.run();
+        scene.to_target.delay(Duration::from_millis(5));
+        for _ in 0..4 {
+            // All of them together do not come to the end of the snapshot.
+            let mut running = scene.run("1000");
             running.until("the snapshot on disk", |_| has_base(&scene.journal())).await;
             tokio::time::sleep(Duration::from_millis(rng.below(200))).await;
             running.until("keys", |p| p.figures().keys_applied > 0).await;
-            if running.progress.phase() != Phase::Snapshot {
-                assert!(round > 0, "{}: too quick", binary.name);
-                break;
-            }
+            assert_eq!(running.progress.phase(), Phase::Snapshot, "{}: too quick", binary.name);
             running.stopper.stop();
             let finished = running.end().await;
             assert_eq!(finished.report.outcome, Outcome::Stopped { everything_applied: false });
@@ -81,8 +82,8 @@ async fn a_full_phase_that_was_cut_off_goes_on() {
             assert_eq!(scene.full_syncs(), 1, "{}", binary.name);
         }
         scene.to_target.delay(Duration::ZERO);
-        let mut running = scene.run();
-        running.until_phase(Phase::Following).await;
+        let mut running = scene.run("none");
+        running.until_following(&writer, 2000).await;
         let mut client = scene.source.client().unwrap();
         let client = tokio::task::spawn_blocking(move || {
             writer.stop().unwrap();
@@ -205,11 +206,7 @@ async fn a_full_disk_holds_up_the_source() {
 /// The link breaks inside of the snapshot: the source is asked for another one, and the run goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_that_is_lost_on_its_way_is_asked_for_again() {
-    let source = Server::builder(keyferry_testkit::any().unwrap())
-        .diskless_sync(true, 0)
-        .config("rdb-key-save-delay", "30")
-        .start()
-        .unwrap();
+    let source = Server::builder(keyferry_testkit::any().unwrap()).diskless_sync(true, 0).start().unwrap();
     let target = start(keyferry_testkit::any().unwrap());
     data::tiny_keys(&mut source.client().unwrap(), 1, 30_000).unwrap();
     let from_source = Proxy::start(source.addr()).unwrap();
@@ -217,10 +214,16 @@ async fn a_snapshot_that_is_lost_on_its_way_is_asked_for_again() {
     for journal in [None, Some(dir.path().join("journal"))] {
         target.client().unwrap().call(&["FLUSHALL"]).unwrap();
         let before: u64 = full_syncs(&source);
+        // Microseconds a key: it does not come to its end before it is cut.
+        let slow = |delay: &str| {
+            source.client().unwrap().call(&["CONFIG", "SET", "rdb-key-save-delay", delay]).unwrap();
+        };
+        slow("1000");
         let mut running = Running::start(&format!("redis://{}", from_source.addr()), &target.url(), |o| {
             o.journal = journal.clone();
         });
         running.until("a part of it", |p| p.figures().snapshot_received > 50_000).await;
+        slow("0");
         from_source.cut();
         running.until_phase(Phase::Following).await;
         let mut client = source.client().unwrap();

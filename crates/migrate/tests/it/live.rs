@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use keyferry_migrate::{Outcome, Phase, Until};
+use keyferry_migrate::{Error, Outcome, Phase, Until};
 use keyferry_testkit::{
     Direction, Proxy, Server, ServerBinary, binaries,
     data::{self, Shape, Writer, WriterOptions},
     named,
 };
 
-use crate::support::{Running, any, assert_equal, offset_of, run, start, temporary_keys};
+use crate::support::{PATIENCE, Running, any, assert_equal, offset_of, run, start, temporary_keys};
 
 /// Fills a source, writes to it while it is migrated, and compares.
 async fn migrate_live(from: &ServerBinary, to: &ServerBinary, value_limit: usize) {
@@ -18,10 +18,10 @@ async fn migrate_live(from: &ServerBinary, to: &ServerBinary, value_limit: usize
     data::small(&mut source.client().unwrap(), 11, 3).unwrap();
     let writer = Writer::start(&source, WriterOptions { rate: 3000, ..WriterOptions::default() }).unwrap();
     let mut running = Running::start(&source.url(), &target.url(), |o| o.value_limit = value_limit);
-    running.until_phase(Phase::Following).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    running.until_following(&writer, 3000).await;
     let mut client = source.client().unwrap();
     let (counts, client) = tokio::task::spawn_blocking(move || {
+        assert!(writer.wait_for(1500, PATIENCE), "the source takes no more");
         let counts = writer.stop().unwrap();
         data::settle(&mut client).unwrap();
         (counts, client)
@@ -99,11 +99,16 @@ async fn nobody_sees_half_a_key() {
     let whole = source.client().unwrap().int(&["LLEN", "big"]).unwrap();
     let mut watching = target.client().unwrap();
     let (done, finished) = std::sync::mpsc::channel::<()>();
+    let (looks, looked) = std::sync::mpsc::channel::<()>();
     let watcher = std::thread::spawn(move || {
         let (mut absent, mut present) = (0, 0);
-        while finished.try_recv().is_err() {
+        // It looks once more when it is there.
+        while finished.try_recv().is_err() || present == 0 {
             match watching.int(&["LLEN", "big"]).unwrap() {
-                0 => absent += 1,
+                0 => {
+                    absent += 1;
+                    looks.send(()).ok();
+                }
                 n => {
                     assert_eq!(n, whole);
                     present += 1;
@@ -112,9 +117,9 @@ async fn nobody_sees_half_a_key() {
         }
         (absent, present)
     });
+    looked.recv().unwrap();
     let mut running = Running::start(&source.url(), &target.url(), |o| o.value_limit = 64 * 1024);
     running.until_phase(Phase::Following).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
     done.send(()).unwrap();
     let (absent, present) = watcher.join().unwrap();
     assert!(absent > 0 && present > 0, "{absent} {present}");
@@ -152,7 +157,8 @@ async fn until_caught_up_waits_for_a_quiet_moment() {
 async fn until_caught_up_ends_although_writes_go_on() {
     let (source, target) = (any(), any());
     data::small(&mut source.client().unwrap(), 2, 1).unwrap();
-    let writer = Writer::start(&source, WriterOptions::default()).unwrap();
+    // So little that it is caught up with on any machine.
+    let writer = Writer::start(&source, WriterOptions { rate: 200, ..WriterOptions::default() }).unwrap();
     let finished = run(&source.url(), &target.url(), |o| {
         o.until = Until::CaughtUp { quiet: Duration::from_secs(60), linger: Duration::from_millis(300) };
     })
@@ -268,13 +274,10 @@ async fn a_stop_does_not_cut_a_transaction() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_journal_of_the_stream_has_no_hole() {
     let Some(binary) = binaries().iter().find(|b| b.version.at_least(7, 0)) else { return };
-    let (source, target) = (start(binary), start(binary));
+    let (source, mut target) = (start(binary), start(binary));
     let proxy = Proxy::start(target.addr()).unwrap();
     source.client().unwrap().call(&["SET", "a", "1"]).unwrap();
-    let mut running = Running::start(&source.url(), &format!("redis://{}", proxy.addr()), |o| {
-        o.target_silence = Duration::from_secs(4);
-        o.retry_connect = Duration::from_secs(5);
-    });
+    let mut running = Running::start(&source.url(), &format!("redis://{}", proxy.addr()), |_| {});
     running.until_phase(Phase::Following).await;
     proxy.stall(Direction::FromTarget, true);
     proxy.stall(Direction::ToTarget, true);
@@ -287,8 +290,13 @@ async fn a_journal_of_the_stream_has_no_hole() {
     client.replies(6000).unwrap();
     let offset = offset_of(&mut client);
     running.until("everything read", |p| p.figures().received_offset >= offset).await;
+    // It comes back without anything.
+    target.kill9();
+    target.restart().unwrap();
+    proxy.stall(Direction::FromTarget, false);
+    proxy.stall(Direction::ToTarget, false);
     let finished = running.end_keeping_journal().await;
-    assert!(finished.result.is_err());
+    assert!(matches!(finished.result, Err(Error::StateGone { .. })), "{:?}", finished.result);
     let journal = finished.report.journal.expect("a journal");
     let loaded = Server::builder(binary).dir(journal.as_ref()).append_only("no").start().unwrap();
     let mut loaded = loaded.client().unwrap();

@@ -3,10 +3,15 @@
 use std::time::{Duration, Instant};
 
 use keyferry_migrate::{Finished, Migration, Options, Phase, Progress, Stopper, Until};
-use keyferry_testkit::{Client, CompareOptions, Server, ServerBinary, compare_with, digest};
+use keyferry_testkit::{Client, CompareOptions, Server, ServerBinary, compare_with, data::Writer, digest};
 
 /// Longer than any step here should take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
+
+/// For so long a target is behind before the source is given less.
+const BEHIND: Duration = Duration::from_secs(2);
+/// The least that a source is given, in commands a second.
+const LEAST: u64 = 100;
 
 pub(crate) fn start(binary: &ServerBinary) -> Server {
     Server::builder(binary).diskless_sync(true, 0).start().unwrap()
@@ -45,6 +50,22 @@ impl Running {
 
     pub(crate) async fn until_phase(&mut self, phase: Phase) {
         self.until("phase", |p| p.phase() == phase).await;
+    }
+
+    /// The same of the phase in which it follows, while the source is given so many commands a second: where the machine is too slow
+    /// for that much, it is given less from then on, as the target would never catch up.
+    pub(crate) async fn until_following(&mut self, writer: &Writer, rate: u64) {
+        let (mut rate, mut since) = (rate, Instant::now());
+        self.until("phase", |p| {
+            if p.phase() != Phase::CatchingUp {
+                since = Instant::now();
+            } else if since.elapsed() > BEHIND && rate > LEAST {
+                (rate, since) = ((rate / 2).max(LEAST), Instant::now());
+                writer.set_rate(rate);
+            }
+            p.phase() == Phase::Following
+        })
+        .await;
     }
 
     pub(crate) async fn until_applied(&mut self, offset: u64) {

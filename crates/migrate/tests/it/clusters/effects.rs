@@ -7,7 +7,7 @@ use keyferry_migrate::Phase;
 use keyferry_testkit::{Cluster, CompareOptions, ServerBinary, Side, compare_sides};
 
 use super::servers;
-use crate::support::{Running, offset_of, start};
+use crate::support::{PATIENCE, Running, offset_of, start};
 
 fn compare(a: Side<'_>, b: Side<'_>, what: &str) {
     let comparison = compare_sides(a, b, &CompareOptions::default().without_bookkeeping()).unwrap();
@@ -52,7 +52,7 @@ async fn a_shard_flushes_its_own_slots_on(binary: &ServerBinary) {
     // While it runs: where it stands, and who is at it.
     const OURS: u64 = 2;
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(30)
+    while begun.elapsed() < PATIENCE
         && !(target.keys().unwrap() == expected + OURS
             && one_keys(&mut at_one) == expected
             && at_target.int(&["EXISTS", "last"]).unwrap() == 1

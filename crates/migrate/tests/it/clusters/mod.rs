@@ -22,7 +22,7 @@ use keyferry_testkit::{CompareOptions, ServerBinary, chosen, compare_sides, name
 use tokio::task::block_in_place;
 
 use self::ends::End;
-use crate::support::Running;
+use crate::support::{PATIENCE, Running};
 
 /// Names the servers of the long form.
 const SERVERS: &str = "KEYFERRY_CLUSTERS";
@@ -54,6 +54,9 @@ const REPLICATED_AS_THEY_ARE: [&str; 23] = [
     "ZRANGESTORE",
     "ZUNIONSTORE",
 ];
+
+/// A run ends when it has caught up with a source that is quiet, and that is once all is written, however long that takes.
+const LINGER: Duration = Duration::from_secs(600);
 
 /// How many of them may be missing after a short run: some change something only if what they meet is as it should be, and
 /// are not replicated, or as something else, when they do not. A long run meets it all.
@@ -88,7 +91,7 @@ struct Scenario {
 impl Scenario {
     fn new(what: &str, binary: &ServerBinary) -> Self {
         let mut options = Options::default();
-        options.until = Until::CaughtUp { quiet: Duration::from_secs(1), linger: Duration::from_secs(90) };
+        options.until = Until::CaughtUp { quiet: Duration::from_secs(1), linger: LINGER };
         Scenario {
             what: format!("{what} on {}", binary.name),
             writing: WriterOptions {
@@ -113,13 +116,15 @@ impl Scenario {
         happen: impl FnOnce(&mut End, &mut End),
     ) -> Report {
         let Scenario { what, writing, options, phase, compared, ignored } = self;
+        let rate = writing.rate;
         let writer = block_in_place(|| source.write(writing));
         let mut running = Running::start(&source.url(), &target.url(), |o| *o = options);
         let progress = running.progress.clone();
-        let reached = |p: &keyferry_migrate::Progress| {
-            p.phase() == phase && (phase != Phase::Snapshot || p.figures().keys_applied > 0)
-        };
-        running.until("phase", reached).await;
+        if phase == Phase::Following {
+            running.until_following(&writer, rate).await;
+        } else {
+            running.until("phase", |p| p.phase() == phase && p.figures().keys_applied > 0).await;
+        }
         let counts = block_in_place(|| {
             assert!(phase == Phase::Following || progress.phase() == phase, "{what}: too late");
             wait_for(&writer, enough());
@@ -145,7 +150,7 @@ impl Scenario {
 }
 
 fn wait_for(writer: &Writer, commands: u64) {
-    assert!(writer.wait_for(commands, Duration::from_secs(60)), "the source takes no more");
+    assert!(writer.wait_for(commands, PATIENCE), "the source takes no more");
 }
 
 /// Both sides hold the same, and the target nothing of the migration's own.

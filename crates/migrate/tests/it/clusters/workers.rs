@@ -10,7 +10,7 @@ use keyferry_routing::tag_for_slot;
 use keyferry_testkit::{ServerBinary, data::WriterOptions};
 use tokio::task::block_in_place;
 
-use super::{End, compare, servers, wait_for};
+use super::{End, LINGER, compare, servers, wait_for};
 use crate::support::{Running, run};
 
 const ID: &str = "fleet";
@@ -21,7 +21,7 @@ fn worker(index: u16, of: u16) -> Option<Worker> {
 
 fn start(source: &End, target: &End, index: u16, of: u16) -> Running {
     Running::start(&source.url(), &target.url(), |o| {
-        o.until = Until::CaughtUp { quiet: Duration::from_secs(1), linger: Duration::from_secs(90) };
+        o.until = Until::CaughtUp { quiet: Duration::from_secs(1), linger: LINGER };
         o.worker = worker(index, of);
         o.id = Some(ID.to_owned());
     })
@@ -34,8 +34,11 @@ fn forever(source: &End, target: &End, index: u16) -> Running {
     })
 }
 
+/// What the source is given, in commands a second.
+const RATE: u64 = 3000;
+
 fn writing() -> WriterOptions {
-    WriterOptions { rate: 3000, databases: 1, short_expiries: false, ..WriterOptions::default() }
+    WriterOptions { rate: RATE, databases: 1, short_expiries: false, ..WriterOptions::default() }
 }
 
 async fn caught_up(running: Running, what: &str) -> Report {
@@ -52,7 +55,7 @@ async fn two_workers(binary: &ServerBinary, target: &mut End) {
     let writer = block_in_place(|| source.write(writing()));
     let mut both = [start(&source, target, 0, 2), start(&source, target, 1, 2)];
     for running in &mut both {
-        running.until_phase(Phase::Following).await;
+        running.until_following(&writer, RATE).await;
     }
     block_in_place(|| {
         source.nodes().move_slots(0..=40, 2).unwrap();
@@ -92,7 +95,7 @@ async fn slots_go_to_the_shard_of_another_worker() {
         let writer = block_in_place(|| source.write(writing()));
         let mut all = [0, 1, 2].map(|index| start(&source, &target, index, 3));
         for running in &mut all {
-            running.until_phase(Phase::Following).await;
+            running.until_following(&writer, RATE).await;
         }
         let mut client = source.nodes().client().unwrap();
         let mut count = || {
@@ -111,7 +114,7 @@ async fn slots_go_to_the_shard_of_another_worker() {
         let Err(Error::WorkerSlotsLeft { .. }) = result else { panic!("{result:?} {report:?}") };
         assert!(result.unwrap_err().to_string().contains("start it again"));
         let mut first = start(&source, &target, 0, 3);
-        first.until_phase(Phase::Following).await;
+        first.until_following(&writer, RATE).await;
         block_in_place(|| {
             count();
             wait_for(&writer, 1000);

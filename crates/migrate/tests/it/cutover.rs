@@ -152,11 +152,16 @@ async fn there_and_back_again_under_writes() {
     drop(forward.end().await);
 }
 
-/// True when the server takes a write at once.
+/// True when the server takes a write.
 fn is_written(server: &Server) -> bool {
+    server.client().unwrap().call(&["SET", "written", "1"]).is_ok()
+}
+
+/// True when it does not take one at once.
+fn is_held(server: &Server) -> bool {
     let mut client = server.client().unwrap();
     client.set_timeout(Duration::from_millis(500)).unwrap();
-    client.call(&["SET", "written", "1"]).is_ok()
+    client.call(&["SET", "written", "1"]).is_err()
 }
 
 /// Waits until the target has what the source is given now, by the stream: the first token may have come with a snapshot.
@@ -212,7 +217,8 @@ async fn what_is_late_or_different_is_put_back_and_writes_go_on() {
 
     // Somebody writes to the target while it is looked at.
     let writing = Writing::start(&target);
-    let report = cut(&|_| ()).await;
+    let long = |cutover: &mut Cutover| cutover.options_mut().watch = Duration::from_secs(1);
+    let report = cut(&long).await;
     assert_eq!(report.outcome, CutoverOutcome::Refused);
     assert_eq!(verdict(&report, "foreign-writes"), GateVerdict::Fail);
     assert!(report.foreign.samples.iter().any(|sample| sample == "INCR n"), "{report:?}");
@@ -221,7 +227,11 @@ async fn what_is_late_or_different_is_put_back_and_writes_go_on() {
 
     // Writes were not stopped, whatever was said.
     let writing = Writing::start(&source);
-    let report = cut(&|cutover| cutover.options_mut().stop = StopWrites::Verify).await;
+    let report = cut(&|cutover| {
+        long(cutover);
+        cutover.options_mut().stop = StopWrites::Verify;
+    })
+    .await;
     assert!(why(&report).contains("as by INCR n"), "{report:?}");
     block_in_place(|| writing.end());
     // A user that is not there, and the one that this program has.
@@ -252,7 +262,7 @@ async fn a_switch_that_fails_is_undone_or_gone_on_with() {
     let failing = async || {
         let report = cut().run(async |_| Err("no".to_owned())).await;
         assert_eq!(report.outcome, CutoverOutcome::SwitchFailed { why: "no".to_owned() }, "{report:?}");
-        assert!(!is_written(&source));
+        assert!(is_held(&source));
     };
     let again = async |before: Option<Running>| {
         if let Some(before) = before {
@@ -288,7 +298,7 @@ async fn a_switch_that_fails_is_undone_or_gone_on_with() {
         matches!(&refused.outcome, CutoverOutcome::Failed { error } if error.contains("SET new 1")),
         "{refused:?}"
     );
-    assert!(!is_written(&source));
+    assert!(is_held(&source));
     let rehearsed = cut().rehearse().await;
     assert!(rehearsed.notes.iter().any(|note| note.contains("step fenced")), "{rehearsed:?}");
     let report = cut().run(async |_| Ok(())).await;
@@ -361,7 +371,7 @@ async fn a_target_that_cannot_be_followed_is_cut_over_to_one_way() {
         matches!(&undone.outcome, CutoverOutcome::Failed { error } if error.contains("--ignore-warnings")),
         "{undone:?}"
     );
-    assert!(!is_written(&source));
+    assert!(is_held(&source));
     let mut insisting = cut(true);
     insisting.options_mut().ignore_warnings = true;
     assert_eq!(insisting.undo().await.outcome, CutoverOutcome::Undone);

@@ -243,8 +243,12 @@ fn until_looked(client: &mut Client) {
 /// What turns up after that ends the run at its turn, whole keys and those that are built in parts; and it goes on from there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_turns_up_later_ends_the_run() {
-    let source = Server::builder(any().unwrap()).diskless_sync(true, 2).start().unwrap();
+    let source = Server::builder(any().unwrap()).diskless_sync(true, 0).start().unwrap();
     let target = Server::any().unwrap();
+    let hold = |seconds: &str| {
+        let delay = ["CONFIG", "SET", "repl-diskless-sync-delay", seconds];
+        source.client().unwrap().call(&delay).unwrap();
+    };
     block_in_place(|| {
         let mut client = source.client().unwrap();
         for n in 0..2000 {
@@ -260,10 +264,13 @@ async fn a_key_that_turns_up_later_ends_the_run() {
     };
     let mut client = target.client().unwrap();
     for later in ["key:77", "large"] {
+        // The snapshot does not come before it is told to.
+        block_in_place(|| hold("600"));
         let running = Running::start(&source.url(), &target.url(), set);
         block_in_place(|| {
             until_looked(&mut client);
             client.call(&["SET", later, "theirs"]).unwrap();
+            hold("0");
         });
         let error = running.end_keeping_journal().await.result.unwrap_err();
         assert!(matches!(&error, Error::KeyAppeared { key, .. } if key == later), "{later}: {error}");

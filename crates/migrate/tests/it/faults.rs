@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use keyferry_migrate::{Delivery, Error, Finished, Outcome, Phase, RefusedAt, SourceMode, Until};
 use keyferry_testkit::{Certs, Proxy, Script, Server, data};
 
-use crate::support::{Running, any, assert_equal, run, temporary_keys};
+use crate::support::{PATIENCE, Running, any, assert_equal, run, temporary_keys};
 
 const ID: &str = "3ad1e7ef023c242514c0b05e48e4ee884551c793";
 
@@ -334,7 +334,7 @@ async fn a_replica_as_source_keeps_the_database_of_its_stream() {
     let up = |c: &mut keyferry_testkit::Client| {
         Ok(c.info("replication", "master_link_status")?.as_deref() == Some("up"))
     };
-    assert!(at_replica.wait_until(Duration::from_secs(20), up).unwrap());
+    assert!(at_replica.wait_until(PATIENCE, up).unwrap());
     client.call(&["SELECT", "3"]).unwrap();
     client.call(&["INCR", "n"]).unwrap();
     let mut running = Running::start(&replica.url(), &target.url(), |_| {});
@@ -364,7 +364,7 @@ async fn a_replica_of_the_target_is_no_source() {
     let up = |c: &mut keyferry_testkit::Client| {
         Ok(c.info("replication", "master_link_status")?.as_deref() == Some("up"))
     };
-    assert!(client.wait_until(Duration::from_secs(20), up).unwrap());
+    assert!(client.wait_until(PATIENCE, up).unwrap());
     let (error, _) = failed(run(&source.url(), &target.url(), |_| {}).await);
     assert!(matches!(error, Error::SameHistory { .. }), "{error}");
 }
@@ -376,7 +376,6 @@ async fn a_source_that_hangs_is_noticed() {
     data::tiny_keys(&mut source.client().unwrap(), 1, 100).unwrap();
     let mut running = Running::start(&source.url(), &target.url(), |o| {
         o.link.silence = Duration::from_secs(2);
-        o.reconnect_window = Duration::from_secs(1);
     });
     running.until_phase(Phase::Following).await;
     source.pause().unwrap();

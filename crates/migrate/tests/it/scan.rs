@@ -354,7 +354,7 @@ async fn large_values_are_read_in_parts() {
                     "0".to_owned(),
                 ])
                 .unwrap();
-            if features.has("HPEXPIRE") {
+            if features.has("hpexpire") {
                 let field = format!("{prefix} element 3 3");
                 let args = ["HPEXPIRE", &format!("{prefix}:hash"), "1000000", "FIELDS", "1", &field];
                 client.call(&args).unwrap();

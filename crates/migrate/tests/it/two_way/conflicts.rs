@@ -1,6 +1,6 @@
 //! Keys that both sides write before either knows of the other's write.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Barrier, time::Duration};
 
 use keyferry_migrate::two_way::{ConflictKind, ConflictOutcome, Policy};
 use keyferry_testkit::{Server, ServerBinary};
@@ -177,12 +177,18 @@ async fn what_is_written_on_both_sides_all_the_time_comes_to_the_same() {
         let (one, two) = (start(binary), start(binary));
         let mut both = Both::between(&one, &two, policy);
         both.until_ready().await;
+        // Neither is done before the other one has begun.
+        let level = Barrier::new(2);
         block_in_place(|| {
             std::thread::scope(|scope| {
                 for (server, name) in [(&one, "s"), (&two, "t")] {
+                    let level = &level;
                     scope.spawn(move || {
                         let mut client = server.client().unwrap();
                         for n in 0..1500 {
+                            if n % 50 == 0 {
+                                level.wait();
+                            }
                             let key = n % 5;
                             match n % 7 {
                                 0 => call(&mut client, &format!("SET k:{key} {n}")),

@@ -144,7 +144,7 @@ async fn moving_slots_and_lost_primaries() {
     cluster.wait_until_settled().unwrap();
     let promoted = cluster.kill(0).unwrap();
     let found =
-        cluster::discover_within(&options, Duration::from_secs(20), Backoff::default()).await.unwrap();
+        cluster::discover_within(&options, Duration::from_secs(60), Backoff::default()).await.unwrap();
     assert_eq!(found.topology().owner(wanted).unwrap().id.as_deref(), Some(cluster.id(promoted)));
     for primary in found.primaries() {
         Connection::connect(&primary).await.unwrap();

@@ -1,14 +1,17 @@
 //! Peers that refuse, lie, stall, leave, or are something else.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use keyferry_client::{
     ConnectOptions, Connection, Error, Limits, Pipeline, Protocol, Role, Secret, Transport, Vendor, Version,
 };
-use tokio::io::AsyncWriteExt as _;
+use tokio::{io::AsyncWriteExt as _, sync::Notify};
 
 use crate::chain;
-use crate::peer::{impatient, peer};
+use crate::peer::{PATIENCE, SOON, impatient, peer};
 
 async fn fails(options: &ConnectOptions) -> Error {
     match Connection::connect(options).await {
@@ -49,7 +52,7 @@ async fn a_port_that_takes_no_more_connections() {
     let error = fails(&impatient(ConnectOptions::tcp("127.0.0.1", address.port()))).await;
     assert!(matches!(error, Error::ConnectTimeout { phase: "the TCP connection", .. }), "{error:?}");
     assert!(error.is_retryable() && error.to_string().contains("firewall"), "{error}");
-    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(begin.elapsed() < PATIENCE);
 }
 
 #[tokio::test]
@@ -60,7 +63,7 @@ async fn a_peer_that_never_says_anything() {
         error.is_retryable() && !error.may_have_executed() || matches!(error, Error::Timeout { .. }),
         "{error:?}"
     );
-    assert!(error.to_string().contains("200ms"), "{error}");
+    assert!(error.to_string().contains(&format!("{SOON:?}")), "{error}");
     // The read timeout applies where the connect timeout does not.
     let error = fails(&options.with_connect_timeout(None)).await;
     assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
@@ -76,7 +79,7 @@ async fn a_peer_that_falls_silent() {
     let mut connection = Connection::connect(&impatient(options.await)).await.unwrap();
     let begin = Instant::now();
     let error = connection.call(["GET", "secret-key"]).await.unwrap_err();
-    assert!(begin.elapsed() >= Duration::from_millis(190), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() >= SOON - Duration::from_millis(10), "{:?}", begin.elapsed());
     assert!(matches!(error, Error::Timeout { .. }) && error.may_have_executed(), "{error:?}");
     assert!(
         error.to_string().contains("GET was under way") && !error.to_string().contains("secret-key"),
@@ -94,11 +97,11 @@ async fn a_slow_reply_is_not_a_silent_peer() {
         script.command().await;
         for byte in b"$5\r\nhello\r\n" {
             script.say([*byte]).await;
-            tokio::time::sleep(Duration::from_millis(60)).await;
+            tokio::time::sleep(SOON / 8).await;
         }
         script.stay().await;
     });
-    // Eleven bytes, 660 ms, and a timeout of 200 ms.
+    // Eleven bytes take longer than the timeout.
     let mut connection = Connection::connect(&impatient(options.await)).await.unwrap();
     assert_eq!(connection.call(["GET", "k"]).await.unwrap().as_str(), Some("hello"));
 }
@@ -329,17 +332,24 @@ async fn pushes_without_end_are_bounded() {
 
 #[tokio::test]
 async fn a_call_that_was_given_up() {
-    let options = peer(|mut script| async move {
-        script.greet().await;
-        script.command().await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        script.say("+foreign\r\n").await;
-        script.stay().await;
+    let (given_up, come) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (told, tells) = (Arc::clone(&given_up), Arc::clone(&come));
+    let options = peer(move |mut script| {
+        let (told, tells) = (Arc::clone(&told), Arc::clone(&tells));
+        async move {
+            script.greet().await;
+            script.command().await;
+            told.notified().await;
+            script.say("+foreign\r\n").await;
+            tells.notify_one();
+            script.stay().await;
+        }
     });
     let mut connection = Connection::connect(&options.await).await.unwrap();
     let call = tokio::time::timeout(Duration::from_millis(20), connection.call(["GET", "k"])).await;
     assert!(call.is_err());
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    given_up.notify_one();
+    come.notified().await;
     let error = connection.call(["GET", "other"]).await.unwrap_err();
     assert!(matches!(error, Error::OutOfStep { .. }) && !error.may_have_executed(), "{error:?}");
 }

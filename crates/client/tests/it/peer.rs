@@ -68,8 +68,14 @@ impl Script {
     }
 }
 
+/// Longer than anything here should take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long [`impatient`] options wait: what is answered is so within it, also on a machine that has much else to do.
+pub(crate) const SOON: Duration = Duration::from_secs(1);
+
 /// Options for tests that wait for a timeout.
 pub(crate) fn impatient(options: ConnectOptions) -> ConnectOptions {
-    let soon = Some(Duration::from_millis(200));
+    let soon = Some(SOON);
     options.with_connect_timeout(soon).with_read_timeout(soon).with_write_timeout(soon)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keyferry_replication::{AckPolicy, Error, LinkOptions, Position, ReplicationId};
 use keyferry_testkit::{
-    Builder, Client, Direction, Proxy, Server, binaries, data,
+    Builder, Client, Direction, Proxy, Server, ServerBinary, binaries, data,
     data::{Writer, WriterOptions},
 };
 
@@ -26,36 +26,53 @@ fn total_keys(client: &mut Client) -> u64 {
 /// the stream is the server's own, to the byte, while it is written to by a mix of everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snapshot_and_stream_of_every_server_are_counted_exactly() {
-    for binary in binaries() {
-        for diskless in [true, false] {
-            let server = still(Server::builder(binary).diskless_sync(diskless, 0)).start().unwrap();
-            let mut client = server.client().unwrap();
-            data::small(&mut client, 7, 3).unwrap();
-            let keys = total_keys(&mut client);
-
-            let mut options = LinkOptions::default();
-            options.diskless = diskless;
-            let mut replica = replica(&server.url(), options, None);
-            let mut seen = Seen::default();
-            seen.until_snapshot_end(&mut replica).await;
-            let transfer = replica.transfer().unwrap();
-            assert_eq!(format!("{transfer:?}").starts_with("UntilMark"), diskless, "{}", binary.name);
-            assert_eq!(keys_of(&seen.snapshot), keys, "{}", binary.name);
-
-            let writer =
-                Writer::start(&server, WriterOptions { rate: 20_000, ..WriterOptions::default() }).unwrap();
-            while seen.commands.len() < 300_000 {
-                seen.step(&mut replica).await.unwrap();
+    for some in binaries().chunks(3) {
+        let mut set = tokio::task::JoinSet::new();
+        for binary in some {
+            for diskless in [true, false] {
+                set.spawn(is_counted_exactly(binary, diskless));
             }
-            let counts = tokio::task::spawn_blocking(|| writer.stop()).await.unwrap().unwrap();
-            assert_eq!(counts.errors, 0, "{:?}", counts.first_error);
-            data::settle(&mut client).unwrap();
-            let offset = offset_of(&mut client);
-            seen.until_offset(&mut replica, offset).await;
-            assert_eq!((seen.full_syncs, seen.losses), (1, 0));
-            assert!(!replica.position().unwrap().in_transaction);
+        }
+        while let Some(result) = set.join_next().await {
+            result.unwrap();
         }
     }
+}
+
+async fn is_counted_exactly(binary: &'static ServerBinary, diskless: bool) {
+    let (server, keys) = tokio::task::block_in_place(|| {
+        let server = still(Server::builder(binary).diskless_sync(diskless, 0)).start().unwrap();
+        let mut client = server.client().unwrap();
+        data::small(&mut client, 7, 3).unwrap();
+        let keys = total_keys(&mut client);
+        (server, keys)
+    });
+    let mut options = LinkOptions::default();
+    options.diskless = diskless;
+    let mut replica = replica(&server.url(), options, None);
+    let mut seen = Seen::default();
+    seen.until_snapshot_end(&mut replica).await;
+    let transfer = replica.transfer().unwrap();
+    assert_eq!(format!("{transfer:?}").starts_with("UntilMark"), diskless, "{}", binary.name);
+    assert_eq!(keys_of(&seen.snapshot), keys, "{}", binary.name);
+
+    let options = WriterOptions { rate: 20_000, ..WriterOptions::default() };
+    let writer = tokio::task::block_in_place(|| Writer::start(&server, options)).unwrap();
+    while seen.commands.len() < 300_000 {
+        seen.step(&mut replica).await.unwrap();
+    }
+    let offset = tokio::task::spawn_blocking(move || {
+        let counts = writer.stop().unwrap();
+        assert_eq!(counts.errors, 0, "{:?}", counts.first_error);
+        let mut client = server.client().unwrap();
+        data::settle(&mut client).unwrap();
+        (offset_of(&mut client), server)
+    });
+    // The server lives until its stream has been read.
+    let (offset, _server) = offset.await.unwrap();
+    seen.until_offset(&mut replica, offset).await;
+    assert_eq!((seen.full_syncs, seen.losses), (1, 0), "{}", binary.name);
+    assert!(!replica.position().unwrap().in_transaction, "{}", binary.name);
 }
 
 /// `WAIT` at the primary makes it ask, and is satisfied by what was received, or by what was declared applied.
@@ -71,7 +88,7 @@ async fn acknowledgements_are_what_the_policy_says() {
         let mut client = server.client().unwrap();
         client.call(&["SET", "a", "1"]).unwrap();
         let offset = offset_of(&mut client);
-        let waiting = tokio::task::spawn_blocking(move || client.int(&["WAIT", "1", "3000"]).unwrap());
+        let waiting = tokio::task::spawn_blocking(move || client.int(&["WAIT", "1", "60000"]).unwrap());
         let follow = async {
             while replica.position().unwrap().offset < offset {
                 seen.step(&mut replica).await.unwrap();

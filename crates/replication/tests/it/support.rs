@@ -6,7 +6,7 @@ use keyferry_replication::{Error, Event, LinkOptions, Position, Replica};
 use keyferry_testkit::Client;
 
 /// Longer than anything here should take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Everything that a replica gave.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub(crate) struct Seen {
 }
 
 pub(crate) fn replica(url: &str, options: LinkOptions, resume: Option<Position>) -> Replica {
-    Replica::new(url.parse().unwrap(), options, Duration::from_secs(20), resume)
+    Replica::new(url.parse().unwrap(), options, PATIENCE, resume)
 }
 
 impl Seen {

@@ -46,6 +46,7 @@ pub(crate) fn join(
     rules: &Rules,
     see: &mut dyn FnMut(Difference) -> Result<(), Error>,
 ) -> Result<Joined, Error> {
+    sides.iter_mut().flatten().try_for_each(Store::settle).map_err(Error::Spill)?;
     let mut join = Join { rules, joined: Joined::default(), see, records: [Vec::new(), Vec::new()] };
     for part in 0..PARTS {
         join.part(&mut sides, part, 0)?;

@@ -238,7 +238,8 @@ impl Run {
             return Err(Error::NoSnapshot { input: name });
         }
         reader.count(bytes.read());
-        let PartReader { digester, chooser, store, .. } = reader;
+        let PartReader { digester, chooser, mut store, .. } = reader;
+        store.settle().map_err(Error::Spill)?;
         let (left_out, bookkeeping, stray) = (chooser.filter.counts(), chooser.bookkeeping, chooser.stray);
         let summary = digester.into_summary();
         Ok(Reading { side, name, store, summary, left_out, bookkeeping, stray })

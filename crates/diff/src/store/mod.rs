@@ -16,6 +16,9 @@ pub(crate) const PARTS: usize = 1 << BITS;
 pub(crate) const DEEPEST: u32 = 64 / BITS - 1;
 /// Bytes of a block. Parts grow by whole blocks, so that what they hold is never moved.
 const BLOCK: usize = 16 << 10;
+/// Records wait for their parts side by side until they are so many bytes. The ends of all parts are too much for the
+/// processor's nearest memory to hold while other work goes on: to look them up for each record would wait for memory each time.
+const WAITING: usize = 128 << 10;
 
 /// Where digests wait that do not fit in memory.
 #[derive(Clone, Debug)]
@@ -32,10 +35,21 @@ pub(crate) struct Store {
     hash: Hash,
     room: Room,
     level: u32,
-    /// By part: blocks of whole records.
-    parts: Vec<Vec<Vec<u8>>>,
+    /// Records that are not in their parts yet.
+    waiting: Vec<u8>,
+    parts: Vec<Part>,
+    /// Bytes in the parts.
     held: usize,
     spill: Option<Spill>,
+}
+
+/// Blocks of whole records.
+#[derive(Clone, Debug, Default)]
+struct Part {
+    /// The block that grows.
+    open: Vec<u8>,
+    /// Those before it.
+    full: Vec<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -55,22 +69,47 @@ impl Store {
 
     /// A store whose parts are those of one part of a store one level up.
     pub(crate) fn at_level(hash: Hash, room: Room, level: u32) -> Self {
-        Self { hash, room, level, parts: vec![Vec::new(); PARTS], held: 0, spill: None }
+        Self {
+            hash,
+            room,
+            level,
+            waiting: Vec::new(),
+            parts: vec![Part::default(); PARTS],
+            held: 0,
+            spill: None,
+        }
     }
 
-    /// Adds a key.
+    /// Adds a key. [`settle`](Self::settle) is to be called after the last.
     ///
     /// # Errors
     ///
     /// Those of writing to disk.
+    #[inline]
     pub(crate) fn push(&mut self, key: &KeyDigest<'_>) -> io::Result<()> {
         let hash = self.hash.key(key.db, key.key);
-        let part = self.part(hash);
-        let block = room(&mut self.parts[part], key.key.len() + record::MOST_BESIDES_KEY);
-        let before = block.len();
-        record::write(block, hash, key);
-        self.held += block.len() - before;
-        self.spill_if_full()
+        if self.waiting.capacity() - self.waiting.len() < key.key.len() + record::MOST_BESIDES_KEY {
+            self.make_room(key.key.len() + record::MOST_BESIDES_KEY)?;
+        }
+        record::write(&mut self.waiting, hash, key);
+        // What is to be held is little: a limit of less than what waits keeps its meaning.
+        if self.waiting.len() < self.room.memory { Ok(()) } else { self.settle() }
+    }
+
+    /// Brings all records to their parts.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    pub(crate) fn settle(&mut self) -> io::Result<()> {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        self.push_records(&waiting)?;
+        waiting.clear();
+        // A giant name must not cost its room for ever.
+        if waiting.capacity() <= 2 * WAITING {
+            self.waiting = waiting;
+        }
+        Ok(())
     }
 
     /// Adds records as they are.
@@ -79,7 +118,7 @@ impl Store {
             let (record, rest) = records.split_at(record::HEAD + body.len());
             records = rest;
             let part = self.part(hash);
-            room(&mut self.parts[part], record.len()).extend_from_slice(record);
+            self.parts[part].room(record.len()).extend_from_slice(record);
             self.held += record.len();
             self.spill_if_full()?;
         }
@@ -89,7 +128,7 @@ impl Store {
     /// Bytes of the records of a part.
     pub(crate) fn size(&self, part: usize) -> u64 {
         let on_disk = self.spill.iter().flat_map(|spill| &spill.chunks[part]);
-        let held: usize = self.parts[part].iter().map(Vec::len).sum();
+        let held: usize = self.parts[part].blocks().map(Vec::len).sum();
         held as u64 + on_disk.map(|(_, length)| *length as u64).sum::<u64>()
     }
 
@@ -104,7 +143,7 @@ impl Store {
         part: usize,
         mut see: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        std::mem::take(&mut self.parts[part]).iter().try_for_each(|block| see(block))?;
+        std::mem::take(&mut self.parts[part]).blocks().try_for_each(|block| see(block))?;
         let Some(spill) = &mut self.spill else { return Ok(()) };
         let mut run = Vec::new();
         for (offset, length) in std::mem::take(&mut spill.chunks[part]) {
@@ -137,25 +176,32 @@ impl Store {
     }
 
     #[cold]
+    fn make_room(&mut self, more: usize) -> io::Result<()> {
+        self.settle()?;
+        self.waiting.reserve_exact(more.max(WAITING));
+        Ok(())
+    }
+
+    #[cold]
     fn write_out(&mut self) -> io::Result<()> {
         if self.spill.is_none() {
             let file = create(&self.room.directory)?;
             self.spill = Some(Spill { file, end: 0, chunks: vec![Vec::new(); PARTS] });
         }
         let Some(spill) = &mut self.spill else { return Ok(()) };
-        for (part, blocks) in self.parts.iter_mut().enumerate() {
+        for (number, part) in self.parts.iter_mut().enumerate() {
             let mut length = 0;
-            for block in blocks.iter() {
+            for block in part.blocks() {
                 spill.file.write_all(block)?;
                 length += block.len();
             }
             if length > 0 {
-                spill.chunks[part].push((spill.end, length));
+                spill.chunks[number].push((spill.end, length));
                 spill.end += length as u64;
             }
-            // The first one stays for what comes.
-            blocks.truncate(1);
-            blocks.iter_mut().for_each(Vec::clear);
+            // The open one stays for what comes.
+            part.full.clear();
+            part.open.clear();
         }
         self.held = 0;
         Ok(())
@@ -167,13 +213,21 @@ fn create(directory: &Path) -> io::Result<File> {
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", directory.display())))
 }
 
-/// The block that has room for so many bytes more: the last one or a new one.
-#[inline]
-fn room(blocks: &mut Vec<Vec<u8>>, more: usize) -> &mut Vec<u8> {
-    match blocks.last() {
-        Some(last) if last.capacity() - last.len() >= more => {}
-        _ => blocks.push(Vec::with_capacity(more.max(BLOCK))),
+impl Part {
+    /// In the order in which they were filled.
+    fn blocks(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.full.iter().chain([&self.open])
     }
-    let last = blocks.len() - 1;
-    &mut blocks[last]
+
+    /// The block that has room for so many bytes more.
+    #[inline]
+    fn room(&mut self, more: usize) -> &mut Vec<u8> {
+        if self.open.capacity() - self.open.len() < more {
+            let full = std::mem::replace(&mut self.open, Vec::with_capacity(more.max(BLOCK)));
+            if !full.is_empty() {
+                self.full.push(full);
+            }
+        }
+        &mut self.open
+    }
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
 use keyferry_client::{Backoff, ClusterOptions, ConnectOptions, Endpoint, UrlError, cluster, sentinel};
 use keyferry_files::{Input, InputOptions};
 use keyferry_rdb::Limits;
@@ -251,7 +250,6 @@ async fn establish(
 struct LinkReader {
     /// `None` after the end.
     link: Option<Link>,
-    piece: Bytes,
     given_up: watch::Receiver<()>,
     streaming: Arc<AtomicBool>,
     // Goes after the link, which lives in it.
@@ -282,34 +280,24 @@ impl LinkReader {
                 _ = given_up.changed() => Err(Error::GivenUp),
             }
         })?;
-        Ok(Self { link: Some(link), piece: Bytes::new(), given_up, streaming, runtime })
-    }
-
-    /// The next piece; an empty one at the end.
-    fn next(&mut self) -> io::Result<Bytes> {
-        let Some(link) = &mut self.link else { return Ok(Bytes::new()) };
-        let given_up = &mut self.given_up;
-        let piece = self.runtime.block_on(async {
-            tokio::select! {
-                piece = link.snapshot_chunk() => piece.map_err(io::Error::other),
-                _ = given_up.changed() => Err(io::Error::other(Error::GivenUp)),
-            }
-        })?;
-        self.streaming.store(piece.is_some(), Ordering::Relaxed);
-        if piece.is_none() {
-            self.link = None;
-        }
-        Ok(piece.unwrap_or_default())
+        Ok(Self { link: Some(link), given_up, streaming, runtime })
     }
 }
 
 impl Read for LinkReader {
     fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        if self.piece.is_empty() {
-            self.piece = self.next()?;
+        let Some(link) = &mut self.link else { return Ok(0) };
+        let given_up = &mut self.given_up;
+        let n = self.runtime.block_on(async {
+            tokio::select! {
+                n = link.read_snapshot(space) => n.map_err(io::Error::other),
+                _ = given_up.changed() => Err(io::Error::other(Error::GivenUp)),
+            }
+        })?;
+        self.streaming.store(n > 0, Ordering::Relaxed);
+        if n == 0 {
+            self.link = None;
         }
-        let n = space.len().min(self.piece.len());
-        self.piece.copy_to_slice(&mut space[..n]);
         Ok(n)
     }
 }

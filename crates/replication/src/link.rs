@@ -205,20 +205,59 @@ impl Link {
     /// in the middle of a snapshot: it has to be asked for anew.
     pub async fn snapshot_chunk(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            let Some(framing) = self.framing.as_mut() else { return Ok(None) };
-            match framing.next(&mut self.buf) {
-                Ok(Some(Piece::Start(transfer))) => self.transfer = Some(transfer),
-                Ok(Some(Piece::Data(bytes))) => return Ok(Some(bytes)),
-                Ok(Some(Piece::End)) => return Ok(None),
-                Ok(None) if framing.is_done() => return Ok(None),
-                Ok(None) => {
-                    let doing = if framing.is_waiting() {
-                        Doing::WaitingForSnapshot
-                    } else {
-                        Doing::Snapshot { received: framing.received() }
-                    };
-                    self.read(doing).await?;
+            if let Some(progress) = self.next_of_snapshot(usize::MAX)? {
+                return Ok(progress);
+            }
+            self.read(self.doing(), None).await?;
+        }
+    }
+
+    /// The same into `space`, which is spared a copy where it is larger than a few bytes: how many, from its front; 0 when
+    /// the snapshot is complete, or there is no space.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// As [`snapshot_chunk`](Self::snapshot_chunk).
+    pub async fn read_snapshot(&mut self, space: &mut [u8]) -> Result<usize, Error> {
+        if space.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let fills = self.framing.as_ref().map_or(0, |framing| framing.fills(&self.buf, space.len()));
+            if fills > 0 {
+                // Bytes that may begin the mark were held back.
+                let held = self.buf.len();
+                space[..held].copy_from_slice(&self.buf);
+                let n = held + self.read(self.doing(), Some(&mut space[held..fills])).await?;
+                self.buf.clear();
+                let Some(framing) = &mut self.framing else { return Ok(0) };
+                match framing.take_filled(&space[..n], &mut self.buf) {
+                    0 => {}
+                    given => return Ok(given),
                 }
+                continue;
+            }
+            match self.next_of_snapshot(space.len())? {
+                Some(Some(bytes)) => {
+                    space[..bytes.len()].copy_from_slice(&bytes);
+                    return Ok(bytes.len());
+                }
+                Some(None) => return Ok(0),
+                None => _ = self.read(self.doing(), None).await?,
+            }
+        }
+    }
+
+    /// What is received already of the snapshot, but at most so much; `Some(None)` at its end.
+    fn next_of_snapshot(&mut self, most: usize) -> Result<Option<Option<Bytes>>, Error> {
+        loop {
+            let Some(framing) = self.framing.as_mut() else { return Ok(Some(None)) };
+            match framing.next_up_to(&mut self.buf, most) {
+                Ok(Some(Piece::Start(transfer))) => self.transfer = Some(transfer),
+                Ok(Some(Piece::Data(bytes))) => return Ok(Some(Some(bytes))),
+                Ok(Some(Piece::End)) => return Ok(Some(None)),
+                Ok(None) => return Ok(framing.is_done().then_some(None)),
                 Err(FramingFault::ServerError(message)) => {
                     return Err(Error::SnapshotFailed { address: self.address.clone(), message });
                 }
@@ -227,6 +266,14 @@ impl Link {
                     return Err(Error::UnexpectedReply { address, command, reply });
                 }
             }
+        }
+    }
+
+    /// What it is about before the end of the snapshot.
+    fn doing(&self) -> Doing {
+        match &self.framing {
+            Some(framing) if !framing.is_waiting() => Doing::Snapshot { received: framing.received() },
+            _ => Doing::WaitingForSnapshot,
         }
     }
 
@@ -259,7 +306,7 @@ impl Link {
                 Ok(None) => {
                     self.acks.received(self.scanner.position().offset);
                     let doing = Doing::Stream { offset: self.scanner.position().offset };
-                    self.read(doing).await?;
+                    self.read(doing, None).await?;
                 }
                 Err(source) => {
                     let (address, offset) = (self.address.clone(), self.scanner.position().offset);
@@ -269,12 +316,21 @@ impl Link {
         }
     }
 
-    async fn read(&mut self, doing: Doing) -> Result<(), Error> {
-        self.buf.reserve(READ_SIZE);
+    /// Reads once, into `space` or behind what is in `buf`: how many bytes.
+    async fn read(&mut self, doing: Doing, mut space: Option<&mut [u8]>) -> Result<usize, Error> {
+        if space.is_none() {
+            self.buf.reserve(READ_SIZE);
+        }
         loop {
             let until = self.silence.listen_until(Instant::now());
             // What is there already counts even when the limit is reached.
-            let read = self.reader.read_buf(&mut self.buf);
+            let (reader, buf) = (&mut self.reader, &mut self.buf);
+            let read = async {
+                match space.as_deref_mut() {
+                    Some(space) => reader.read(space).await,
+                    None => reader.read_buf(buf).await,
+                }
+            };
             match tokio::time::timeout_at(until.unwrap_or_else(Instant::now), read).await {
                 Err(_) if until.is_some() => {}
                 Err(_) => {
@@ -282,9 +338,9 @@ impl Link {
                     return Err(Error::Silent { address: self.address.clone(), doing, after });
                 }
                 Ok(Ok(0)) => return Err(Error::Closed { address: self.address.clone(), doing }),
-                Ok(Ok(_)) => {
+                Ok(Ok(n)) => {
                     self.silence.heard(Instant::now());
-                    return Ok(());
+                    return Ok(n);
                 }
                 Ok(Err(source)) => {
                     let offset = self.scanner.position().offset;

@@ -113,6 +113,15 @@ impl SnapshotFraming {
     /// # Errors
     /// When the server reports a failure or the header is not one.
     pub fn next(&mut self, buf: &mut BytesMut) -> Result<Option<Piece>, FramingFault> {
+        self.next_up_to(buf, usize::MAX)
+    }
+
+    /// The same with at most so many bytes of the RDB.
+    pub(crate) fn next_up_to(
+        &mut self,
+        buf: &mut BytesMut,
+        most: usize,
+    ) -> Result<Option<Piece>, FramingFault> {
         match &mut self.state {
             State::Header { searched } => {
                 while *searched == 0 && buf.first() == Some(&b'\n') {
@@ -142,22 +151,63 @@ impl SnapshotFraming {
                 if buf.is_empty() {
                     return Ok(None);
                 }
-                let n = usize::try_from(*left).unwrap_or(usize::MAX).min(buf.len());
+                let n = usize::try_from(*left).unwrap_or(usize::MAX).min(buf.len()).min(most);
                 *left -= n as u64;
                 Ok(self.give(buf, n))
             }
             State::Mark { finder } => {
                 if let Some(at) = finder.find(buf) {
+                    if at > most {
+                        return Ok(self.give(buf, most));
+                    }
                     self.state = State::MarkFound;
                     let data = self.give(buf, at);
                     buf.advance(MARK_LEN);
-                    return if data.is_some() { Ok(data) } else { self.next(buf) };
+                    return if data.is_some() { Ok(data) } else { self.next_up_to(buf, most) };
                 }
                 let safe = buf.len().saturating_sub(MARK_LEN - 1);
-                Ok(self.give(buf, safe))
+                Ok(self.give(buf, safe.min(most)))
             }
             State::Done => Ok(None),
         }
+    }
+
+    /// How many of `space` bytes may be filled straight from the socket, those of `buf` at their front; 0 when
+    /// [`next`](Self::next) has to look at `buf` before.
+    pub(crate) fn fills(&self, buf: &BytesMut, space: usize) -> usize {
+        match &self.state {
+            State::Length { left } if buf.is_empty() => {
+                usize::try_from(*left).unwrap_or(usize::MAX).min(space)
+            }
+            State::Mark { .. } if buf.len() < MARK_LEN && space > 2 * MARK_LEN => space,
+            _ => 0,
+        }
+    }
+
+    /// Takes what was filled so: how many bytes at the front of `filled` are of the RDB. The rest goes to `buf`, which was
+    /// empty.
+    pub(crate) fn take_filled(&mut self, filled: &[u8], buf: &mut BytesMut) -> usize {
+        let (given, rest) = match &mut self.state {
+            State::Length { left } => {
+                let n = usize::try_from(*left).unwrap_or(usize::MAX).min(filled.len());
+                *left -= n as u64;
+                (n, n)
+            }
+            State::Mark { finder } => match finder.find(filled) {
+                Some(at) => {
+                    self.state = State::MarkFound;
+                    (at, at + MARK_LEN)
+                }
+                None => {
+                    let safe = filled.len().saturating_sub(MARK_LEN - 1);
+                    (safe, safe)
+                }
+            },
+            _ => (0, 0),
+        };
+        buf.extend_from_slice(&filled[rest..]);
+        self.received += given as u64;
+        given
     }
 
     fn give(&mut self, buf: &mut BytesMut, n: usize) -> Option<Piece> {
@@ -210,6 +260,46 @@ mod tests {
         Ok((data, framing.is_done(), buf.to_vec()))
     }
 
+    /// The same into spaces of `space` bytes, filled by `step` bytes at most.
+    fn follow_into(wire: &[u8], step: usize, space: usize) -> Result<(Vec<u8>, bool, Vec<u8>), FramingFault> {
+        let mut framing = SnapshotFraming::new();
+        let (mut buf, mut data, mut left) = (BytesMut::new(), Vec::new(), wire);
+        let mut space = vec![0; space];
+        loop {
+            let fills = framing.fills(&buf, space.len());
+            if fills > 0 {
+                let held = buf.len();
+                space[..held].copy_from_slice(&buf);
+                let n = left.len().min(step).min(fills - held);
+                if n == 0 {
+                    break;
+                }
+                space[held..held + n].copy_from_slice(&left[..n]);
+                left = &left[n..];
+                buf.clear();
+                let given = framing.take_filled(&space[..held + n], &mut buf);
+                data.extend_from_slice(&space[..given]);
+                continue;
+            }
+            match framing.next_up_to(&mut buf, space.len())? {
+                Some(Piece::Data(bytes)) => {
+                    assert!(bytes.len() <= space.len());
+                    data.extend_from_slice(&bytes);
+                }
+                Some(_) => {}
+                None if framing.is_done() || left.is_empty() => break,
+                None => {
+                    let n = left.len().min(step);
+                    buf.extend_from_slice(&left[..n]);
+                    left = &left[n..];
+                }
+            }
+        }
+        assert_eq!(framing.received(), data.len() as u64);
+        buf.extend_from_slice(left);
+        Ok((data, framing.is_done(), buf.to_vec()))
+    }
+
     #[test]
     fn mark_is_found_however_the_bytes_are_split() {
         // The snapshot holds beginnings of the mark, and ends in one.
@@ -228,10 +318,17 @@ mod tests {
             assert_eq!(data, snapshot, "step {step}");
             assert!(done);
             assert_eq!(rest, b"*1\r\n$4\r\nPING\r\n");
+            for space in [1, 7, 81, 90, 1000] {
+                let into = follow_into(&wire, step, space).unwrap();
+                assert_eq!(into, (data.clone(), true, rest.clone()), "step {step}, space {space}");
+            }
         }
         // Without its mark it has not ended, and only what could still be the mark is held back.
         let cut = wire.len() - 14 - 1;
         let (data, done, _) = follow(&wire[..cut], 7).unwrap();
+        assert!(!done);
+        assert_eq!(data, snapshot);
+        let (data, done, _) = follow_into(&wire[..cut], 7, 100).unwrap();
         assert!(!done);
         assert_eq!(data, snapshot);
     }
@@ -241,6 +338,11 @@ mod tests {
         for step in 1..12 {
             let (data, done, rest) = follow(b"\n$5\r\nREDIS*1\r\n", step).unwrap();
             assert_eq!((data.as_slice(), done, rest.as_slice()), (&b"REDIS"[..], true, &b"*1\r\n"[..]));
+            for space in [1, 3, 100] {
+                let into = follow_into(b"\n$5\r\nREDIS*1\r\n", step, space).unwrap();
+                assert_eq!(into, (data.clone(), true, rest.clone()));
+                assert!(!follow_into(b"$6\r\nREDIS", step, space).unwrap().1);
+            }
             let (data, done, _) = follow(b"$6\r\nREDIS", step).unwrap();
             assert_eq!((data.as_slice(), done), (&b"REDIS"[..], false));
         }

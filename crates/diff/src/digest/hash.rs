@@ -3,13 +3,16 @@
 use twox_hash::XxHash3_128;
 use twox_hash::xxhash3_128::Hasher as Streaming;
 
-/// Bytes that come in one chunk up to this length are hashed at once, and copied together where that spares a hash.
+use super::short::{SHORT, Short};
+
+/// Bytes that come in one chunk up to this length are hashed at once, and those of an entry are copied together.
 pub(super) const AT_ONCE: usize = 4096;
 
 /// Hashes of one seed. Not cryptographic: a seed that nobody else knows is what keeps values from being made to collide.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hash {
     seed: u64,
+    short: Short,
 }
 
 /// What a number or hash stands for, so that one thing is never taken for another.
@@ -36,11 +39,12 @@ pub(super) enum Tag {
     ProducerLimits,
     RateLimit,
     Meta,
+    Member,
 }
 
 impl Hash {
     pub(crate) const fn new(seed: u64) -> Self {
-        Self { seed }
+        Self { seed, short: Short::new(seed) }
     }
 
     #[inline]
@@ -66,9 +70,19 @@ impl Hash {
         XxHash3_128::oneshot_with_seed(self.seed ^ (tag as u64) << 56, bytes)
     }
 
-    /// The same of bytes in several pieces that are not side by side.
+    /// The hash of an element: a number and two strings.
+    #[inline]
+    pub(super) fn element(&self, tag: Tag, number: u64, first: &[u8], second: &[u8]) -> u128 {
+        if first.len().saturating_add(second.len()) <= SHORT {
+            return self.short.hash(tag, number, first, second);
+        }
+        let length = first.len() as u64;
+        self.tagged_pieces(tag, &[&number.to_le_bytes(), &length.to_le_bytes(), first, second])
+    }
+
+    /// The hash of bytes of this kind in several pieces that are not side by side.
     #[cold]
-    pub(super) fn tagged_pieces(self, tag: Tag, pieces: &[&[u8]]) -> u128 {
+    fn tagged_pieces(self, tag: Tag, pieces: &[&[u8]]) -> u128 {
         let mut streaming = Streaming::with_seed(self.seed ^ (tag as u64) << 56);
         pieces.iter().for_each(|piece| streaming.write(piece));
         streaming.finish_128()

@@ -1,6 +1,7 @@
 //! Keys reduced to digests: equal for equal values whatever the encoding, vendor or version.
 
 mod hash;
+mod short;
 mod snapshot;
 mod value;
 

@@ -91,12 +91,8 @@ pub struct ValueDigester {
     held_deadlines: bool,
     expired_until: i64,
     kind: Kind,
-    /// Of all elements whose order does not count, modulo 2¹²⁸.
+    /// Of all elements, modulo 2¹²⁸. Those whose order counts are hashed with their places.
     sum: u128,
-    /// Of the elements before those in `items`, where their order counts.
-    chain: u128,
-    /// Items of a list that are not in `chain` yet, each behind its length: one hash does for many.
-    items: Vec<u8>,
     chunks: Chunks,
     meta: u128,
     digest: ValueDigest,
@@ -117,8 +113,6 @@ impl ValueDigester {
             expired_until: options.expired_until.unwrap_or(i64::MIN),
             kind: Kind::String,
             sum: 0,
-            chain: 0,
-            items: Vec::new(),
             chunks: Chunks::default(),
             meta: 0,
             digest: ValueDigest::default(),
@@ -138,9 +132,8 @@ impl ValueDigester {
     /// Begins a value.
     pub fn start(&mut self, kind: Kind) {
         self.kind = kind;
-        (self.sum, self.chain, self.meta) = (0, 0, 0);
+        (self.sum, self.meta) = (0, 0);
         (self.counters, self.group, self.producer_sum, self.producer_limits) = (0, 0, 0, 0);
-        self.items.clear();
         self.chunks.clear();
         self.digest = ValueDigest::default();
     }
@@ -169,19 +162,18 @@ impl ValueDigester {
                 self.chunks.push(hash, bytes);
             }
             Element::Item(item) => {
+                self.add(hash.element(Tag::Item, self.digest.length, item, b""));
                 self.digest.length += 1;
-                self.item(item);
             }
             Element::Member(member) => {
                 self.digest.length += 1;
-                self.add(hash.bytes(member));
+                self.add(hash.element(Tag::Member, 0, member, b""));
             }
             Element::Scored { member, score } => {
                 self.digest.length += 1;
                 // Servers lose the sign of zero when they encode a sorted set as a listpack, and no command orders by it.
                 let score = if score.value() == 0.0 { 0.0 } else { score.value() };
-                let element = self.together(Tag::Scored, score.to_bits(), member, b"");
-                self.add(element);
+                self.add(hash.element(Tag::Scored, score.to_bits(), member, b""));
             }
             Element::Field { name, value, expires_at } => {
                 let expires_at = expires_at.map(|at| if self.held_deadlines { exact(at) } else { at });
@@ -189,8 +181,7 @@ impl ValueDigester {
                     return;
                 }
                 self.digest.length += 1;
-                let element = self.together(Tag::Field, name.len() as u64, name, value);
-                self.add(element);
+                self.add(hash.element(Tag::Field, 0, name, value));
                 if let Some(at) = expires_at {
                     let expiry = hash.mix(Tag::FieldExpiry, [hash.bytes(name), number(at)]) as u64;
                     self.digest.field_expiries = self.digest.field_expiries.wrapping_add(expiry);
@@ -279,14 +270,11 @@ impl ValueDigester {
 
     #[inline]
     fn finish_with(&mut self, text: u128) -> ValueDigest {
-        if !self.items.is_empty() {
-            self.take_items();
-        }
         let count = u128::from(self.digest.length);
         self.digest.content = match self.kind {
             // A string is nothing but its bytes.
             Kind::String if self.meta == 0 => text,
-            _ => self.hash.mix(Tag::Value, [self.sum, self.chain, text, count, self.meta]),
+            _ => self.hash.mix(Tag::Value, [self.sum, text, count, self.meta]),
         };
         if self.digest.counters.is_some() {
             self.digest.counters = Some(self.counters as u64);
@@ -297,45 +285,7 @@ impl ValueDigester {
         self.digest
     }
 
-    /// The hash of a number and two strings, of which the number tells the first one's length, or the second is empty.
-    #[inline]
-    fn together(&mut self, tag: Tag, number: u64, first: &[u8], second: &[u8]) -> u128 {
-        if first.len().saturating_add(second.len()) > AT_ONCE {
-            return self.hash.tagged_pieces(tag, &[&number.to_le_bytes(), first, second]);
-        }
-        self.scratch.clear();
-        self.scratch.extend_from_slice(&number.to_le_bytes());
-        self.scratch.extend_from_slice(first);
-        self.scratch.extend_from_slice(second);
-        self.hash.tagged(tag, &self.scratch)
-    }
-
-    /// Adds an item of a list. Where hashes begin and end depends on the items alone, not on how they came.
-    #[inline]
-    fn item(&mut self, item: &[u8]) {
-        if self.items.len() + item.len() > AT_ONCE {
-            if !self.items.is_empty() {
-                self.take_items();
-            }
-            if item.len() > AT_ONCE {
-                let pieces = [&self.chain.to_le_bytes()[..], &(item.len() as u64).to_le_bytes(), item];
-                self.chain = self.hash.tagged_pieces(Tag::Item, &pieces);
-                return;
-            }
-        }
-        if self.items.is_empty() {
-            self.items.extend_from_slice(&self.chain.to_le_bytes());
-        }
-        self.items.extend_from_slice(&(item.len() as u64).to_le_bytes());
-        self.items.extend_from_slice(item);
-    }
-
-    fn take_items(&mut self) {
-        self.chain = self.hash.tagged(Tag::Item, &self.items);
-        self.items.clear();
-    }
-
-    /// Adds an element whose order does not count. A sum of hashes says which elements there are and how often each: unlike
+    /// Adds an element. A sum of hashes says which elements there are and how often each: unlike
     /// with exclusive or, pairs do not cancel each other out.
     #[inline]
     fn add(&mut self, element: u128) {
@@ -366,6 +316,7 @@ fn number(n: i64) -> u128 {
 mod tests {
     use super::*;
     use crate::digest::DigestOptions;
+    use crate::digest::short::SHORT;
 
     fn list(items: &[&[u8]]) -> ValueDigest {
         let mut digester = ValueDigester::new(&DigestOptions::default());
@@ -379,8 +330,8 @@ mod tests {
 
     #[test]
     fn every_item_and_its_place_count_whatever_its_length() {
-        let long = vec![b'x'; 2 * AT_ONCE];
-        let near = |less: usize| &long[..AT_ONCE - less];
+        let long = vec![b'x'; 2 * SHORT];
+        let near = |less: usize| &long[..SHORT - less];
         let lists: [&[&[u8]]; 14] = [
             &[],
             &[b""],
@@ -418,7 +369,7 @@ mod tests {
             digester.element(&Element::Field { name, value, expires_at: None });
             digester.finish().content
         };
-        let long = vec![b'x'; AT_ONCE];
+        let long = vec![b'x'; SHORT];
         for (a, b) in [(&b"ab"[..], &b"c"[..]), (b"", b"abc"), (&long, b"y"), (b"x", &long)] {
             let whole = [a, b].concat();
             let (front, back) = whole.split_at(a.len() + 1 - 2 * usize::from(a.len() > 1));

@@ -1,6 +1,7 @@
 //! The options that choose keys, shared by all programs that read files.
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use keyferry_files::{KeyName, Selection};
 use keyferry_rdb::Kind;
 use keyferry_routing::SlotSet;
@@ -9,12 +10,13 @@ use keyferry_routing::SlotSet;
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Which keys")]
 pub struct SelectionArgs {
-    /// Only keys of such names: a pattern with *, ?, [a-z], \x as in KEYS, or prefix:…, suffix:…, regex:… (repeatable)
-    #[arg(long, value_name = "NAME")]
+    /// Only keys of such names: a pattern with *, ?, [a-z], \x as in KEYS, or prefix:…, suffix:…, regex:… (repeatable). Any bytes
+    /// will do: $'\xff*' in bash
+    #[arg(long, value_name = "NAME", value_parser = name())]
     pub keys: Vec<KeyName>,
 
     /// No keys of such names (repeatable)
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name())]
     pub exclude: Vec<KeyName>,
 
     /// Only this database (repeatable, or a list: 0,3)
@@ -44,6 +46,11 @@ impl SelectionArgs {
         });
         selection
     }
+}
+
+/// Names of keys are bytes, and so are arguments.
+fn name() -> impl TypedValueParser<Value = KeyName> {
+    OsStringValueParser::new().try_map(|name| KeyName::from_bytes(name.as_encoded_bytes()))
 }
 
 /// A type by its name.

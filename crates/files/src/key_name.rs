@@ -51,6 +51,38 @@ impl KeyName {
         }
     }
 
+    /// What the same form says in bytes, as names of keys are: those need not be text.
+    ///
+    /// ```
+    /// use keyferry_files::KeyName;
+    ///
+    /// assert!(KeyName::from_bytes(b"\xFF[\x80-\x9F]*")?.matches(b"\xFF\x81\0"));
+    /// # Ok::<(), keyferry_files::KeyNameError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When a regular expression is none, is too large, or is no text: `(?-u)\xFF` in it stands for a byte.
+    pub fn from_bytes(text: &[u8]) -> Result<Self, KeyNameError> {
+        if let Some(prefix) = text.strip_prefix(b"prefix:") {
+            return Ok(Self::Prefix(prefix.into()));
+        }
+        if let Some(suffix) = text.strip_prefix(b"suffix:") {
+            return Ok(Self::Suffix(suffix.into()));
+        }
+        if let Some(expression) = text.strip_prefix(b"regex:") {
+            let wrong = |why: String| KeyNameError {
+                expression: String::from_utf8_lossy(expression).into_owned(),
+                why: why.split_whitespace().collect::<Vec<_>>().join(" "),
+            };
+            let text = std::str::from_utf8(expression)
+                .map_err(|error| wrong(format!("{error}; (?-u)\\xFF stands for a byte")))?;
+            return Ok(Self::Regex(Regex::new(text).map_err(|error| wrong(error.to_string()))?));
+        }
+        let pattern = text.strip_prefix(b"glob:").unwrap_or(text);
+        Ok(Self::Glob(KeyPattern::new(pattern)))
+    }
+
     /// The word for its form, and what it is made of.
     fn parts(&self) -> (&'static str, &[u8]) {
         match self {
@@ -80,21 +112,7 @@ impl FromStr for KeyName {
     type Err = KeyNameError;
 
     fn from_str(text: &str) -> Result<Self, KeyNameError> {
-        if let Some(prefix) = text.strip_prefix("prefix:") {
-            return Ok(Self::Prefix(prefix.into()));
-        }
-        if let Some(suffix) = text.strip_prefix("suffix:") {
-            return Ok(Self::Suffix(suffix.into()));
-        }
-        if let Some(expression) = text.strip_prefix("regex:") {
-            let why = |error: regex::Error| KeyNameError {
-                expression: expression.to_owned(),
-                why: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
-            };
-            return Ok(Self::Regex(Regex::new(expression).map_err(why)?));
-        }
-        let pattern = text.strip_prefix("glob:").unwrap_or(text);
-        Ok(Self::Glob(KeyPattern::new(pattern.as_bytes())))
+        Self::from_bytes(text.as_bytes())
     }
 }
 
@@ -127,6 +145,15 @@ mod tests {
         }
         assert!("regex:(?-u)^\\xff".parse::<KeyName>().unwrap().matches(b"\xff\x00"));
         assert_ne!("prefix:a".parse::<KeyName>(), "suffix:a".parse());
+        for (name, yes, no) in [
+            (&b"\xff?"[..], &b"\xff\xfe"[..], &b"\xfe\xfe"[..]),
+            (b"prefix:\xff", b"\xff\xfe", b"\xfe\xff"),
+            (b"suffix:\xff\0", b"a\xff\0", b"a\xff"),
+        ] {
+            let name = KeyName::from_bytes(name).unwrap();
+            assert!(name.matches(yes) && !name.matches(no), "{name}");
+        }
+        assert!(KeyName::from_bytes(b"regex:\xff").unwrap_err().to_string().contains("stands for a byte"));
     }
 
     #[test]

@@ -258,14 +258,21 @@ fn run(args: Args) -> Result<Verdict, String> {
         options.temporary_directory = directory;
     }
     let mut all = Both { kept: Kept::new(args.results.show), files: &mut sinks };
-    let report = match args.repair.options() {
-        None => compare(&source, &target, options, &args.by_key, &mut all)?,
-        Some(repair) => {
-            let mut script = args.repair.script()?;
-            repaired(&source, &target, options, &args.by_key, repair, &mut *script, &mut all)?
+    let outcome = match (args.repair.options(), args.repair.script()) {
+        (None, _) => compare(&source, &target, options, &args.by_key, &mut all),
+        (Some(repair), Ok(mut script)) => {
+            repaired(&source, &target, options, &args.by_key, repair, &mut *script, &mut all)
         }
+        (Some(_), Err(error)) => Err(error),
     };
     let kept = all.kept;
+    let report = match outcome {
+        Ok(report) => report,
+        Err(why) => {
+            sinks.failed(&why).map_err(|error| format!("{why}; and writing results failed: {error}"))?;
+            return Err(why);
+        }
+    };
     sinks.finish(&report).map_err(|error| format!("writing results failed: {error}"))?;
     if table {
         let written = write_table(&mut io::stdout().lock(), &report, &kept);

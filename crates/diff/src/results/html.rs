@@ -51,6 +51,12 @@ impl<W: Write + Send> DifferenceSink for Html<W> {
         self.out.write_all(page.as_bytes())?;
         self.out.flush()
     }
+
+    fn failed(&mut self, why: &str) -> io::Result<()> {
+        let why = escape(&line(why.as_bytes()));
+        writeln!(self.out, "{HEAD}<p class=\"verdict nothing\">COULD NOT TELL: {why}</p></body></html>")?;
+        self.out.flush()
+    }
 }
 
 fn about(page: &mut String, report: &DiffReport) -> std::fmt::Result {

@@ -17,7 +17,8 @@ use crate::report::{DiffReport, Verdict};
 /// {"verdict":"different","report":{…}}
 /// ```
 ///
-/// `fields` and `more_fields` are there where it is known which elements differ.
+/// `fields` and `more_fields` are there where it is known which elements differ. Where it cannot be told whether the sides are equal, the
+/// last line is `{"verdict":"unknown","error":"…"}`.
 ///
 /// A difference of a function library has `function` in place of `key`. Bytes that are no text are written as
 /// [`keyferry_files::json`] writes them, so that nothing is lost.
@@ -75,6 +76,15 @@ impl<W: Write + Send> DifferenceSink for JsonLines<W> {
         let end = End { verdict: report.verdict(), report };
         serde_json::to_writer(&mut self.out, &end)?;
         self.out.write_all(b"\n")?;
+        self.out.flush()
+    }
+
+    fn failed(&mut self, why: &str) -> io::Result<()> {
+        self.line.clear();
+        self.line.extend_from_slice(br#"{"verdict":"unknown","error":""#);
+        push_text(&mut self.line, why.as_bytes());
+        self.line.extend_from_slice(b"\"}\n");
+        self.out.write_all(&self.line)?;
         self.out.flush()
     }
 }

@@ -13,7 +13,7 @@ use crate::report::{DiffReport, Verdict};
 const NAMED: usize = 100;
 
 /// A test suite with one test case for each kind of difference; it fails where there is such a difference, and names up to a
-/// hundred.
+/// hundred. Where it cannot be told whether the sides are equal, the suite has an error.
 #[derive(Debug)]
 pub struct Junit<W> {
     out: W,
@@ -72,6 +72,16 @@ impl<W: Write + Send> DifferenceSink for Junit<W> {
             escape(&report.to_string())
         );
         self.out.write_all(xml.as_bytes())?;
+        self.out.flush()
+    }
+
+    fn failed(&mut self, why: &str) -> io::Result<()> {
+        writeln!(
+            self.out,
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites><testsuite name=\"diff\" tests=\"1\" failures=\"0\" errors=\"1\">\n\
+             <testcase classname=\"keyferry.diff\" name=\"comparison\"><error message=\"{}\"/></testcase>\n</testsuite></testsuites>",
+            escape(&line(why.as_bytes()))
+        )?;
         self.out.flush()
     }
 }

@@ -54,6 +54,16 @@ pub trait DifferenceSink: Send {
         let _ = report;
         Ok(())
     }
+
+    /// The comparison ended without a verdict, for this reason; whoever ran it calls this in place of [`finish`](Self::finish).
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be kept.
+    fn failed(&mut self, why: &str) -> io::Result<()> {
+        let _ = why;
+        Ok(())
+    }
 }
 
 /// Keeps all of them.
@@ -80,5 +90,9 @@ impl DifferenceSink for Vec<Box<dyn DifferenceSink>> {
 
     fn finish(&mut self, report: &DiffReport) -> io::Result<()> {
         self.iter_mut().try_for_each(|sink| sink.finish(report))
+    }
+
+    fn failed(&mut self, why: &str) -> io::Result<()> {
+        self.iter_mut().try_for_each(|sink| sink.failed(why))
     }
 }

@@ -56,7 +56,7 @@ impl DiffBar {
 
 fn message(progress: &DiffProgress, source: &SideProgress, target: &SideProgress, seconds: f64) -> String {
     match progress.phase() {
-        Phase::Preparing => "waiting for snapshots".to_owned(),
+        Phase::Preparing => "waiting for the servers".to_owned(),
         Phase::Reading => {
             let per_second = |count: u64| (count as f64 / seconds.max(0.001)) as u64;
             let rate = match source.bytes + target.bytes {

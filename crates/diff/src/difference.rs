@@ -3,6 +3,7 @@
 use std::fmt;
 
 use keyferry_files::text::short_line;
+use keyferry_files::time;
 use keyferry_rdb::Kind;
 use serde::Serialize;
 
@@ -201,7 +202,7 @@ impl Difference {
         let other = matches!(self.subject, Subject::Function);
         let side = |held: Option<Held>, lacks: DifferenceKind| match held {
             Some(held) if self.kind == DifferenceKind::Expiry => match held.expiry {
-                Some(at) => format!("expires at {at} ms"),
+                Some(at) => format!("expires at {}", time::show(at)),
                 None => "does not expire".to_owned(),
             },
             Some(held) => held.to_string(),
@@ -297,6 +298,10 @@ mod tests {
         assert_eq!((difference.sides().as_str(), difference.type_name()), ("list of 3 | list of 2", "list"));
         let difference = Difference::of_key(0, b"k", DifferenceKind::LackSource, None, list(2));
         assert_eq!((difference.sides().as_str(), difference.type_name()), ("none | list of 2", "list"));
+        let text = |expiry| Some(Held::new(Kind::String, 1, expiry));
+        let difference =
+            Difference::of_key(0, b"k", DifferenceKind::Expiry, text(Some(2_000_000_000_500)), text(None));
+        assert_eq!(difference.sides(), "expires at 2033-05-18T03:33:20.500Z | does not expire");
         let difference = Difference::of_function(b"lib", DifferenceKind::LackTarget);
         assert_eq!((difference.sides().as_str(), difference.type_name()), ("a library | none", "function"));
     }

@@ -117,6 +117,12 @@ pub enum Error {
         target: String,
     },
 
+    /// Keys were chosen by something that servers do not count by.
+    #[error(
+        "servers count the keys of whole databases: by what they count (--quick), keys of some names, types or slots cannot be compared"
+    )]
+    NotCounted,
+
     /// A value can be had neither as a whole nor in parts.
     #[error(
         "the {} at \"{}\" cannot be read: a server refuses DUMP; let its user run DUMP, or leave the key out",

@@ -191,6 +191,11 @@ impl DiffReport {
     }
 }
 
+/// The note on a side whose URL names a database.
+pub(crate) fn all_databases(side: &str, db: u32) -> String {
+    format!("{side}: all databases were compared; {db} in the URL chooses nothing, --db does")
+}
+
 /// The verdict in one line.
 impl fmt::Display for DiffReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -238,8 +243,8 @@ impl fmt::Display for DiffReport {
                     "SAME LENGTHS: all {source} keys have the same type, length and expiry on both sides"
                 )
             }
-            Verdict::Equal if source == target => {
-                write!(f, "EQUAL: all {source} keys are the same on both sides")
+            Verdict::Equal if self.expiring == 0 => {
+                write!(f, "EQUAL: all {} keys are the same on both sides", self.both)
             }
             Verdict::Equal => write!(
                 f,
@@ -284,6 +289,9 @@ mod tests {
             assert!(report.to_string().starts_with(words), "{report}");
         }
         report.depth = Depth::Full;
+        // One on each side, and each about to go.
+        report.expiring = 2;
+        assert!(report.to_string().ends_with("but for 2 that were about to expire"), "{report}");
         report.sample = Some(SampleReport { share: 0.5, looked: 3, differ: 0 });
         assert!(report.to_string().starts_with("EQUAL, WHERE LOOKED AT"), "{report}");
     }

@@ -22,7 +22,7 @@ use crate::live::ask;
 use crate::options::DiffOptions;
 use crate::places::{self, Places};
 use crate::progress::{DiffProgress, Meter, Phase};
-use crate::report::{DiffReport, SideReport};
+use crate::report::{DiffReport, SideReport, all_databases};
 use crate::results::DifferenceSink;
 use crate::side::{Part, Parts, Side};
 use crate::store::{Room, Store};
@@ -268,10 +268,7 @@ impl Run {
         for (number, side) in [&mut report.source, &mut report.target].into_iter().enumerate() {
             side.name = self.sides[number].to_string();
             if let Some(db) = self.sides[number].named_database() {
-                let name = &side.name;
-                report
-                    .notes
-                    .push(format!("{name}: all databases were compared; {db} in the URL chooses nothing"));
+                report.notes.push(all_databases(&side.name, db));
             }
             side.bytes = self.progress.side(number).bytes.load(Ordering::Relaxed);
             side.functions = functions[number].0.len() as u64;

@@ -222,7 +222,8 @@ impl Job<'_> {
         }
         let about = self.ask(channel, &[b"XINFO", b"STREAM", self.key]).await?;
         if about.is_error() {
-            // It is gone or something else by now: that shows as entries that are missing.
+            // Gone or something else by now, it has no elements, and that shows. Who may not ask cannot tell.
+            self.array(channel, about)?;
             return Ok(None);
         }
         let last_id = about.get("last-generated-id").and_then(Frame::as_bytes).cloned().unwrap_or_default();

@@ -112,6 +112,11 @@ impl LiveSide {
         &self.name
     }
 
+    /// The database that its URL names, which chooses nothing.
+    pub(crate) fn named_database(&self) -> Option<u32> {
+        Some(self.endpoint.options().db()).filter(|db| *db != 0)
+    }
+
     /// The nodes, as they were when last asked for.
     pub(crate) fn nodes(&self) -> Arc<Nodes> {
         Arc::clone(&self.nodes.read().unwrap_or_else(PoisonError::into_inner))

@@ -22,17 +22,23 @@ use crate::results::DifferenceSink;
 /// It takes a few round trips whatever the data. That the numbers agree proves little: see
 /// [`Depth::leaves_open`]; that they do not may come from keys that a migration keeps for itself, or from keys that have
 /// expired and were not removed yet, which the servers count. Differences of a database are those of a key without name,
-/// [`DifferenceKind::Keys`] and [`DifferenceKind::Expires`].
+/// [`DifferenceKind::Keys`] and [`DifferenceKind::Expires`]. Of the selection only the databases can be kept to.
 ///
 /// # Errors
 ///
-/// When a server cannot be asked.
+/// When a server cannot be asked; [`Error::NotCounted`] where keys are selected by anything but their database.
 pub fn quick(
     source: &Endpoint,
     target: &Endpoint,
     options: &DiffOptions,
     sink: &mut dyn DifferenceSink,
 ) -> Result<DiffReport, Error> {
+    let chosen = &options.selection.databases;
+    let mut others = options.selection.clone();
+    others.databases.clear();
+    if !others.is_everything() {
+        return Err(Error::NotCounted);
+    }
     on_runtime(1, async move {
         let started = Instant::now();
         let sides = [
@@ -40,11 +46,16 @@ pub fn quick(
             Arc::new(LiveSide::find(target, options.patience).await?),
         ];
         let mut report = DiffReport { depth: Depth::Counts, ..DiffReport::default() };
-        let (source, target) = (counts(&sides[0]).await?, counts(&sides[1]).await?);
+        report.selected = !chosen.is_empty();
+        let (mut source, mut target) = (counts(&sides[0]).await?, counts(&sides[1]).await?);
+        let becomes = |db: u64| u32::try_from(options.databases.target(db)).unwrap_or(u32::MAX);
+        if report.selected {
+            source.retain(|db, _| chosen.contains(&u64::from(*db)));
+            target.retain(|db, _| chosen.iter().any(|from| becomes(*from) == *db));
+        }
         let mut mapped = super::databases::Counts::new();
         for (db, (keys, expires)) in source {
-            let db = u32::try_from(options.databases.target(u64::from(db))).unwrap_or(u32::MAX);
-            let entry = mapped.entry(db).or_default();
+            let entry = mapped.entry(becomes(u64::from(db))).or_default();
             *entry = (entry.0 + keys, entry.1 + expires);
         }
         let databases: BTreeSet<u32> = mapped.keys().chain(target.keys()).copied().collect();

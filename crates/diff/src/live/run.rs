@@ -24,7 +24,7 @@ use crate::digest::{DigestOptions, Hash};
 use crate::error::Error;
 use crate::options::DiffOptions;
 use crate::progress::{DiffProgress, Phase};
-use crate::report::{DiffReport, RoundReport, SampleReport, SideReport};
+use crate::report::{DiffReport, RoundReport, SampleReport, SideReport, all_databases};
 use crate::results::DifferenceSink;
 use crate::store::Room;
 
@@ -45,7 +45,11 @@ pub(crate) struct Run {
 
 impl Run {
     pub(super) async fn new(diff: LiveDiff) -> Result<Self, Error> {
-        let LiveDiff { sides: [source, target], options, live, progress } = diff;
+        let LiveDiff { sides: [source, target], options, mut live, progress } = diff;
+        // No second is to see more keys than that.
+        let most =
+            live.keys_per_second.map_or(usize::MAX, |keys| usize::try_from(keys).unwrap_or(usize::MAX));
+        live.batch = live.batch.min(most.max(1));
         let started = Instant::now();
         let sides = [
             Arc::new(LiveSide::find(&source, options.patience).await?),
@@ -102,6 +106,9 @@ impl Run {
         self.report.depth = self.shared.rules.live.depth;
         self.report.selected = !self.options.selection.is_everything();
         for (number, side) in self.shared.sides.iter().enumerate() {
+            if let Some(db) = side.named_database() {
+                self.report.notes.push(all_databases(side.name(), db));
+            }
             let report = side_report(&mut self.report, number);
             report.name = side.name().to_owned();
             let (vendor, version) = (&side.server().vendor, side.server().version);
@@ -252,7 +259,8 @@ impl Run {
         sink: &mut dyn DifferenceSink,
     ) -> Result<DiffReport, Error> {
         let (keys, certain) = suspects.into_parts();
-        let (notes, barrier) = (std::mem::take(&mut self.report.notes), self.report.barrier);
+        let (mut notes, barrier) = (std::mem::take(&mut self.report.notes), self.report.barrier);
+        notes.retain(|note| !snapshots.notes.contains(note));
         self.started = Instant::now()
             .checked_sub(Duration::try_from_secs_f64(snapshots.seconds).unwrap_or_default())
             .unwrap_or(self.started);

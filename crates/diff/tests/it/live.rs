@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use keyferry_diff::{
     Depth, Difference, DifferenceKind, DifferenceSink, LiveDiff, RepairOptions, RepairWhat, Sample,
-    SnapshotDiff, Suspects, Verdict, quick,
+    SnapshotDiff, Suspects, Verdict,
 };
 use keyferry_testkit::{Client, Cluster, Direction, Proxy, Server, ServerBinary, all, any};
 
@@ -186,22 +186,6 @@ fn depths_see_what_they_look_at() {
     assert_eq!(by(Depth::Full), all);
     assert_eq!(by(Depth::Length), all[..4]);
     assert_eq!(by(Depth::Exists), all[..1]);
-
-    // What the servers count, without a look at any key.
-    let mut differences: Vec<Difference> = Vec::new();
-    let (a, b) = (servers.0.url().parse().unwrap(), servers.1.url().parse().unwrap());
-    let report = quick(&a, &b, &keyferry_diff::DiffOptions::default(), &mut differences).unwrap();
-    let kinds: Vec<_> = differences.iter().map(|one| (one.kind, one.sides())).collect();
-    assert_eq!(
-        kinds,
-        [(DifferenceKind::Keys, "5 | 4".to_owned()), (DifferenceKind::Expires, "0 | 1".to_owned())]
-    );
-    assert_eq!(report.verdict(), Verdict::Different);
-    call(&servers.1, "SET gone other");
-    call(&servers.1, "PERSIST ttl");
-    let report = quick(&a, &b, &keyferry_diff::DiffOptions::default(), &mut differences).unwrap();
-    assert!(report.to_string().starts_with("SAME NUMBERS: 5"), "{report}");
-    assert!(report.depth.leaves_open().is_some());
 }
 
 /// Changes both sides after the first round, and keeps what is told.
@@ -363,6 +347,25 @@ fn samples_and_selections() {
     // Nothing that was asked for is there: that is no proof of anything.
     let (report, _) = live(&a, &b, |diff| diff.options_mut().selection.databases.push(9)).unwrap();
     assert_eq!(report.verdict(), Verdict::NothingCompared);
+    // A pace is kept where there are fewer keys than a batch has, too.
+    for server in [&servers.0, &servers.1] {
+        let fill = (0..250).map(|n| ["SET".to_owned(), format!("few:{n}"), "x".to_owned()]);
+        let select = ["SELECT".to_owned(), "4".to_owned()];
+        let mut client = server.client().unwrap();
+        client.call(&select).unwrap();
+        client.pipe(&fill.collect::<Vec<_>>()).unwrap();
+    }
+    let begun = Instant::now();
+    let (report, _) = live(&a, &b, |diff| {
+        diff.options_mut().selection.databases.push(4);
+        (diff.live_mut().keys_per_second, diff.live_mut().rounds) = (Some(200), 1);
+    })
+    .unwrap();
+    assert!(report.equal == 250 && begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
+    // A database that the URL names chooses nothing, and that is said once.
+    let (report, _) = live(&format!("{a}/3"), &b, |diff| diff.live_mut().rounds = 1).unwrap();
+    assert_eq!(report.notes.iter().filter(|note| note.contains("all databases were compared")).count(), 1);
+    assert!(report.source.keys > 20_000, "{report}");
     let begun = Instant::now();
     live(&a, &b, |diff| (diff.live_mut().keys_per_second, diff.live_mut().rounds) = (Some(20_000), 1))
         .unwrap();
@@ -393,7 +396,14 @@ fn users_who_may_only_read() {
     let (report, differences) = live(&a_url, &b_url, |diff| diff.options_mut().functions = false).unwrap();
     assert_eq!(fields(&differences, "list"), [("1".to_owned(), "value")]);
     assert_eq!((differences.len(), report.equal), (1, 104), "{report}");
-    // What may not be read is no verdict.
+    // What may not be read is no verdict: nor is half a stream.
+    let blind = ["on >s3cret ~* resetchannels -@all +@read -dump -xinfo +info +hello"; 2].map(user);
+    for (server, _) in &blind {
+        call(server, "XADD stream 1-1 f v");
+    }
+    call(&blind[0].0, "XGROUP CREATE stream g 0");
+    let error = live(&blind[0].1, &blind[1].1, |diff| diff.options_mut().functions = false).unwrap_err();
+    assert!(error.to_string().contains("NOPERM") && !error.to_string().contains("s3cret"), "{error}");
     let (c, c_url) = user("on >s3cret ~* resetchannels -@all +@read -get -mget +info +hello");
     fill(&mut c.client().unwrap(), 0..100);
     let error = live(&a_url, &c_url, |diff| diff.options_mut().functions = false).unwrap_err().to_string();
@@ -488,6 +498,11 @@ fn values_of_modules() {
     b.client().unwrap().call(&[&b"RESTORE"[..], b"v", b"0", &payload]).unwrap();
     let (report, differences) = live(&a.url(), &b.url(), |_| {}).unwrap();
     assert!(differences.is_empty() && report.equal == 1, "{differences:?}");
+    // By length and by name, where other tools fall over.
+    for depth in [Depth::Length, Depth::Exists, Depth::SkipBig] {
+        let (report, differences) = live(&a.url(), &b.url(), |diff| diff.live_mut().depth = depth).unwrap();
+        assert!(differences.is_empty() && report.equal == 1, "{depth}: {differences:?}");
+    }
     b.client().unwrap().call(&["VADD", "v", "VALUES", "2", "3", "4", "b"]).unwrap();
     let (_, differences) = live(&a.url(), &b.url(), |_| {}).unwrap();
     assert_eq!(told(&differences), [(0, b"v".to_vec(), "value")].into());

@@ -10,6 +10,7 @@ mod guesses;
 mod live;
 mod model;
 mod planted;
+mod quick;
 mod spared;
 mod support;
 mod traps;

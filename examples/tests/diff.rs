@@ -94,6 +94,54 @@ fn results_go_where_they_are_wanted() {
     }
 }
 
+/// Whoever finds the results in the morning sees that there are none, and why.
+#[test]
+fn results_say_that_it_could_not_be_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = file(dir.path(), "a.rdb", &[("one", "1")]);
+    let whole = std::fs::read(&a).unwrap();
+    let cut = dir.path().join("cut<.rdb").display().to_string();
+    std::fs::write(&cut, &whole[..whole.len() - 9]).unwrap();
+    let [jsonl, junit, html] =
+        ["all.jsonl", "junit.xml", "page.html"].map(|name| dir.path().join(name).display().to_string());
+    let failed = diff(&[&a, &cut, "--jsonl", &jsonl, "--junit", &junit, "--html", &html]);
+    assert_eq!(failed.status.code(), Some(2), "{failed:?}");
+    let read = |path: &str| std::fs::read_to_string(path).unwrap();
+    let line: serde_json::Value = serde_json::from_str(&read(&jsonl)).unwrap();
+    assert_eq!(line["verdict"], "unknown");
+    assert!(line["error"].as_str().unwrap().contains("cut<.rdb"), "{line}");
+    let (xml, page) = (read(&junit), read(&html));
+    assert!(xml.contains("errors=\"1\"") && xml.contains("cut&lt;.rdb"), "{xml}");
+    assert!(page.contains("COULD NOT TELL: ") && page.contains("cut&lt;.rdb"), "{page}");
+}
+
+#[test]
+fn names_of_keys_are_bytes() {
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    for (name, value) in [("a.rdb", "1"), ("b.rdb", "2")] {
+        let mut writer = RdbWriter::new(Vec::new(), TargetFormat::redis(7, 2)).unwrap();
+        for (key, value) in [(&b"\xff\x81"[..], "same"), (b"\xff\x01", value), (b"a\xff", value)] {
+            let head = EntryHead::new(0, key, ValueType::String);
+            writer.value(&head, &Value::String(value.as_bytes().to_vec())).unwrap();
+        }
+        std::fs::write(path(name), writer.finish().unwrap()).unwrap();
+    }
+    let chosen = |options: &[&[u8]]| {
+        let mut diff = program("diff");
+        diff.args([path("a.rdb"), path("b.rdb")]);
+        let output =
+            diff.args(options.iter().map(|text| std::ffi::OsStr::from_bytes(text))).output().unwrap();
+        (output.status.code(), text(&output.stdout).lines().last().unwrap_or_default().to_owned())
+    };
+    let equal = (Some(0), "EQUAL: all 1 keys are the same on both sides".to_owned());
+    assert_eq!(chosen(&[b"--keys", b"\xff[\x80-\x8f]"]), equal);
+    assert_eq!(chosen(&[b"--keys", b"\xff*", b"--exclude", b"prefix:\xff\x01"]), equal);
+    assert_eq!(chosen(&[b"--keys", b"*\xff"]).0, Some(1));
+}
+
 #[test]
 fn servers_are_compared_and_repaired() {
     let (Ok(a), Ok(b)) = (keyferry_testkit::Server::any(), keyferry_testkit::Server::any()) else {
@@ -123,6 +171,11 @@ fn servers_are_compared_and_repaired() {
     let counts = diff(&[&a_url, &b_url, "--quick"]);
     assert_eq!(counts.status.code(), Some(0), "{counts:?}");
     assert!(text(&counts.stdout).contains("but only numbers of keys were compared"), "{counts:?}");
+    // Servers do not count by names.
+    let uncounted = diff(&[&a_url, &b_url, "--quick", "--keys", "nothing"]);
+    assert_eq!(uncounted.status.code(), Some(2), "{uncounted:?}");
+    assert_eq!(diff(&[&a_url, &b_url, "--quick", "--db", "0"]).status.code(), Some(0));
+    assert_eq!(diff(&[&a_url, &b_url, "--quick", "--db", "3"]).status.code(), Some(2));
     let repair = ["--repair", "both", "--repair-script", &script];
     let dry = diff(&[&[&a_url[..], &b_url, "--dry-run"], &quick[..], &repair].concat());
     assert_eq!(dry.status.code(), Some(1), "{dry:?}");

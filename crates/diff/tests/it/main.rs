@@ -4,11 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod changed;
+mod changes;
 mod digests;
 mod files;
 mod guesses;
 mod live;
 mod model;
+mod parts;
 mod planted;
 mod quick;
 mod spared;

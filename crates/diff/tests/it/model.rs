@@ -1,9 +1,9 @@
 //! The differ beside two maps: what it finds is what differs there, whatever spills and however files are cut.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keyferry_diff::{Difference, DifferenceSink, LiveDiff, Side};
-use keyferry_rdb::Value;
+use keyferry_rdb::{HashField, Value};
 use keyferry_testkit::{Server, any};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -17,17 +17,31 @@ fn model() -> impl Strategy<Value = Model> {
     let text = || "[ab]{0,2}".prop_map(String::into_bytes);
     let texts =
         || prop::collection::btree_set(text(), 1..4).prop_map(|all| all.into_iter().collect::<Vec<_>>());
+    // Two that lie as near together as can be.
+    let score = prop::sample::select(vec![1.5, 1.500_000_000_000_000_2, f64::INFINITY, -3.0]);
     let value = prop_oneof![
         4 => text().prop_map(Value::String),
         1 => prop::collection::vec(text(), 1..4).prop_map(Value::List),
         1 => texts().prop_shuffle().prop_map(Value::Set),
-        1 => texts().prop_map(|members| {
-            Value::SortedSet(members.into_iter().map(|member| (member, 1.5)).collect())
+        1 => prop::collection::btree_map(text(), score, 1..4)
+            .prop_map(|members| Value::SortedSet(members.into_iter().collect())),
+        1 => prop::collection::btree_map(text(), text(), 1..4).prop_map(|fields| {
+            Value::Hash(fields.into_iter().map(|(name, value)| HashField::new(name, value)).collect())
         }),
     ];
     let expiry = prop_oneof![4 => Just(None), 1 => (10i64..14).prop_map(|seconds| Some(seconds * 1000))];
     let key = (0u64..3, "[a-e]{1,2}".prop_map(String::into_bytes));
     prop::collection::btree_map(key, (value, expiry), 0..60)
+}
+
+/// Whether two values are the same: members and fields have no order.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Set(a), Value::Set(b)) => {
+            a.iter().collect::<BTreeSet<_>>() == b.iter().collect::<BTreeSet<_>>()
+        }
+        _ => a == b,
+    }
 }
 
 /// What differs, the obvious way.
@@ -43,7 +57,7 @@ fn expected(source: &Model, target: &Model, tolerance: u64) -> Found {
             (Some((a, at_a)), Some((b, at_b))) => {
                 if a.kind() != b.kind() {
                     add("type");
-                } else if a != b {
+                } else if !same(a, b) {
                     add("value");
                 }
                 if match (at_a, at_b) {
@@ -133,6 +147,10 @@ fn load(server: &Server, model: &Model, base: i64) {
             Value::SortedSet(items) => {
                 let pair = |(member, score): &(Vec<u8>, f64)| [text(&score.to_string()), member.clone()];
                 ("ZADD", items.iter().flat_map(pair).collect())
+            }
+            Value::Hash(fields) => {
+                let pair = |field: &HashField| [field.name.clone(), field.value.clone()];
+                ("HSET", fields.iter().flat_map(pair).collect())
             }
             other => panic!("{other:?} is not in the model"),
         };

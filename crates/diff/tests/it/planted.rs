@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use keyferry_diff::Depth;
 use keyferry_testkit::{Cluster, Server, ServerBinary, Vendor, all, any};
 
 use crate::support::{Found, diff, live, told};
@@ -147,6 +148,9 @@ fn plants(databases: u32) -> (Vec<Step>, Found) {
         // The last of so many entries.
         ("XDEL stream:40 40-1", &[]),
         ("XDEL stream:5000 5000-1", &[]),
+        // As long as before, with the same ids, and made anew below.
+        ("DEL stream:39", &[("stream:39", "value")]),
+        ("DEL stream:5001", &[("stream:5001", "value")]),
     ] {
         steps.push(step(0, text));
         for (key, kind) in kinds {
@@ -155,6 +159,12 @@ fn plants(databases: u32) -> (Vec<Step>, Found) {
     }
     for stream in ["stream:entry", "stream:last", "stream:40", "stream:5000"] {
         found.insert((0, stream.into(), "value"));
+    }
+    for length in [39, 5001] {
+        for n in 1..=length {
+            let value = if n < length { n } else { 0 };
+            steps.push(step(0, &format!("XADD stream:{length} {n}-1 f {value}")));
+        }
     }
     if databases > 5 {
         steps.extend([step(5, "DEL gone"), step(5, "SET text abcdefghij"), step(4, "HSET other b 2")]);
@@ -409,6 +419,51 @@ fn between_servers_of_one_version() {
     if let Ok(binary) = any() {
         compare(binary, binary);
     }
+}
+
+/// The oldest and the newest, in both ways and in every depth.
+#[test]
+fn between_clusters() {
+    let ends = ends();
+    let [oldest, newest, ..] = ends[..] else { return };
+    let start = |binary: &ServerBinary| {
+        Cluster::builder(binary).primaries(2).config("repl-diskless-sync-delay", "0").start().unwrap()
+    };
+    let (a, b) = (start(oldest), start(newest));
+    let mut steps = base(1);
+    same_deadlines(&mut steps, deadline());
+    run_cluster(&a, &steps);
+    run_cluster(&b, &steps);
+    let (changes, expected) = plants(1);
+    let counts = |binary: &ServerBinary| !(binary.vendor == Vendor::Redis && binary.version.major < 7);
+    assert!(!(counts(oldest) && counts(newest)), "nothing is said of what only one side counts");
+    let by_key = |depth: Depth| {
+        live(&a.url(), &b.url(), |diff| {
+            (diff.live_mut().depth, diff.live_mut().rounds) = (depth, 1);
+        })
+        .unwrap()
+    };
+    let (report, differences) = by_key(Depth::Full);
+    assert_eq!((told(&differences), report.equal), (Found::new(), report.source.keys));
+    assert!(report.equal > equal() as u64, "{report}");
+    run_cluster(&b, &changes);
+    let (report, found) = diff(&a.url(), &b.url(), |_| {}).unwrap();
+    assert_eq!(found, expected);
+    assert_eq!((report.source.parts.len(), report.target.parts.len()), (2, 2));
+    assert_eq!(told(&by_key(Depth::Full).1), expected);
+    // Types that differ are told from lengths, too; names say which keys are missing, and no more.
+    let of = |kinds: &[&str], more: &[&str]| -> Found {
+        let wanted = |(_, key, kind): &&(u64, Vec<u8>, &'static str)| {
+            kinds.contains(kind) || more.iter().any(|name| name.as_bytes() == key)
+        };
+        expected.iter().filter(wanted).cloned().collect()
+    };
+    let lengths = ["emptied", "list:prefix", "stream:entry", "stream:40", "stream:5000"];
+    assert_eq!(
+        told(&by_key(Depth::Length).1),
+        of(&["lack_source", "lack_target", "type", "expiry"], &lengths)
+    );
+    assert_eq!(told(&by_key(Depth::Exists).1), of(&["lack_source", "lack_target"], &[]));
 }
 
 #[test]

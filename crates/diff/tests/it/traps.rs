@@ -148,6 +148,60 @@ fn a_key_that_differed_is_looked_at_as_a_whole_again() {
 }
 
 #[test]
+fn values_that_become_others_between_rounds() {
+    let Some(servers) = two() else { return };
+    let base = [
+        "XADD s:retyped 1-1 f v",
+        "XGROUP CREATE s:retyped g 0",
+        "XADD s:gone 1-1 f v",
+        "XADD s:group 1-1 f v",
+        "XGROUP CREATE s:group g 0",
+        "HSET h:retyped a 1",
+        "ZADD z:gone 1 a",
+        "RPUSH l:retyped a b",
+    ];
+    let differ = [
+        "XADD s:retyped 2-1 f v",
+        "XADD s:gone 2-1 f v",
+        "XADD s:group 2-1 f v",
+        "HSET h:retyped a 2",
+        "ZADD z:gone 2 a",
+        "RPUSH l:retyped c",
+    ];
+    let meanwhile = [
+        "DEL s:retyped s:gone h:retyped z:gone l:retyped",
+        "SET s:retyped x",
+        "SADD h:retyped a",
+        "XADD l:retyped 1-1 f v",
+        "XGROUP DESTROY s:group g",
+    ];
+    for big_key in [0, 1000] {
+        for server in [&servers.0, &servers.1] {
+            run(server, &["FLUSHALL"]);
+            run(server, &base);
+        }
+        run(&servers.1, &differ);
+        let mut diff = LiveDiff::new(servers.0.url().parse().unwrap(), servers.1.url().parse().unwrap());
+        let options = diff.live_mut();
+        (options.interval, options.rounds, options.big_key) = (Duration::from_millis(20), 2, big_key);
+        let mut sink = Meanwhile { target: &servers.1, commands: Some(&meanwhile), told: Vec::new() };
+        diff.run(&mut sink).unwrap();
+        let expected = [
+            ("h:retyped", "type"),
+            ("l:retyped", "type"),
+            ("s:retyped", "type"),
+            ("s:gone", "lack_target"),
+            ("z:gone", "lack_target"),
+            ("s:group", "value"),
+        ];
+        let found: Found = told(&sink.told).into_iter().filter(|(_, _, kind)| *kind != "counters").collect();
+        assert_eq!(found, self::found(&expected), "{big_key}");
+        let group = sink.told.iter().find(|one| one.key == b"s:group" && !one.fields.is_empty()).unwrap();
+        assert!(group.places().contains("group g"), "{}", group.places());
+    }
+}
+
+#[test]
 fn sides_that_both_fail_are_not_equal() {
     let Some(servers) = two() else { return };
     for server in [&servers.0, &servers.1] {
@@ -182,6 +236,30 @@ fn sides_that_both_fail_are_not_equal() {
     proxies.iter().for_each(|proxy| proxy.refuse(false));
     away();
     assert!(diff(&urls[0], &urls[1], |_| {}).is_err());
+}
+
+#[test]
+fn a_server_that_is_loading_is_waited_for() {
+    let Some(servers) = two() else { return };
+    for server in [&servers.0, &servers.1] {
+        let all: Vec<_> = (0..1500).map(|n| ["SET".to_owned(), format!("key:{n}"), n.to_string()]).collect();
+        server.client().unwrap().pipe(&all).unwrap();
+    }
+    run(
+        &servers.1,
+        &["CONFIG SET key-load-delay 1000", "CONFIG SET loading-process-events-interval-bytes 1024"],
+    );
+    std::thread::scope(|scope| {
+        let loading = scope.spawn(|| run(&servers.1, &["DEBUG RELOAD"]));
+        let mut client = servers.1.client().unwrap();
+        let mut seen = false;
+        while !seen && !loading.is_finished() {
+            seen = client.call(&["GET", "key:1"]).is_err_and(|error| error.to_string().contains("LOADING"));
+        }
+        assert!(seen, "it was not seen to load");
+        let (report, differences) = live(&servers.0.url(), &servers.1.url(), |_| {}).unwrap();
+        assert!(differences.is_empty() && report.equal == 1500, "{report}");
+    });
 }
 
 #[test]

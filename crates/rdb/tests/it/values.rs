@@ -85,7 +85,8 @@ fn group() -> impl Strategy<Value = StreamGroup> {
         })
 }
 
-fn stream() -> impl Strategy<Value = Stream> {
+/// Any stream.
+pub(crate) fn stream() -> impl Strategy<Value = Stream> {
     let fields = prop_oneof![
         3 => bytes().prop_map(|value| vec![(b"f".to_vec(), value.clone()), (b"7".to_vec(), value)]),
         1 => prop::collection::vec((bytes(), bytes()), 1..4),

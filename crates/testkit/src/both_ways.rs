@@ -15,7 +15,7 @@ use crate::server::Server;
 use crate::{CompareOptions, compare_with};
 
 /// How long any single wait may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// How long both streams stand still while a conflict is planted.
 const STILL: Duration = Duration::from_millis(100);

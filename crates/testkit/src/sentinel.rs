@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::server::{Builder, Server};
 
 /// How long the sentinels may take to know one another, or to agree on a new primary.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How often they are asked meanwhile.
 const TICK: Duration = Duration::from_millis(20);

@@ -71,7 +71,7 @@ impl Server {
             sentinel: false,
             lines: Vec::new(),
             dir: None,
-            timeout: Duration::from_secs(30),
+            timeout: Duration::from_secs(60),
         }
     }
 
@@ -197,7 +197,7 @@ impl Server {
     pub fn restart(&mut self) -> Result<()> {
         self.kill9();
         // The port is free at once as a rule; connections in TIME_WAIT do not hinder a listener that reuses addresses.
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + Duration::from_secs(30);
         loop {
             match Running::start(&self.setup, self.home.path(), self.port, self.tls_port) {
                 Ok(running) => {
@@ -337,7 +337,7 @@ impl Builder {
         self
     }
 
-    /// How long the start may take, loading of data included. Default: 30 seconds.
+    /// How long the start may take, loading of data included. Default: 60 seconds.
     pub fn timeout(mut self, timeout: Duration) -> Builder {
         self.timeout = timeout;
         self
@@ -391,6 +391,10 @@ impl Builder {
         // Since 7.0 DEBUG has to be allowed; KeyDB branched off before.
         if !self.sentinel && self.binary.vendor != Vendor::KeyDb && self.binary.version.at_least(7, 0) {
             lines.push("enable-debug-command local".to_owned());
+        }
+        // Redis 8.0.6 may loop for ever when it becomes a replica just after it has sent a snapshot over a channel of its own.
+        if !self.sentinel && self.binary.vendor == Vendor::Redis && self.binary.version.at_least(8, 0) {
+            lines.push("repl-rdb-channel no".to_owned());
         }
         if let Some(password) = &self.password {
             lines.push(format!("requirepass {}", quoted(password)));

@@ -116,9 +116,9 @@ fn every_server_forms_a_cluster() -> Result {
 fn form(binary: &ServerBinary) -> Result {
     let start = Instant::now();
     let mut cluster = Cluster::builder(binary).primaries(2).replicas(1).start()?;
-    // It takes 2.1 seconds, of which two are the servers' own. The limit has room for a busy machine.
+    // It takes 2.1 seconds, of which two are the servers' own. The limit has room for a busy machine, which starts all of them.
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(10), "{binary}: {took:?}");
+    assert!(took < Duration::from_secs(60), "{binary}: {took:?}");
     assert_eq!(cluster.primaries()?, [0, 1]);
     assert_eq!((cluster.replicas(0)?, cluster.replicas(1)?), (vec![2], vec![3]));
     assert_eq!(cluster.slots(0)?, [0..=8191]);

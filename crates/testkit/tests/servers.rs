@@ -145,7 +145,7 @@ fn kill_and_restart_keep_what_the_append_only_file_has() -> Result {
     assert_eq!(server.port(), port);
     assert_ne!(server.pid(), Some(first));
     assert_eq!(server.client()?.text(&["GET", "kept"])?, "1");
-    assert!(server.terminate(Duration::from_secs(10))?, "ended by itself");
+    assert!(server.terminate(Duration::from_secs(60))?, "ended by itself");
     server.restart()?;
     assert_eq!(server.client()?.text(&["GET", "kept"])?, "1");
     Ok(())
@@ -159,7 +159,7 @@ fn a_paused_server_is_silent_and_still_ends() -> Result {
     server.pause()?;
     assert!(matches!(client.call(&["PING"]), Err(Error::Connection { .. })));
     server.resume()?;
-    client.set_timeout(Duration::from_secs(10))?;
+    client.set_timeout(Duration::from_secs(60))?;
     // The reply to the first PING comes late; it is not lost.
     assert!(matches!(client.reply()?, Frame::Simple(_)));
     server.pause()?;
@@ -182,10 +182,10 @@ fn snapshot_children_end_with_their_server() -> Result {
         let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
     };
-    assert!(within(5, || !children().is_empty()));
+    assert!(within(60, || !children().is_empty()));
     let children = children();
     server.kill9();
-    assert!(within(5, || children.iter().all(|&child| gone(child))));
+    assert!(within(60, || children.iter().all(|&child| gone(child))));
     Ok(())
 }
 
@@ -234,6 +234,6 @@ fn servers_end_when_the_test_process_is_killed() {
     assert!(process::rss_kib(pid).is_ok());
     holder.kill().unwrap();
     holder.wait().unwrap();
-    assert!(within(10, || gone(pid)), "server {pid} outlived its test");
-    assert!(within(10, || !Path::new(&dir).exists()));
+    assert!(within(60, || gone(pid)), "server {pid} outlived its test");
+    assert!(within(60, || !Path::new(&dir).exists()));
 }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::server::Server;
 
 /// How long the program may take to catch up after the last write.
-const CATCH_UP: Duration = Duration::from_secs(60);
+const CATCH_UP: Duration = Duration::from_secs(240);
 
 /// What the program keeps at the target to go on from there.
 const BOOKKEEPING: [&str; 3] = ["keyferry:checkpoint:", "keyferry:migration:", "keyferry:owner:"];

@@ -20,7 +20,7 @@ const LACKING: Duration = Duration::from_millis(60);
 const NOT_IN_PARTS: &str = "stream:groups-large";
 
 /// Any wait for a server.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What is migrated from: shards, each with a primary that a [`Proxy`] stands before.
 #[derive(Debug)]

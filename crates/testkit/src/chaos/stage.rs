@@ -24,7 +24,7 @@ const VALUE_LIMIT: &str = "12000";
 const CUT_PATIENCE: Duration = Duration::from_millis(900);
 
 /// How long a second program may take to find out that it is one.
-const REFUSAL: Duration = Duration::from_secs(10);
+const REFUSAL: Duration = Duration::from_secs(60);
 
 /// Where the target keeps who owns the migration.
 const OWNER: &str = "keyferry:owner:{chaos}";
@@ -36,7 +36,7 @@ const LEASE: Duration = Duration::from_millis(15_500);
 const TAKING_OVER: Duration = Duration::from_millis(500);
 
 /// How long the program may take to end when it is asked to.
-pub(super) const END_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const END_PATIENCE: Duration = Duration::from_secs(180);
 
 /// The directory that may be a disk of its own, and the journal in it.
 const DISK_DIR: &str = "disk";

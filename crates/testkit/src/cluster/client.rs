@@ -9,10 +9,10 @@ use crate::data::Features;
 use crate::error::{Error, Result};
 
 /// How long a command is tried again unless [`ClusterClient::set_patience`] says otherwise.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long a node may take for a reply before it counts as gone.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The pause before a command is tried again that no redirection says where.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -79,7 +79,7 @@ impl ClusterClient {
         Ok(client)
     }
 
-    /// For how long a command that cannot be served is tried again. Default: 30 seconds.
+    /// For how long a command that cannot be served is tried again. Default: 120 seconds.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }

@@ -23,7 +23,7 @@ use crate::server::Server;
 use view::View;
 
 /// How long a cluster may take to agree after a change: a start, a failover, a node that comes back.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How often it is asked meanwhile.
 const TICK: Duration = Duration::from_millis(20);
@@ -267,6 +267,7 @@ impl Cluster {
             let reason = match self.unsettled() {
                 Ok(None) => return Ok(()),
                 Ok(Some(reason)) => reason,
+                Err(error) if Instant::now() >= end => self.told(&error),
                 Err(error) => error.to_string(),
             };
             if Instant::now() >= end {
@@ -274,6 +275,16 @@ impl Cluster {
             }
             std::thread::sleep(TICK);
         }
+    }
+
+    /// An error with its cause, and what the node that does not answer has logged.
+    fn told(&self, error: &Error) -> String {
+        let Error::Connection { address, source, .. } = error else { return error.to_string() };
+        let silent = self.nodes.iter().find(|node| node.addr().to_string() == *address);
+        let log = silent.map(Server::log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(40).collect();
+        let lines: Vec<&str> = lines.into_iter().rev().collect();
+        format!("{error} ({source}); the end of its log:\n{}", lines.join("\n"))
     }
 
     /// What is not yet in order.

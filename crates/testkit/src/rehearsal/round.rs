@@ -13,7 +13,7 @@ use crate::rng::Rng;
 use crate::server::Server;
 
 /// Any wait for a program or a server.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// How often something is looked at.
 const TICK: Duration = Duration::from_millis(3);
@@ -423,6 +423,9 @@ impl<'r> Stage<'r> {
             &shown,
             "--backlog",
             "32m",
+            // A busy machine takes its time, and what is late is no loss.
+            "--window",
+            "240s",
             "--expiry-tolerance",
             self.tolerance,
         ];

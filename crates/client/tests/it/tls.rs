@@ -107,7 +107,8 @@ async fn the_wrong_kind_of_port() {
         let error = Connection::connect(&plain).await.unwrap_err();
         assert!(error.to_string().contains("rediss://"), "{} {error}", binary.name);
         // TLS to a plain port: some servers answer, some wait for a line end.
-        let tls = impatient(ConnectOptions::tcp("127.0.0.1", server.port())).with_tls(TlsOptions::new());
+        let ours = TlsOptions::new().with_ca_file(&certs.ca);
+        let tls = impatient(ConnectOptions::tcp("127.0.0.1", server.port())).with_tls(ours);
         let error = Connection::connect(&tls).await.unwrap_err();
         assert!(error.to_string().contains("redis://"), "{} {error}", binary.name);
     }

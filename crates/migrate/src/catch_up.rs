@@ -264,17 +264,27 @@ mod tests {
     fn offset(server: &Server, other: &Server) -> u64 {
         let mut client = other.client().unwrap();
         client.call(&["REPLICAOF", "127.0.0.1", &server.port().to_string()]).unwrap();
-        let up = client.wait_until(Duration::from_secs(20), |client| {
+        let up = client.wait_until(PATIENCE, |client| {
             Ok(client.info("replication", "master_link_status")?.as_deref() == Some("up"))
         });
         assert!(up.unwrap());
         server.client().unwrap().call(&["SET", "key", "value"]).unwrap();
         let offset = server.client().unwrap().info("replication", "master_repl_offset").unwrap();
-        let level = client.wait_until(Duration::from_secs(20), |client| {
-            Ok(client.info("replication", "master_repl_offset")? >= offset)
-        });
+        let level = client
+            .wait_until(PATIENCE, |client| Ok(client.info("replication", "master_repl_offset")? >= offset));
         assert!(level.unwrap());
         offset.unwrap().parse().unwrap()
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(120);
+
+    async fn until(done: impl Fn() -> bool) {
+        let wait = async {
+            while !done() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap();
     }
 
     fn stands_at(meter: &Meter, offset: u64) {
@@ -299,15 +309,14 @@ mod tests {
             Watched::new(a.clone(), Some(control), locate),
             Watched::new(b.clone(), Some(other), second_options),
         ];
-        let until = Until::CaughtUp { quiet: Duration::ZERO, linger: Duration::from_secs(60) };
-        let waiting = tokio::spawn(CatchUp::of_links(until, main.clone(), links).wait());
+        let end = Until::CaughtUp { quiet: Duration::ZERO, linger: PATIENCE };
+        let waiting = tokio::spawn(CatchUp::of_links(end, main.clone(), links).wait());
         // One has all, the other is behind what its server says.
         [&a, &b].into_iter().for_each(|link| link.enter(Phase::CatchingUp));
         stands_at(&a, first_offset - 1);
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        until(|| a.source_offset() == Some(first_offset) && b.source_offset() == Some(0)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         assert!(!waiting.is_finished());
-        assert_eq!(a.source_offset(), Some(first_offset));
-        assert_eq!(b.source_offset(), Some(0));
 
         // The server of the first dies, its replica takes over and writes.
         let now = tokio::task::block_in_place(|| {
@@ -319,16 +328,11 @@ mod tests {
         });
         assert!(now > first_offset);
         stands_at(&a, first_offset);
-        let seen = async {
-            while a.source_offset().is_none_or(|offset| offset < now) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), seen).await.unwrap();
+        until(|| a.source_offset().is_some_and(|offset| offset >= now)).await;
         assert!(!waiting.is_finished());
         // The second is a replica now, of which the same is asked; whoever has more than that has enough.
         [&a, &b].into_iter().for_each(|link| stands_at(link, now + 1_000_000));
-        assert!(!tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap().unwrap());
+        assert!(!tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap());
         assert_eq!((a.phase(), main.phase()), (Phase::Following, Phase::Following));
     }
     /// A primary that was replaced without knowing it has nothing to add, and others have written since.
@@ -345,14 +349,15 @@ mod tests {
         main.set_history(id(&first));
         stands_at(&main, 1_000_000);
         let control = Connection::connect(&first_options).await.unwrap();
-        let until = Until::CaughtUp { quiet: Duration::ZERO, linger: Duration::from_secs(60) };
+        let end = Until::CaughtUp { quiet: Duration::ZERO, linger: PATIENCE };
         // Those who know say that it is the second by now.
         let locate = move |_: Option<&Address>| Ok(second_options.clone());
-        let waiting = tokio::spawn(CatchUp::new(until, main.clone(), Some(control), locate).wait());
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        let waiting = tokio::spawn(CatchUp::new(end, main.clone(), Some(control), locate).wait());
+        until(|| main.is_in_trouble()).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         assert!(!waiting.is_finished() && main.is_in_trouble());
         main.set_history(id(&second));
-        assert!(!tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap().unwrap());
+        assert!(!tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap());
         assert!(!main.is_in_trouble());
     }
 }

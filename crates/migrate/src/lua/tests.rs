@@ -163,7 +163,7 @@ fn hostile_scripts_come_to_nothing() {
         if !error.contains(why) || error.contains('\n') || error.len() > 300 {
             wrong.push(format!("{text}: {error}"));
         }
-        assert!(begun.elapsed() < Duration::from_secs(20), "{text}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(60), "{text}: {:?}", begun.elapsed());
         assert_eq!(of(&mut script, 0, "SET a 1").unwrap(), "as it is", "{text}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

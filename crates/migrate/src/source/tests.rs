@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn endpoint(url: &str) -> Endpoint {
     url.parse().unwrap()
@@ -165,8 +165,9 @@ async fn a_replica_is_read_through_a_planned_failover_by_sentinels() {
     assert_eq!(link.name, sentinels.server(old).addr().to_string());
     assert_ne!(located(&link.stream).await, link.name);
     let mut replica = Replica::following(link.stream.clone(), LinkOptions::default(), PATIENCE, None);
+    let (come, has_come) = std::sync::mpsc::channel();
     let failover = tokio::task::spawn_blocking(move || {
-        std::thread::sleep(Duration::from_secs(2));
+        has_come.recv().unwrap();
         let new = sentinels.failover().unwrap();
         let mut client = sentinels.server(new).client().unwrap();
         client.call(&["SET", "after", "the failover"]).unwrap();
@@ -176,6 +177,7 @@ async fn a_replica_is_read_through_a_planned_failover_by_sentinels() {
     while !arrived {
         match tokio::time::timeout(PATIENCE, replica.next()).await.unwrap().unwrap() {
             Event::FullSync { .. } => full_syncs += 1,
+            Event::SnapshotEnd { .. } => drop(come.send(())),
             Event::Commands(batch) => {
                 let text: &[u8] = b"the failover";
                 arrived |= batch.bytes.windows(text.len()).any(|bytes| bytes == text);

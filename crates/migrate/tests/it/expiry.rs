@@ -40,7 +40,7 @@ struct Counting {
 }
 
 impl Counting {
-    const KEYS: usize = 300;
+    const KEYS: usize = 150;
 
     /// Half of the keys are prolonged, the others are left to die.
     fn start(source: &Server) -> Self {

@@ -15,7 +15,7 @@ use keyferry_testkit::{
 };
 use tokio::task::block_in_place;
 
-use crate::support::{PATIENCE, assert_equal, start};
+use crate::support::{PATIENCE, assert_equal, remembering, start};
 
 /// Tells the test `a_process` what to do.
 const TOLD: &str = "KEYFERRY_TEST_FULL_PHASE";
@@ -96,7 +96,7 @@ fn full_syncs(server: &Server) -> String {
 async fn what_is_there_is_not_applied_again() {
     let binary = keyferry_testkit::any().unwrap();
     let (source, target) = block_in_place(|| {
-        let (source, target) = (start(binary), start(binary));
+        let (source, target) = (remembering(binary), start(binary));
         let mut client = source.client().unwrap();
         data::small(&mut client, 12, 3).unwrap();
         data::tiny_keys(&mut client, 1, 40_000).unwrap();

@@ -8,7 +8,7 @@ use keyferry_testkit::{
     data::{self, Writer, WriterOptions},
 };
 
-use crate::support::{Running, assert_equal, offset_of, start};
+use crate::support::{Running, assert_equal, offset_of, remembering, start};
 
 /// A source with some keys, and a network to the target that can be made slow.
 struct Scene {
@@ -20,7 +20,7 @@ struct Scene {
 
 impl Scene {
     fn new(binary: &ServerBinary) -> Self {
-        let (source, target) = (start(binary), start(binary));
+        let (source, target) = (remembering(binary), start(binary));
         data::small(&mut source.client().unwrap(), 12, 3).unwrap();
         data::tiny_keys(&mut source.client().unwrap(), 1, 60_000).unwrap();
         // Built in parts.

@@ -17,6 +17,11 @@ pub(crate) fn start(binary: &ServerBinary) -> Server {
     Server::builder(binary).diskless_sync(true, 0).start().unwrap()
 }
 
+/// A source that remembers what it writes for as long as it may take until somebody comes back.
+pub(crate) fn remembering(binary: &ServerBinary) -> Server {
+    Server::builder(binary).diskless_sync(true, 0).config("repl-backlog-size", "64mb").start().unwrap()
+}
+
 pub(crate) fn any() -> Server {
     start(keyferry_testkit::any().unwrap())
 }
@@ -81,15 +86,28 @@ impl Running {
         finished
     }
 
-    pub(crate) async fn end_keeping_journal(self) -> Finished {
-        tokio::time::timeout(PATIENCE, self.task).await.expect("an end in time").unwrap()
+    pub(crate) async fn end_keeping_journal(mut self) -> Finished {
+        let (mut moved, mut last) = (Instant::now(), (0, 0));
+        loop {
+            tokio::select! {
+                finished = &mut self.task => return finished.unwrap(),
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            }
+            // However slow the machine is: as long as something is applied, it is on its way.
+            let figures = self.progress.figures();
+            let now = (figures.keys_applied, figures.commands_applied);
+            if now != last {
+                (moved, last) = (Instant::now(), now);
+            }
+            assert!(moved.elapsed() < PATIENCE, "no end in time: {figures:?}");
+        }
     }
 }
 
-/// Runs to the end by itself.
+/// Runs until it has caught up with a source that is quiet, for no longer than can be told.
 pub(crate) async fn run(source: &str, target: &str, options: impl FnOnce(&mut Options)) -> Finished {
     let until_caught_up = |o: &mut Options| {
-        o.until = Until::caught_up();
+        o.until = Until::CaughtUp { quiet: Duration::from_millis(100), linger: PATIENCE };
         options(o);
     };
     Running::start(source, target, until_caught_up).end().await

@@ -15,7 +15,7 @@ async fn what_the_source_keeps_is_weighed_against_what_is_written() {
     let mut client = source.client().unwrap();
     data::tiny_keys(&mut client, 1, 100_000).unwrap();
     // At rest anything lasts; what is read by those who look is not much.
-    let rested = client.wait_until(Duration::from_secs(30), |client| {
+    let rested = client.wait_until(Duration::from_secs(120), |client| {
         Ok(client.info("stats", "instantaneous_input_kbps")?.and_then(|kbps| kbps.parse().ok()) < Some(5.0))
     });
     assert!(rested.unwrap());
@@ -26,7 +26,7 @@ async fn what_the_source_keeps_is_weighed_against_what_is_written() {
     client.call(&["CONFIG", "SET", "repl-backlog-size", "16384"]).unwrap();
     client.call(&["CONFIG", "SET", "client-output-buffer-limit", "replica 1024 1024 0"]).unwrap();
     let writer = Writer::start(&source, WriterOptions { rate: 3000, ..WriterOptions::default() }).unwrap();
-    block_in_place(|| assert!(writer.wait_for(3000, Duration::from_secs(60))));
+    block_in_place(|| assert!(writer.wait_for(3000, Duration::from_secs(120))));
     let report = look(source.url(), target.url()).await;
     let finding = expect(&report, Item::OutputBuffer, Verdict::Fail);
     assert!(finding.evidence[0].contains("at at most"), "{finding:?}");
@@ -38,7 +38,7 @@ async fn what_the_source_keeps_is_weighed_against_what_is_written() {
     let mut follower = replica.client().unwrap();
     follower.call(&["REPLICAOF", "127.0.0.1", &source.port().to_string()]).unwrap();
     let linked = block_in_place(|| {
-        follower.wait_until(Duration::from_secs(60), |client| {
+        follower.wait_until(Duration::from_secs(120), |client| {
             Ok(client.info("replication", "master_link_status")?.as_deref() == Some("up"))
         })
     });

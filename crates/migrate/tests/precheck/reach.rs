@@ -79,7 +79,7 @@ async fn replicas_are_no_targets_and_lonely_ones_no_sources() {
     let port = target.port().to_string();
     let mut client = source.client().unwrap();
     client.call(&["REPLICAOF", "127.0.0.1", &port]).unwrap();
-    let linked = client.wait_until(Duration::from_secs(30), |client| {
+    let linked = client.wait_until(Duration::from_secs(120), |client| {
         Ok(client.info("replication", "master_link_status")?.as_deref() == Some("up"))
     });
     assert!(linked.unwrap());

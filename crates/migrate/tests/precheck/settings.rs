@@ -69,7 +69,7 @@ async fn a_target_that_wants_replicas_needs_them() {
     let target = with(&[("min-replicas-to-write", "1")]);
     says(&expect(&look(source.url(), target.url()).await, Item::MinReplicas, Verdict::Fail), "NOREPLICAS");
     let replica = with(&[("replicaof", &format!("127.0.0.1 {}", target.port()))]);
-    let good = target.client().unwrap().wait_until(std::time::Duration::from_secs(30), |client| {
+    let good = target.client().unwrap().wait_until(std::time::Duration::from_secs(120), |client| {
         Ok(client.info("replication", "min_slaves_good_slaves")?.as_deref() == Some("1"))
     });
     assert!(good.unwrap());
@@ -87,7 +87,7 @@ async fn a_target_that_cannot_save_fails() {
     expect(&look(source.url(), target.url()).await, Item::Persistence, Verdict::Pass);
     drop(directory);
     client.call(&["BGSAVE"]).unwrap();
-    let failed = client.wait_until(std::time::Duration::from_secs(30), |client| {
+    let failed = client.wait_until(std::time::Duration::from_secs(120), |client| {
         Ok(client.info("persistence", "rdb_last_bgsave_status")?.as_deref() == Some("err"))
     });
     assert!(failed.unwrap());

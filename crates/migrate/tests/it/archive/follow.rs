@@ -14,7 +14,7 @@ use keyferry_testkit::{
 use tokio::task::block_in_place;
 
 use super::{Keeping, at_offset, into, point, restore};
-use crate::support::{PATIENCE, any, offset_of};
+use crate::support::{PATIENCE, any, offset_of, remembering};
 
 fn stat(source: &Server, name: &str) -> u64 {
     source.client().unwrap().info("stats", name).unwrap().unwrap().parse().unwrap()
@@ -31,7 +31,7 @@ fn verified(dir: &Path) -> Listing {
 async fn an_archive_that_is_cut_off_goes_on_without_a_gap() {
     let mut rng = Rng::new(9);
     let dir = tempfile::tempdir().unwrap();
-    let (source, target) = block_in_place(|| (any(), any()));
+    let (source, target) = block_in_place(|| (remembering(keyferry_testkit::any().unwrap()), any()));
     data::small(&mut source.client().unwrap(), 9, 2).unwrap();
     let options = WriterOptions { rate: 4000, short_expiries: false, ..WriterOptions::default() };
     let writer = block_in_place(|| Writer::start(&source, options)).unwrap();

@@ -14,7 +14,7 @@ use keyferry_testkit::{
     digest,
 };
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 fn program(name: &str) -> Command {
     let mut path = std::env::current_exe().unwrap();
@@ -62,6 +62,13 @@ fn offset_of(server: &Server) -> u64 {
     server.client().unwrap().info("replication", "master_repl_offset").unwrap().unwrap().parse().unwrap()
 }
 
+/// True when something could be restored from it.
+fn has_begun(dir: &Path) -> bool {
+    let listing = restore(dir, &["--list", "--json"]).stdout;
+    let listing: serde_json::Value = serde_json::from_slice(&listing).unwrap_or_default();
+    listing["coverage"].as_array().is_some_and(|spans| !spans.is_empty())
+}
+
 /// Waits until everything is kept that the source has written.
 fn level(dir: &Path, source: &Server) {
     let offset = offset_of(source);
@@ -87,16 +94,17 @@ fn start() -> Server {
 fn an_archive_survives_kill_9() {
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("archive");
-    let (source, target) = (start(), start());
+    // The source remembers what it writes for as long as it may take until somebody comes back.
+    let source = Server::builder(keyferry_testkit::any().unwrap()).config("repl-backlog-size", "64mb");
+    let (source, target) = (source.diskless_sync(true, 0).start().unwrap(), start());
     small(&mut source.client().unwrap(), 5, 3).unwrap();
     let options = WriterOptions { rate: 3000, short_expiries: false, ..WriterOptions::default() };
     let writer = Writer::start(&source, options).unwrap();
     for round in 0..4u64 {
         let keeper = Keeper::start(&source.url(), &archive);
         let begun = Instant::now();
-        while !archive.join("keyferry-archive.json").exists()
-            || std::fs::read_dir(&archive).unwrap().count() < 5
-        {
+        // Without a whole snapshot there is nothing to go on with.
+        while !has_begun(&archive) {
             assert!(begun.elapsed() < PATIENCE);
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -10,7 +10,7 @@ use std::{
 
 use keyferry_testkit::{Cluster, CompareOptions, Rng, Server, Side, compare_sides, data};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A program, built beside this test.
 fn program(name: &str) -> PathBuf {

@@ -14,7 +14,7 @@ use keyferry_testkit::rehearsal::{Kind, Programs, Rounds};
 const RATE: u64 = 2000;
 
 /// Any wait for a program or a server.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// How often something is looked at.
 const TICK: Duration = Duration::from_millis(10);

@@ -16,7 +16,7 @@ use keyferry_testkit::{
     process,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// The program, built beside this test.
 fn program() -> PathBuf {

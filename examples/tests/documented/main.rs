@@ -120,14 +120,14 @@ fn steer_it() {
         // It does that as soon as it can be asked.
         let begun = std::time::Instant::now();
         while command.starts_with("curl") && !socket.exists() {
-            assert!(begun.elapsed().as_secs() < 60, "no socket in time");
+            assert!(begun.elapsed().as_secs() < 180, "no socket in time");
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
         Ends::Well
     });
     let came = stage
         .client("new-host")
-        .wait_until(std::time::Duration::from_secs(60), |client| Ok(client.int(&["EXISTS", "a"])? == 1));
+        .wait_until(std::time::Duration::from_secs(180), |client| Ok(client.int(&["EXISTS", "a"])? == 1));
     assert!(came.unwrap());
 }
 
@@ -158,7 +158,7 @@ fn both_ways_at_once() {
     play(&mut stage, "Both ways at once");
     assert_eq!(two.int(&["EXISTS", "a"]).unwrap(), 1);
     two.call(&["SET", "b", "1"]).unwrap();
-    let came = one.wait_until(std::time::Duration::from_secs(60), |one| Ok(one.int(&["EXISTS", "b"])? == 1));
+    let came = one.wait_until(std::time::Duration::from_secs(180), |one| Ok(one.int(&["EXISTS", "b"])? == 1));
     assert!(came.unwrap());
 }
 

@@ -11,7 +11,7 @@ use keyferry_testkit::{Client, Cluster, Sentinels, Server, ServerBinary, any, na
 use crate::page::{Section, Step, matches};
 
 /// How long a command may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// How a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::{
 use keyferry_testkit::process;
 
 /// Longer than any step here should take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// The program, built beside this test.
 pub(crate) fn program() -> PathBuf {

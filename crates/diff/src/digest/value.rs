@@ -154,38 +154,48 @@ impl ValueDigester {
     }
 
     /// Takes the next element.
+    #[inline]
     pub fn element(&mut self, element: &Element<'_>) {
+        match element {
+            Element::Item(item) => {
+                self.add(self.hash.element(Tag::Item, self.digest.length, item, b""));
+                self.digest.length += 1;
+            }
+            Element::Member(member) => {
+                self.digest.length += 1;
+                self.add(self.hash.element(Tag::Member, 0, member, b""));
+            }
+            Element::Scored { member, score } => {
+                self.digest.length += 1;
+                // Servers lose the sign of zero when they encode a sorted set as a listpack, and no command orders by it.
+                let score = if score.value() == 0.0 { 0.0 } else { score.value() };
+                self.add(self.hash.element(Tag::Scored, score.to_bits(), member, b""));
+            }
+            Element::Field { name, value, expires_at: None } => {
+                self.digest.length += 1;
+                self.add(self.hash.element(Tag::Field, 0, name, value));
+            }
+            rarer => self.rarer_element(rarer),
+        }
+    }
+
+    #[inline(never)]
+    fn rarer_element(&mut self, element: &Element<'_>) {
         let hash = self.hash;
         match element {
             Element::Chunk(bytes) | Element::Opaque(bytes) => {
                 self.digest.length += bytes.len() as u64;
                 self.chunks.push(hash, bytes);
             }
-            Element::Item(item) => {
-                self.add(hash.element(Tag::Item, self.digest.length, item, b""));
-                self.digest.length += 1;
-            }
-            Element::Member(member) => {
-                self.digest.length += 1;
-                self.add(hash.element(Tag::Member, 0, member, b""));
-            }
-            Element::Scored { member, score } => {
-                self.digest.length += 1;
-                // Servers lose the sign of zero when they encode a sorted set as a listpack, and no command orders by it.
-                let score = if score.value() == 0.0 { 0.0 } else { score.value() };
-                self.add(hash.element(Tag::Scored, score.to_bits(), member, b""));
-            }
-            Element::Field { name, value, expires_at } => {
-                let expires_at = expires_at.map(|at| if self.held_deadlines { exact(at) } else { at });
-                if expires_at.is_some_and(|at| at <= self.expired_until) {
+            Element::Field { name, value, expires_at: Some(at) } => {
+                let at = if self.held_deadlines { exact(*at) } else { *at };
+                if at <= self.expired_until {
                     return;
                 }
                 self.digest.length += 1;
                 self.add(hash.element(Tag::Field, 0, name, value));
-                if let Some(at) = expires_at {
-                    let expiry = hash.mix(Tag::FieldExpiry, [hash.bytes(name), number(at)]) as u64;
-                    self.digest.field_expiries = self.digest.field_expiries.wrapping_add(expiry);
-                }
+                let expiry = hash.mix(Tag::FieldExpiry, [hash.bytes(name), number(at)]) as u64;
+                self.digest.field_expiries = self.digest.field_expiries.wrapping_add(expiry);
             }
             Element::ArrayCursor(at) => self.add(hash.mix(Tag::ArrayCursor, [u128::from(*at)])),
             Element::ArrayItem { index, value } => {

@@ -1,5 +1,9 @@
 //! One connection: connecting, greeting, commands and replies.
 
+mod skim;
+
+pub use skim::Skimming;
+
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -7,16 +11,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use keyferry_resp::encode::encode_frame;
 use keyferry_resp::{Frame, Protocol, encode_command};
 use tokio::io::AsyncWrite as _;
 
 use crate::dial::{Deadline, dial};
 use crate::error::{is_passing, split_reply};
 use crate::halves::{Receiver, Sender};
-use crate::inbound::{Doing, Inbound, Skim, Watch, command_name};
+use crate::inbound::{Doing, Inbound, Watch, command_name};
 use crate::pipeline::{Batch, Outgoing, Pipeline};
-use crate::replies::Replies;
 use crate::{Address, ConnectOptions, Error, Info, Secret, ServerInfo, Transport};
 
 /// Output memory kept between calls, in bytes; a larger command's is given back.
@@ -171,49 +173,6 @@ impl Connection {
         self.exchange(pipeline.outgoing(), count, Doing::Pipeline(count), |frame| replies.push(frame))
             .await?;
         Ok(replies)
-    }
-
-    /// Sends `count` commands, which `commands` has encoded back to back ([`keyferry_resp::encode_command`]), and puts their replies
-    /// into `replies` as they come, in order, error replies among them. What was there before is forgotten.
-    ///
-    /// For those who compare replies or look only at some of them: no frame is built and nothing is allocated for a reply, while
-    /// limits and the format are seen to as ever. All replies are held in memory. Over RESP3 this saves nothing.
-    ///
-    /// # Errors
-    ///
-    /// As [`pipeline`](Self::pipeline).
-    ///
-    /// ```no_run
-    /// # async fn example(mut connection: keyferry_client::Connection) -> Result<(), keyferry_client::Error> {
-    /// let (mut commands, mut replies) = (bytes::BytesMut::new(), keyferry_client::Replies::new());
-    /// keyferry_resp::encode_command(&mut commands, ["GET", "greeting"]);
-    /// connection.skim(&commands, 1, &mut replies).await?;
-    /// assert_eq!(replies.get(0), Some(&b"$5\r\nhello\r\n"[..]));
-    /// # Ok(()) }
-    /// ```
-    pub async fn skim(&mut self, commands: &[u8], count: usize, replies: &mut Replies) -> Result<(), Error> {
-        replies.clear();
-        let out = Outgoing::one(commands);
-        let doing = Doing::Pipeline(count);
-        if self.protocol == Protocol::Resp3 {
-            // Pushes may come between: those are put aside.
-            return self
-                .exchange(out, count, doing, |frame| {
-                    encode_frame(&mut replies.bytes, &frame, Protocol::Resp3);
-                    replies.ends.push(replies.bytes.len());
-                })
-                .await;
-        }
-        let mut skim = Skim::new(self.inbound.limits(), std::mem::take(&mut replies.ends));
-        self.exchange_by(out, count, doing, |inbound, address, state| {
-            inbound.skim(&mut skim, state.left, address, doing)?;
-            state.left = count - skim.ends.len();
-            state.refused = skim.refused;
-            Ok(())
-        })
-        .await?;
-        (replies.bytes, replies.ends) = self.inbound.skimmed(skim);
-        Ok(())
     }
 
     /// Sends a command without waiting for anything: for commands with no reply, or many, or pushes instead.
@@ -450,16 +409,26 @@ impl Connection {
         doing: Doing<'_>,
         mut take: impl FnMut(&mut Inbound, &Address, &mut Exchange) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let mut state = self.begin(expected)?;
+        poll_fn(|cx| self.poll_exchange(cx, &mut out, &mut state, doing, &mut take)).await?;
+        self.end(&out);
+        Ok(())
+    }
+
+    /// Begins an exchange in which so many replies come.
+    fn begin(&mut self, expected: usize) -> Result<Exchange, Error> {
         if self.midway {
             return Err(self.out_of_step());
         }
         self.midway = true;
         self.watch.moved();
-        let mut state = Exchange { left: expected, flushed: false, write_error: None, refused: false };
-        poll_fn(|cx| self.poll_exchange(cx, &mut out, &mut state, doing, &mut take)).await?;
+        Ok(Exchange { left: expected, flushed: false, write_error: None, refused: false })
+    }
+
+    /// Ends an exchange whose replies have come.
+    fn end(&mut self, out: &Outgoing<'_>) {
         // After a refusal in the middle of a command the server is not listening any more.
         self.midway = !out.is_empty();
-        Ok(())
     }
 
     fn poll_exchange(

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use keyferry_resp::{Decoder, Frame, Limits, ReplySkipper};
+use keyferry_resp::{Decoder, Frame, Limits};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::{Instant, Sleep};
 
@@ -17,14 +17,14 @@ use crate::{Address, Error, tls};
 
 /// Room made for one read, in bytes.
 pub(crate) const READ_SIZE: usize = 64 * 1024;
-/// Memory for replies that were skimmed is used again up to so many bytes of them.
-const SKIMMED: usize = 1 << 20;
 /// Pushes that are kept for whoever asks; beyond it the oldest go.
 pub(crate) const HELD_PUSHES: usize = 1_024;
 
 /// Bytes that have arrived, and the frames in them.
 pub(crate) struct Inbound {
     pub(crate) buffer: BytesMut,
+    /// How many bytes were skimmed when that was last done.
+    pub(crate) skimmed: usize,
     decoder: Decoder,
     pushes: VecDeque<Frame>,
     pushes_dropped: u64,
@@ -34,6 +34,7 @@ impl Inbound {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             buffer: BytesMut::new(),
+            skimmed: 0,
             decoder: Decoder::with_limits(limits),
             pushes: VecDeque::new(),
             pushes_dropped: 0,
@@ -67,36 +68,6 @@ impl Inbound {
         *self.decoder.limits()
     }
 
-    /// Looks for the ends of up to `most` replies among the bytes that have arrived, which stay where they are.
-    pub(crate) fn skim(
-        &mut self,
-        skim: &mut Skim,
-        most: usize,
-        address: &Address,
-        doing: Doing<'_>,
-    ) -> Result<(), Error> {
-        for _ in 0..most {
-            let rest = self.buffer.get(skim.seen..).unwrap_or_default();
-            let skipped = skim.skipper.skip(rest, 1).map_err(|source| not_resp(address, doing, source))?;
-            skim.seen += skipped.consumed;
-            if skipped.replies == 0 {
-                break;
-            }
-            skim.refused = skipped.error.is_some();
-            skim.ends.push(skim.seen);
-        }
-        Ok(())
-    }
-
-    /// The replies that were skimmed, and where each of them ends.
-    pub(crate) fn skimmed(&mut self, skim: Skim) -> (BytesMut, Vec<usize>) {
-        let bytes = self.buffer.split_to(skim.seen.min(self.buffer.len()));
-        if bytes.len() > SKIMMED && self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
-        }
-        (bytes, skim.ends)
-    }
-
     /// Whether the bytes that have arrived end inside a frame that was begun.
     pub(crate) fn is_mid_frame(&self) -> bool {
         self.decoder.is_mid_frame()
@@ -124,23 +95,6 @@ impl Inbound {
         R: AsyncRead + Unpin,
     {
         poll_read(reader, &mut self.buffer, cx)
-    }
-}
-
-/// How far replies were skimmed.
-#[derive(Debug)]
-pub(crate) struct Skim {
-    skipper: ReplySkipper,
-    seen: usize,
-    pub(crate) ends: Vec<usize>,
-    /// The last reply was an error.
-    pub(crate) refused: bool,
-}
-
-impl Skim {
-    pub(crate) fn new(limits: Limits, mut ends: Vec<usize>) -> Self {
-        ends.clear();
-        Self { skipper: ReplySkipper::with_limits(limits), seen: 0, ends, refused: false }
     }
 }
 
@@ -259,7 +213,7 @@ pub(crate) fn command_name(wire: &[u8]) -> String {
     crate::error::printable(&name[..name.len().min(64)])
 }
 
-fn not_resp(address: &Address, doing: Doing<'_>, source: keyferry_resp::DecodeError) -> Error {
+pub(crate) fn not_resp(address: &Address, doing: Doing<'_>, source: keyferry_resp::DecodeError) -> Error {
     // A TLS record of type alert (21): the answer of a TLS port to plain text (RFC 8446, 5.1).
     if matches!(source, keyferry_resp::DecodeError::UnknownType { offset: 0, byte: 0x15 }) {
         return Error::Tls {

@@ -98,7 +98,7 @@ mod url;
 pub use address::{Address, DEFAULT_PORT};
 pub use backoff::Backoff;
 pub use client::{Client, ClientOptions, Reply};
-pub use connection::Connection;
+pub use connection::{Connection, Skimming};
 pub use endpoint::{AddressMap, ClusterOptions, DEFAULT_SENTINEL_PORT, Endpoint, SentinelOptions, detect};
 pub use error::Error;
 pub use halves::{Receiver, Sender};

@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+/// How many bytes of a reply are kept apart.
+pub(crate) const HEAD: usize = 16;
+
 /// The replies to a batch of commands as the bytes that arrived, for those who compare or skim them and want no frame for each
 /// element. See [`Connection::skim`](crate::Connection::skim).
 #[derive(Clone, Debug, Default)]
@@ -11,6 +14,10 @@ pub struct Replies {
     pub(crate) bytes: BytesMut,
     /// Where each ends.
     pub(crate) ends: Vec<usize>,
+    /// The first bytes of each; empty where these were not kept.
+    pub(crate) heads: Vec<[u8; HEAD]>,
+    /// Which of them are the same as those that they were looked at beside; empty where there were none.
+    pub(crate) alike: Vec<bool>,
 }
 
 impl Replies {
@@ -35,6 +42,24 @@ impl Replies {
         self.bytes.get(self.range(number)?)
     }
 
+    /// The first bytes of one of them: some sixteen, or all of a shorter one. They are kept apart, so that those who want no more need
+    /// not go through memory for it.
+    #[inline]
+    pub fn head(&self, number: usize) -> Option<&[u8]> {
+        let whole = self.get(number)?;
+        match self.heads.get(number) {
+            Some(head) => head.get(..whole.len().min(HEAD)),
+            None => whole.get(..whole.len().min(HEAD)),
+        }
+    }
+
+    /// Whether one of them is, byte for byte, the reply that it was looked at beside: see
+    /// [`Connection::skim_beside`](crate::Connection::skim_beside). Where it is not known this is `false`.
+    #[inline]
+    pub fn is_alike(&self, number: usize) -> bool {
+        self.alike.get(number).copied().unwrap_or_default()
+    }
+
     /// The bytes of all of them, one behind the other.
     pub fn into_bytes(self) -> Bytes {
         self.bytes.freeze()
@@ -49,6 +74,8 @@ impl Replies {
     /// Forgets them, and gives their memory back to the connection that they came over.
     pub fn clear(&mut self) {
         self.ends.clear();
+        self.heads.clear();
+        self.alike.clear();
         self.bytes = BytesMut::new();
     }
 }

@@ -165,6 +165,13 @@ impl ReplySkipper {
         Ok(Skipped { consumed: run.at, replies: run.replies, pushes: run.pushes, error })
     }
 
+    /// Takes note of a whole reply of so many bytes that was passed over elsewhere, and has to be within the limits. Only between
+    /// replies.
+    pub fn pass(&mut self, bytes: usize) {
+        self.offset += bytes as u64;
+        self.budget.begin(self.offset);
+    }
+
     /// Bytes consumed since this skipper was made.
     pub fn offset(&self) -> u64 {
         self.offset

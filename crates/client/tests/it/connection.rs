@@ -331,6 +331,62 @@ async fn calls_without_a_name_and_empty_arguments() {
 }
 
 #[tokio::test]
+async fn replies_skimmed_beside_others_are_those_of_a_skim() {
+    use keyferry_client::{Replies, Skimming};
+    use keyferry_resp::encode_command;
+    let binaries: Vec<_> = servers().collect();
+    for (&binary, &other) in binaries.iter().zip(binaries.iter().rev()) {
+        let servers = [binary, other].map(|binary| Server::builder(binary).start().unwrap());
+        for protocol in ["", "?protocol=3"] {
+            let [mut a, mut b] = [
+                connect(&(servers[0].url() + protocol)).await,
+                connect(&(servers[1].url() + protocol)).await,
+            ];
+            for connection in [&mut a, &mut b] {
+                connection.call(["FLUSHALL"]).await.unwrap();
+                connection.call(["MSET", "a", "1", "large", &"x".repeat(300_000)]).await.unwrap();
+                connection.call(["RPUSH", "list", "a", "b"]).await.unwrap();
+            }
+            b.call(["SET", "b", "2"]).await.unwrap();
+            let first: [&[&str]; 7] = [
+                &["GET", "a"],
+                &["PTTL", "a"],
+                &["MGET", "a", "none", "large"],
+                &["GET", "list"],
+                &["LRANGE", "list", "0", "9"],
+                &["GET", "b"],
+                &["NONSENSE"],
+            ];
+            // The second is not asked for the second.
+            let second: Vec<&[&str]> = [0, 2, 3, 4, 5, 6].map(|number: usize| first[number]).to_vec();
+            let [mut wire, mut other_wire] = [BytesMut::new(), BytesMut::new()];
+            first.iter().for_each(|command| encode_command(&mut wire, *command));
+            second.iter().for_each(|command| encode_command(&mut other_wire, *command));
+            let (mut replies, mut others, mut slow) = (Replies::new(), Replies::new(), Replies::new());
+            for _ in 0..2 {
+                let sides = [
+                    Skimming::new(&mut a, &wire, first.len(), &mut replies),
+                    Skimming::new(&mut b, &other_wire, second.len(), &mut others),
+                ];
+                let twin = |number| Some(if number == 0 { 0 } else { number + 1 });
+                Connection::skim_beside(sides, twin).await.unwrap();
+                let alike: Vec<bool> = (0..second.len()).map(|number| others.is_alike(number)).collect();
+                let plain = protocol.is_empty();
+                assert_eq!(alike, [plain, plain, false, plain, false, false], "{} {protocol}", binary.name);
+                for (connection, wire, replies) in [(&mut a, &wire, &replies), (&mut b, &other_wire, &others)]
+                {
+                    connection.skim(wire, replies.len(), &mut slow).await.unwrap();
+                    assert_eq!(slow.len(), replies.len());
+                    for number in 0..replies.len() {
+                        assert_eq!(replies.get(number), slow.get(number), "{} {number}", binary.name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn skimmed_replies_are_those_of_a_pipeline() {
     use keyferry_client::Replies;
     use keyferry_resp::{Decoder, encode_command};

@@ -408,3 +408,48 @@ async fn skimmed_replies_may_come_in_pieces_and_not_at_all() {
     let error = connection.skim(ping, 1, &mut replies).await.unwrap_err();
     assert!(matches!(error, Error::Protocol { .. }), "{error:?}");
 }
+
+#[tokio::test]
+async fn two_that_are_skimmed_beside_each_other_fail_together() {
+    use keyferry_client::{Replies, Skimming};
+    let ping = b"*1\r\n$4\r\nPING\r\n";
+    let talker = |says: &'static [u8], then_stays: bool| {
+        peer(move |mut script| async move {
+            script.greet().await;
+            script.command().await;
+            script.say(says).await;
+            if then_stays {
+                script.stay().await;
+            }
+        })
+    };
+    let whole: &[u8] = b"$3\r\nfoo\r\n";
+    // Which of them says what, and what comes of it.
+    for (says, closes, text) in [
+        ([whole, &whole[..5]], [false, true], "close"),
+        ([&whole[..5], whole], [true, false], "close"),
+        ([b"".as_slice(), whole], [false, false], "reply"),
+        ([whole, b"$3\r\nfox"], [false, false], "reply"),
+        ([whole, b"$3\r\nfoo_\n"], [false, false], "RESP"),
+    ] {
+        let mut connections = Vec::new();
+        for (says, closes) in says.into_iter().zip(closes) {
+            let options = impatient(talker(says, !closes).await);
+            connections.push(Connection::connect(&options).await.unwrap());
+        }
+        let [a, b] = &mut connections[..] else { panic!("two") };
+        let (mut replies, mut others) = (Replies::new(), Replies::new());
+        let sides = [Skimming::new(a, ping, 1, &mut replies), Skimming::new(b, ping, 1, &mut others)];
+        let error = Connection::skim_beside(sides, Some).await.unwrap_err();
+        let met = match text {
+            "close" => matches!(error, Error::Closed { .. }),
+            "reply" => matches!(error, Error::Timeout { .. }),
+            _ => matches!(error, Error::Protocol { .. }),
+        };
+        assert!(met, "{says:?}: {error:?}");
+        assert!(others.is_empty());
+        let sides = [Skimming::new(a, ping, 1, &mut replies), Skimming::new(b, ping, 1, &mut others)];
+        let error = Connection::skim_beside(sides, Some).await.unwrap_err();
+        assert!(matches!(error, Error::OutOfStep { .. }), "{error:?}");
+    }
+}

@@ -1,5 +1,6 @@
 //! Comparing a batch of keys of two live sides.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -66,6 +67,19 @@ pub(crate) struct Rules {
     pub(crate) guesses: Guesses,
 }
 
+impl Rules {
+    /// Whether the expiries of a key on both sides differ.
+    pub(super) fn expire_apart(&self, ends: [Deadline; 2]) -> bool {
+        let held = self.digest.held_deadlines;
+        match ends {
+            [Deadline::At(a), Deadline::At(b)] if held => exact(a).abs_diff(exact(b)) > self.tolerance,
+            [Deadline::At(a), Deadline::At(b)] => a.abs_diff(b) > self.tolerance,
+            [Deadline::At(_), Deadline::Never] | [Deadline::Never, Deadline::At(_)] => true,
+            _ => false,
+        }
+    }
+}
+
 /// Compares keys over connections of its own.
 #[derive(Debug)]
 pub(crate) struct Comparer {
@@ -82,6 +96,8 @@ pub(crate) struct Comparer {
     pub(crate) put_off: bool,
     /// Those that wait.
     pub(crate) later: Vec<Bytes>,
+    /// Whether keys are those that had to wait.
+    again: bool,
 }
 
 /// A key under comparison.
@@ -127,18 +143,34 @@ impl Comparer {
             census: None,
             put_off: false,
             later: Vec::new(),
+            again: false,
         }
     }
 
     /// Compares keys; with `detail` it is also told which elements of values differ.
     pub(crate) async fn compare(&mut self, keys: &[Bytes], detail: bool) -> Result<Outcome, Error> {
         let mut outcome = Outcome::default();
-        let mut chosen = keys.to_vec();
+        let mut chosen = Cow::Borrowed(keys);
         if !self.rules.kinds.is_empty() {
-            chosen = self.of_kinds(keys).await?;
+            chosen = Cow::Owned(self.of_kinds(keys).await?);
             outcome.other_kind = (keys.len() - chosen.len()) as u64;
         }
         outcome.looked = chosen.len() as u64;
+        let whole = matches!(self.rules.live.depth, Depth::Full | Depth::SkipBig);
+        if whole && !self.again {
+            let glanced = self.glance(&chosen).await;
+            self.count_expiring(&chosen, glanced.expire.into_iter(), &mut outcome);
+            // A round trip for few keys costs as much as one for many.
+            if self.put_off && glanced.open.len() < LATER {
+                outcome.looked -= glanced.open.len() as u64;
+                let wait = glanced.open.iter().map(|&number| Bytes::copy_from_slice(&chosen[number]));
+                self.later.extend(wait);
+                return Ok(outcome);
+            }
+            if glanced.open.len() < chosen.len() {
+                chosen = Cow::Owned(pick(&chosen, &glanced.open));
+            }
+        }
         let mut found = vec![Key::default(); chosen.len()];
         match (&self.sides, self.rules.live.depth) {
             ([None, _] | [_, None], _) | (_, Depth::Exists | Depth::Counts) => {
@@ -146,25 +178,31 @@ impl Comparer {
             }
             (_, Depth::Length) => self.whole_lengths(&chosen, &mut found).await?,
             (_, Depth::Full | Depth::SkipBig) => {
-                let waiting = self.later.len();
-                self.whole(&chosen, &mut found, detail).await?;
-                outcome.looked -= (self.later.len() - waiting) as u64;
+                self.closely(&chosen, &mut found, detail).await?;
+                self.compare_deadlines(&mut found);
             }
         }
-        if let Some((hash, db)) = self.census {
-            let expire = chosen.iter().zip(&found).filter(|(_, key)| key.deadlines[1].at().is_some());
-            outcome.expire.extend(expire.map(|(name, _)| hash.key(db, name)));
-        }
+        let expire = (0..found.len()).filter(|&number| found[number].deadlines[1].at().is_some());
+        self.count_expiring(&chosen, expire, &mut outcome);
         self.finish(&chosen, found, &mut outcome).await?;
         Ok(outcome)
+    }
+
+    /// Takes note of keys that expire on the target, where a census is taken.
+    fn count_expiring(&self, keys: &[Bytes], expire: impl Iterator<Item = usize>, outcome: &mut Outcome) {
+        if let Some((hash, db)) = self.census {
+            outcome.expire.extend(expire.map(|number| hash.key(db, &keys[number])));
+        }
     }
 
     /// Looks closely at the keys that wait for it.
     pub(crate) async fn compare_later(&mut self, detail: bool) -> Result<Outcome, Error> {
         let keys = std::mem::take(&mut self.later);
         let before = std::mem::replace(&mut self.put_off, false);
+        // The first look at them has told nothing.
+        self.again = true;
         let outcome = self.compare(&keys, detail).await;
-        self.put_off = before;
+        (self.put_off, self.again) = (before, false);
         outcome
     }
 
@@ -291,17 +329,8 @@ impl Comparer {
     }
 
     pub(super) fn compare_deadlines(&self, found: &mut [Key]) {
-        let held = self.rules.digest.held_deadlines;
         for key in found.iter_mut().filter(|key| !key.gone && key.lacks.is_none()) {
-            let differs = match key.deadlines {
-                [Deadline::At(a), Deadline::At(b)] if held => {
-                    exact(a).abs_diff(exact(b)) > self.rules.tolerance
-                }
-                [Deadline::At(a), Deadline::At(b)] => a.abs_diff(b) > self.rules.tolerance,
-                [Deadline::At(_), Deadline::Never] | [Deadline::Never, Deadline::At(_)] => true,
-                _ => false,
-            };
-            if differs {
+            if self.rules.expire_apart(key.deadlines) {
                 key.kinds.push(DifferenceKind::Expiry);
             }
         }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use keyferry_rdb::Kind;
 
 use super::big;
-use super::compare::{Comparer, Key, LATER, both, open, pick};
+use super::compare::{Comparer, Key, both, open, pick};
 use super::guess::Class;
 use super::options::Depth;
 use super::read::{Deadline, Payload, Shape};
@@ -22,30 +22,13 @@ pub(super) const WINDOW: u64 = 64 << 20;
 pub(super) const SMALL: u64 = 64 << 10;
 
 impl Comparer {
-    pub(super) async fn whole(
+    /// Looks at keys of which nothing is known.
+    pub(super) async fn closely(
         &mut self,
         keys: &[Bytes],
         found: &mut [Key],
         detail: bool,
     ) -> Result<(), Error> {
-        self.glance(keys, found).await;
-        let open = open(found);
-        // A round trip for few keys costs as much as one for many.
-        if self.put_off && open.len() < LATER {
-            self.later.extend(open.iter().map(|&number| Bytes::copy_from_slice(&keys[number])));
-        } else if open.len() == keys.len() {
-            self.closely(keys, found, detail).await?;
-        } else if !open.is_empty() {
-            let mut close = vec![Key::default(); open.len()];
-            self.closely(&pick(keys, &open), &mut close, detail).await?;
-            open.into_iter().zip(close).for_each(|(number, key)| found[number] = key);
-        }
-        self.compare_deadlines(found);
-        Ok(())
-    }
-
-    /// Looks at keys of which nothing is known.
-    async fn closely(&mut self, keys: &[Bytes], found: &mut [Key], detail: bool) -> Result<(), Error> {
         let [Some(source), Some(target)] = &mut self.sides else { return Ok(()) };
         let (rules, deadlines) = (&self.rules, self.deadlines);
         let (a, b) = tokio::try_join!(

@@ -85,6 +85,29 @@ impl Guesses {
     }
 }
 
+/// What a byte of a name is.
+#[derive(Clone, Copy)]
+enum Role {
+    Other,
+    Digit,
+    /// Another part of the name begins.
+    Break,
+}
+
+const ROLES: [Role; 256] = {
+    let mut roles = [Role::Other; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        roles[byte] = match byte as u8 {
+            b':' | b'.' | b'-' | b'_' | b'/' | b'|' | b'{' | b'}' => Role::Break,
+            b'0'..=b'9' => Role::Digit,
+            _ => Role::Other,
+        };
+        byte += 1;
+    }
+    roles
+};
+
 impl Class {
     /// The places of a name: that of names which differ in numbers only, and that of names which begin alike.
     #[inline]
@@ -95,18 +118,18 @@ impl Class {
         // From its first digit on a part of a name is a number, or an identifier.
         let mut numbered = false;
         for &byte in name {
-            match byte {
-                b':' | b'.' | b'-' | b'_' | b'/' | b'|' | b'{' | b'}' => {
+            match ROLES[usize::from(byte)] {
+                Role::Break => {
                     numbered = false;
                     hash = mix(hash, byte);
                     first = first.or(Some(hash));
                 }
                 _ if numbered => {}
-                b'0'..=b'9' => {
+                Role::Digit => {
                     numbered = true;
                     hash = mix(hash, b'0');
                 }
-                _ => hash = mix(hash, byte),
+                Role::Other => hash = mix(hash, byte),
             }
         }
         let place = |hash: u64| (hash ^ hash >> 29) as u16 % PLACES as u16;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use keyferry_client::cluster::{self, Discovery};
 use keyferry_client::{
     Backoff, ConnectOptions, Connection, Endpoint, Error as ClientError, Frame, Pipeline, Protocol, Replies,
-    ServerInfo, Vendor, sentinel,
+    ServerInfo, Skimming, Vendor, sentinel,
 };
 use keyferry_resp::{ErrorReply, Retry};
 use keyferry_routing::{Redirect, RedirectKind, SLOTS, SlotSet, Topology, slot};
@@ -321,23 +321,57 @@ impl Channel {
         self.at_one(pipeline, |nodes| if nodes.all.is_empty() { None } else { Some(0) }).await
     }
 
-    /// Sends encoded commands to the only server of the side, once, and takes the replies as they come: error replies, also those that
+    /// The number of the node that holds a key, until something else is sent; `None` when nobody serves its slot.
+    pub(crate) fn node_of(&self, key: &[u8]) -> Option<usize> {
+        self.nodes.of(key)
+    }
+
+    /// Sends encoded commands to a node of the side, once, and takes the replies as they come: error replies, also those that
     /// say nothing of the command, are among them.
     pub(crate) async fn skim(
         &mut self,
+        node: usize,
         commands: &[u8],
         count: usize,
         replies: &mut Replies,
     ) -> Result<(), ClientError> {
-        let Some(node) = self.nodes.all.first() else { return Ok(()) };
-        let name = node.connect.address().to_string();
-        let mut connection = match self.open.remove(&name) {
-            Some(connection) => connection,
-            None => connect(&node.connect, self.db).await?,
-        };
+        let Some((name, mut connection)) = self.connection(node).await? else { return Ok(()) };
         connection.skim(commands, count, replies).await?;
         self.open.insert(name, connection);
         Ok(())
+    }
+
+    /// The same with two sides at once, where the replies of the second are looked at beside those of the first: `twin` says by its
+    /// number which one of the first a reply of the second is likely to be the same as.
+    pub(crate) async fn skim_beside(
+        [one, other]: [&mut Self; 2],
+        nodes: [usize; 2],
+        [(first, first_count), (second, second_count)]: [(&[u8], usize); 2],
+        [a, b]: [&mut Replies; 2],
+        twin: impl Fn(usize) -> Option<usize>,
+    ) -> Result<(), ClientError> {
+        let (Some((name, mut connection)), Some((other_name, mut other_connection))) =
+            (one.connection(nodes[0]).await?, other.connection(nodes[1]).await?)
+        else {
+            return Ok(());
+        };
+        let first = Skimming::new(&mut connection, first, first_count, a);
+        let second = Skimming::new(&mut other_connection, second, second_count, b);
+        Connection::skim_beside([first, second], twin).await?;
+        one.open.insert(name, connection);
+        other.open.insert(other_name, other_connection);
+        Ok(())
+    }
+
+    /// The connection to a node, to be put back among those that are open.
+    async fn connection(&mut self, node: usize) -> Result<Option<(String, Connection)>, ClientError> {
+        let Some(node) = self.nodes.all.get(node) else { return Ok(None) };
+        let name = node.connect.address().to_string();
+        let connection = match self.open.remove(&name) {
+            Some(connection) => connection,
+            None => connect(&node.connect, self.db).await?,
+        };
+        Ok(Some((name, connection)))
     }
 
     /// Sends commands that belong together, all of one key, to the node of that key; only for commands that may be repeated.

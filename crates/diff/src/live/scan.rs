@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use keyferry_client::{Connection, Error as ClientError, Replies};
 use keyferry_files::text::short_line;
-use keyferry_files::{KeyName, LeftOutCounts};
+use keyferry_files::{KeyName, LeftOut, LeftOutCounts};
 use keyferry_rdb::{EntryHead, ValueType};
 use keyferry_resp::{ErrorReply, Retry, encode_command};
 use keyferry_routing::{KeyPattern, SlotSet, slot};
@@ -36,6 +36,8 @@ pub(crate) struct ScanCounts {
 pub(crate) struct Chooser {
     selection: keyferry_files::Selection,
     bookkeeping: Vec<KeyPattern>,
+    /// Whether the selection leaves nothing out.
+    everything: bool,
     hash: Hash,
     /// Hashes below this are in the sample.
     sample: Option<u64>,
@@ -48,7 +50,8 @@ impl Chooser {
         selection.databases.clear();
         selection.kinds.clear();
         let sample = live.sample.map(|sample| (sample.share() * u64::MAX as f64) as u64);
-        Self { selection, bookkeeping: options.bookkeeping.clone(), hash, sample }
+        let everything = selection.is_everything();
+        Self { selection, bookkeeping: options.bookkeeping.clone(), everything, hash, sample }
     }
 
     /// The pattern that all keys match, if there is just one: the server can apply it.
@@ -59,13 +62,21 @@ impl Chooser {
         }
     }
 
+    #[inline]
+    fn left_out(&self, key: &[u8]) -> Option<LeftOut> {
+        if self.everything {
+            return None;
+        }
+        self.selection.left_out(&EntryHead::new(0, key, ValueType::String))
+    }
+
     pub(crate) fn admits(&self, key: &[u8], slots: Option<&SlotSet>, counts: &mut ScanCounts) -> bool {
         counts.scanned += 1;
         if slots.is_some_and(|slots| !slots.contains(slot(key))) {
             counts.stray += 1;
         } else if self.bookkeeping.iter().any(|pattern| pattern.matches(key)) {
             counts.bookkeeping += 1;
-        } else if let Some(reason) = self.selection.left_out(&EntryHead::new(0, key, ValueType::String)) {
+        } else if let Some(reason) = self.left_out(key) {
             counts.left_out.add(reason);
         } else if self.sample.is_some_and(|below| self.hash.key(0, key) >= below) {
             counts.unsampled += 1;

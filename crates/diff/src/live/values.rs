@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keyferry_rdb::dump::Payload;
-use keyferry_rdb::{Dialect, Error as FormatError, Kind};
+use keyferry_rdb::{Dialect, Error as FormatError, Kind, ValueType};
 
 use super::finding::Fields;
 use crate::difference::DifferenceKind;
@@ -73,7 +73,8 @@ impl Values {
 
     /// The type of a value; `None` for one that this program does not know.
     pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
-        Some(Payload::parse(payload).ok()?.value.ty().kind())
+        // Whether the payload is sound is of no matter here.
+        Some(ValueType::from_byte(*payload.first()?, dialect(payload)?)?.kind())
     }
 
     fn reduce(&mut self, payload: &[u8]) -> Reduced {

@@ -13,6 +13,8 @@ const KEPT: usize = 1 << 20;
 /// How values are read that are no strings.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ways {
+    /// Whether one command may name many keys: not in clusters.
+    pub(super) together: bool,
     /// `SRANDMEMBER` and `HRANDFIELD` give all elements of a value that has fewer than they are asked for, for less than `SSCAN` and
     /// `HSCAN` do. Vendors that are not known may not keep to that.
     pub(super) at_random: bool,
@@ -26,16 +28,17 @@ impl Ways {
     /// Whether values of a type are read in the way of `SCAN`.
     pub(super) fn scans(self, kind: Kind) -> bool {
         match kind {
-            Kind::List => false,
+            Kind::String | Kind::List => false,
             Kind::Set | Kind::Hash => !self.at_random,
             _ => true,
         }
     }
 
-    /// What stands before and behind the key in the command that reads a value, strings left out.
+    /// What stands before and behind the key in the command that reads a value.
     fn command(self, kind: Kind) -> (&'static [u8], &'static [u8]) {
         const COUNT: &[u8] = b"$1\r\n0\r\n$5\r\nCOUNT\r\n$3\r\n128\r\n";
         match kind {
+            Kind::String => (b"*2\r\n$3\r\nGET\r\n", b""),
             Kind::List => (b"*4\r\n$6\r\nLRANGE\r\n", b"$1\r\n0\r\n$3\r\n127\r\n"),
             Kind::Set if self.at_random => (b"*3\r\n$11\r\nSRANDMEMBER\r\n", b"$3\r\n128\r\n"),
             Kind::Set => (b"*5\r\n$5\r\nSSCAN\r\n", COUNT),
@@ -70,7 +73,7 @@ impl Wire {
         self.count += 1;
     }
 
-    /// The command that reads a value, strings left out.
+    /// The command that reads a value.
     #[inline]
     pub(super) fn value(&mut self, key: &[u8], kind: Kind, ways: Ways) {
         let (before, behind) = ways.command(kind);
@@ -120,10 +123,11 @@ mod tests {
         for length in [0, 1, 9, 10, 57, 99, 100, 255, 256, 266, 300, 1000] {
             let key = vec![b'k'; length];
             for at_random in [false, true] {
-                let ways = Ways { at_random, hashes: true, others: true };
-                for kind in [Kind::List, Kind::Set, Kind::Hash, Kind::SortedSet] {
+                let ways = Ways { together: true, at_random, hashes: true, others: true };
+                for kind in [Kind::String, Kind::List, Kind::Set, Kind::Hash, Kind::SortedSet] {
                     wire.value(&key, kind, ways);
                     let words: &[&[u8]] = match (kind, at_random) {
+                        (Kind::String, _) => &[b"GET", &key],
                         (Kind::List, _) => &[b"LRANGE", &key, b"0", last],
                         (Kind::Set, true) => &[b"SRANDMEMBER", &key, few],
                         (Kind::Set, false) => &[b"SSCAN", &key, b"0", b"COUNT", few],
@@ -143,7 +147,7 @@ mod tests {
             encode_command(&mut slow, [&b"MGET"[..], &key]);
         }
         assert_eq!(wire.bytes, slow);
-        assert_eq!(wire.count, 12 * 11);
+        assert_eq!(wire.count, 12 * 13);
         wire.clear();
         assert!(wire.bytes.is_empty() && wire.count == 0);
     }

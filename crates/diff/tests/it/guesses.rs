@@ -4,18 +4,48 @@
 use std::collections::BTreeSet;
 
 use keyferry_diff::{Depth, LiveDiff};
-use keyferry_testkit::{Client, Server, ServerBinary, named};
+use keyferry_testkit::{Client, Cluster, ClusterClient, Server, ServerBinary, any, named};
 
+use crate::spared::calls;
 use crate::support::{Found, live, told};
 
 const KEYS: u32 = 1200;
 
-fn call(client: &mut Client, command: &str) {
-    client.call(&command.split(' ').collect::<Vec<_>>()).unwrap();
+/// Who carries out commands: a server or a cluster.
+trait Side {
+    fn pipe(&mut self, commands: &[Vec<&str>]);
+    /// Whether it carries out a command.
+    fn takes(&mut self, command: &[&str]) -> bool;
+}
+
+impl Side for Client {
+    fn pipe(&mut self, commands: &[Vec<&str>]) {
+        Client::pipe(self, commands).unwrap();
+    }
+
+    fn takes(&mut self, command: &[&str]) -> bool {
+        self.call(command).is_ok()
+    }
+}
+
+impl Side for ClusterClient {
+    fn pipe(&mut self, commands: &[Vec<&str>]) {
+        for reply in ClusterClient::pipe(self, commands).unwrap() {
+            assert!(reply.error().is_none(), "{reply:?}");
+        }
+    }
+
+    fn takes(&mut self, command: &[&str]) -> bool {
+        self.call(command).is_ok()
+    }
+}
+
+fn call(client: &mut dyn Side, command: &str) {
+    client.pipe(&[command.split(' ').collect()]);
 }
 
 /// Five families of names, the values of each of one type.
-fn fill(client: &mut Client) {
+fn fill(client: &mut dyn Side) {
     let mut commands = Vec::new();
     for n in 0..KEYS {
         commands.push(format!("SET text:{n} value{n}"));
@@ -28,11 +58,11 @@ fn fill(client: &mut Client) {
         }
     }
     let commands: Vec<Vec<&str>> = commands.iter().map(|line| line.split(' ').collect()).collect();
-    client.pipe(&commands).unwrap();
+    client.pipe(&commands);
 }
 
 /// Things that are not what such names suggest, but the same on both sides.
-fn odd(client: &mut Client) {
+fn odd(client: &mut dyn Side) {
     for (family, other) in
         [("text", "hash"), ("hash", "list"), ("list", "set"), ("set", "zset"), ("zset", "text")]
     {
@@ -64,7 +94,7 @@ fn odd(client: &mut Client) {
 }
 
 /// Changes the target, and says what has to be found.
-fn plant(client: &mut Client) -> Found {
+fn plant(client: &mut dyn Side) -> Found {
     let mut want = BTreeSet::new();
     let mut change = |command: &str, kind: &'static str| {
         call(client, command);
@@ -101,7 +131,7 @@ fn plant(client: &mut Client) -> Found {
         want.insert((0, key.as_bytes().to_vec(), "type"));
     }
     // In another order: no difference but in lists.
-    call(client, "DEL hash:740 set:740 list:740");
+    ["hash", "set", "list"].iter().for_each(|family| call(client, &format!("DEL {family}:740")));
     call(client, &format!("HSET hash:740 note {} age 740 name n740", "x".repeat(740 % 90)));
     call(client, "SADD set:740 three two740 one");
     call(client, "RPUSH list:740 c b a740");
@@ -113,7 +143,11 @@ fn compare(a: &ServerBinary, b: &ServerBinary) {
     let servers = [a, b].map(|binary| Server::builder(binary).start().unwrap());
     let urls = servers.each_ref().map(Server::url);
     let [mut source, mut target] = servers.each_ref().map(|server| server.client().unwrap());
-    for client in [&mut source, &mut target] {
+    compare_sides(&urls, [&mut source, &mut target], &format!("{} {}", a.name, b.name));
+}
+
+fn compare_sides(urls: &[String; 2], [source, target]: [&mut dyn Side; 2], what: &str) {
+    for client in [&mut *source, &mut *target] {
         fill(client);
         odd(client);
     }
@@ -121,21 +155,19 @@ fn compare(a: &ServerBinary, b: &ServerBinary) {
     // Small batches, so that something is known of names before most are seen.
     let small = |diff: &mut LiveDiff| (diff.live_mut().batch, diff.live_mut().parallel) = (100, 1);
     let (report, found) = live(&urls[0], &urls[1], small).unwrap();
-    assert_eq!((told(&found), report.equal), (Found::new(), all), "{} {}", a.name, b.name);
-    let mut want = plant(&mut target);
+    assert_eq!((told(&found), report.equal), (Found::new(), all), "{what}");
+    let mut want = plant(target);
     // Fields that expire, where both servers have such.
-    let expire = |client: &mut Client, key: &str, at: u64| {
-        client.call(&["HPEXPIREAT", key, &at.to_string(), "FIELDS", "1", "age"]).is_ok()
+    let expire = |client: &mut dyn Side, key: &str, at: u64| {
+        client.takes(&["HPEXPIREAT", key, &at.to_string(), "FIELDS", "1", "age"])
     };
-    if expire(&mut source, "hash:750", 32_503_680_000_000)
-        && expire(&mut target, "hash:750", 32_503_680_000_001)
-    {
-        expire(&mut target, "hash:751", 32_503_680_000_000);
+    if expire(source, "hash:750", 32_503_680_000_000) && expire(target, "hash:750", 32_503_680_000_001) {
+        expire(target, "hash:751", 32_503_680_000_000);
         want.extend([b"hash:750", b"hash:751"].map(|key| (0, key.to_vec(), "field_expiry")));
     }
     for change in [small, |diff: &mut LiveDiff| diff.live_mut().batch = 1000] {
         let (report, found) = live(&urls[0], &urls[1], change).unwrap();
-        assert_eq!(told(&found), want, "{} {}", a.name, b.name);
+        assert_eq!(told(&found), want, "{what}");
         assert_eq!(
             report.equal,
             all - want.iter().filter(|(.., kind)| *kind != "lack_source").count() as u64
@@ -159,4 +191,29 @@ fn what_names_suggest_is_only_a_guess() {
             _ => println!("note: {a} or {b} is not there"),
         }
     }
+}
+
+/// Of clusters each node is asked for what it holds.
+#[test]
+fn clusters_are_read_by_names_as_well() {
+    let Ok(binary) = any() else { return println!("note: no server is there") };
+    let clusters = [2, 3].map(|nodes| Cluster::builder(binary).primaries(nodes).start().unwrap());
+    let server = Server::builder(binary).start().unwrap();
+    let urls = clusters.each_ref().map(Cluster::url);
+    let [mut source, mut target] = clusters.each_ref().map(|cluster| cluster.client().unwrap());
+    let mut single = server.client().unwrap();
+    compare_sides(&urls, [&mut source, &mut target], "two clusters");
+    fill(&mut single);
+    odd(&mut single);
+    let dumped =
+        || -> u64 { (0..2).map(|node| calls(&mut clusters[0].node(node).client().unwrap(), "dump")).sum() };
+    let before = dumped();
+    for (a, b) in [(&urls[0], &server.url()), (&server.url(), &urls[0])] {
+        let (report, found) =
+            live(a, b, |diff| (diff.live_mut().batch, diff.live_mut().parallel) = (100, 1)).unwrap();
+        assert_eq!((told(&found), report.equal), (Found::new(), u64::from(KEYS) * 5 + 11));
+    }
+    // What is not known at first, and what is odd, large or a stream: no more is read as a whole.
+    let dumped = dumped() - before;
+    assert!(dumped < u64::from(KEYS), "{dumped}");
 }

@@ -26,7 +26,7 @@ fn scans(client: &mut Client) -> u64 {
 }
 
 /// How many times a server was given a command.
-fn calls(client: &mut Client, command: &str) -> u64 {
+pub(crate) fn calls(client: &mut Client, command: &str) -> u64 {
     let line = client.info("commandstats", &format!("cmdstat_{command}")).unwrap().unwrap_or_default();
     let calls = line.strip_prefix("calls=").and_then(|rest| rest.split(',').next());
     calls.map_or(0, |calls| calls.parse().unwrap())

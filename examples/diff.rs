@@ -330,7 +330,8 @@ fn compare(
         return diff.run(sink).map_err(error);
     }
     let mut suspects = Suspects::new();
-    let report = diff.run(&mut suspects).map_err(error)?;
+    let mut first = FirstRound { suspects: &mut suspects, sink: &mut *sink };
+    let report = diff.run(&mut first).map_err(error)?;
     drop(bar);
     if suspects.is_empty() {
         return Ok(report);
@@ -378,6 +379,19 @@ fn repaired(
     // What was repaired is compared as a whole.
     diff.live_mut().interval = Duration::from_millis(200);
     diff.settle(suspects, report, sink).map_err(error)
+}
+
+/// Keeps which keys differ in snapshots, and tells of them as of a first round.
+struct FirstRound<'a, 's> {
+    suspects: &'a mut Suspects,
+    sink: &'a mut (dyn DifferenceSink + 's),
+}
+
+impl DifferenceSink for FirstRound<'_, '_> {
+    fn difference(&mut self, difference: &Difference) -> io::Result<()> {
+        self.sink.suspect(1, difference)?;
+        self.suspects.difference(difference)
+    }
 }
 
 /// Keeps which keys differ, and tells of them in a dry run.

@@ -171,6 +171,18 @@ fn servers_are_compared_and_repaired() {
     let counts = diff(&[&a_url, &b_url, "--quick"]);
     assert_eq!(counts.status.code(), Some(0), "{counts:?}");
     assert!(text(&counts.stdout).contains("but only numbers of keys were compared"), "{counts:?}");
+    // Each round has its tables, the first one too where that was by snapshots.
+    #[cfg(feature = "sqlite")]
+    for engine in [&[][..], &["--live"]] {
+        let tables = dir.path().join(format!("{}.db", engine.len())).display().to_string();
+        let found = diff(&[&[&a_url[..], &b_url, "--sqlite", &tables], &quick[..], engine].concat());
+        assert_eq!(found.status.code(), Some(1), "{found:?}");
+        // The file holds the commands that made its tables.
+        let file = std::fs::read(&tables).unwrap();
+        for table in ["key_1(", "field_1(", "key_2(", "field_2(", "key(", "field("] {
+            assert!(file.windows(table.len()).any(|part| part == table.as_bytes()), "{table} {engine:?}");
+        }
+    }
     // Servers do not count by names.
     let uncounted = diff(&[&a_url, &b_url, "--quick", "--keys", "nothing"]);
     assert_eq!(uncounted.status.code(), Some(2), "{uncounted:?}");

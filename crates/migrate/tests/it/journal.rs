@@ -70,7 +70,7 @@ async fn a_full_phase_that_was_cut_off_goes_on() {
         scene.to_target.delay(Duration::from_millis(5));
         for _ in 0..4 {
             // All of them together do not come to the end of the snapshot.
-            let mut running = scene.run("1000");
+            let mut running = scene.run("3000");
             running.until("the snapshot on disk", |_| has_base(&scene.journal())).await;
             tokio::time::sleep(Duration::from_millis(rng.below(200))).await;
             running.until("keys", |p| p.figures().keys_applied > 0).await;

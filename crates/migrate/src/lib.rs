@@ -65,6 +65,7 @@ mod pipeline;
 pub mod precheck;
 mod prepare;
 mod progress;
+mod refusal;
 mod report;
 mod report_markdown;
 mod restart;

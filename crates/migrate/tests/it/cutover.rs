@@ -16,7 +16,7 @@ use keyferry_testkit::Server;
 use tokio::task::block_in_place;
 
 use crate::{
-    resume::Process,
+    resume::process,
     support::{PATIENCE, Running, any, assert_equal, run},
 };
 
@@ -186,7 +186,7 @@ fn why(report: &CutoverReport) -> &str {
 async fn what_is_late_or_different_is_put_back_and_writes_go_on() {
     let (source, target) = (any(), any());
     source.client().unwrap().call(&["SET", "a", "1"]).unwrap();
-    let forward = Process::start(&source.url(), &target.url(), "put", Delivery::ExactlyOnce);
+    let forward = process(&source.url(), &target.url(), "put", Delivery::ExactlyOnce);
     let cut = async |change: &dyn Fn(&mut Cutover)| {
         let mut cutover = cutover(&source.url(), &target.url(), "put");
         change(&mut cutover);

@@ -7,7 +7,7 @@ use keyferry_testkit::Server;
 use tokio::task::block_in_place;
 
 use crate::{
-    resume::Process,
+    resume::process,
     support::{PATIENCE, Running, any, run},
 };
 
@@ -28,7 +28,7 @@ fn comes(source: &Server, target: &Server, key: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_process_is_refused() {
     let (source, target) = (any(), any());
-    let _first = Process::start(&source.url(), &target.url(), "one", Delivery::ExactlyOnce);
+    let _first = process(&source.url(), &target.url(), "one", Delivery::ExactlyOnce);
     block_in_place(|| comes(&source, &target, "a"));
     let begun = Instant::now();
     let refused = run(&source.url(), &target.url(), |o| o.id = Some("one".to_owned())).await;
@@ -47,7 +47,7 @@ async fn a_second_process_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_was_asleep_is_refused_when_it_wakes() {
     let (source, target) = (any(), any());
-    let mut asleep = Process::start(&source.url(), &target.url(), "asleep", Delivery::ExactlyOnce);
+    let mut asleep = process(&source.url(), &target.url(), "asleep", Delivery::ExactlyOnce);
     block_in_place(|| comes(&source, &target, "a"));
     asleep.signal("STOP");
     let mut client = source.client().unwrap();

@@ -3,7 +3,6 @@
 
 use std::{
     path::Path,
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -15,7 +14,7 @@ use keyferry_testkit::{
 };
 use tokio::task::block_in_place;
 
-use crate::support::{PATIENCE, assert_equal, remembering, start};
+use crate::support::{PATIENCE, Process, assert_equal, remembering, start};
 
 /// Tells the test `a_process` what to do.
 const TOLD: &str = "KEYFERRY_TEST_FULL_PHASE";
@@ -37,26 +36,6 @@ fn migration(source: &str, target: &str, journal: &Path) -> Migration {
     options.journal = Some(journal.to_owned());
     options.look_first = false;
     migration
-}
-
-struct Process(Child);
-
-impl Process {
-    fn start(told: &str) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "full_phase::a_process", "--nocapture"])
-            .env(TOLD, told)
-            .stdout(Stdio::null())
-            .spawn();
-        Process(child.unwrap())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
 }
 
 /// How many bytes of the snapshot the target says are there; none when it is past that.
@@ -116,7 +95,8 @@ async fn what_is_there_is_not_applied_again() {
     block_in_place(|| {
         let mut at_target = target.client().unwrap();
         for round in 0..4 {
-            let mut process = Process::start(&format!("{} {url} {}", source.url(), journal.display()));
+            let told_it = format!("{} {url} {}", source.url(), journal.display());
+            let mut process = Process::start("full_phase::a_process", (TOLD, told_it));
             let begun = Instant::now();
             // Until it is a step further than when the last one was killed.
             loop {

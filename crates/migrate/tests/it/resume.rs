@@ -1,9 +1,6 @@
 //! The program is killed, and another run goes on: nothing is lost or repeated, and the source sends its snapshot once.
 
-use std::{
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use keyferry_migrate::{Delivery, Migration, Outcome};
 use keyferry_testkit::{Cluster, CompareOptions, Server, compare_sides, data::WriterOptions};
@@ -11,59 +8,18 @@ use tokio::task::block_in_place;
 
 use crate::{
     clusters::ends::End,
-    support::{PATIENCE, run},
+    support::{PATIENCE, Process, run},
 };
 
 /// Tells the test `a_process` what to do.
 const TOLD: &str = "KEYFERRY_TEST_MIGRATION";
 
 /// A migration in a process of its own, which can be killed.
-pub(crate) struct Process(Child);
-
-impl Process {
-    pub(crate) fn start(source: &str, target: &str, id: &str, delivery: Delivery) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "resume::a_process", "--nocapture"])
-            .env(TOLD, format!("{source} {target} {id} {delivery:?}"))
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Process(child)
-    }
-
-    pub(crate) fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
+pub(crate) fn process(source: &str, target: &str, id: &str, delivery: Delivery) -> Process {
+    Process::start("resume::a_process", (TOLD, format!("{source} {target} {id} {delivery:?}")))
 }
 
-impl Process {
-    pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([format!("-{name}"), self.0.id().to_string()]).status();
-        assert!(sent.unwrap().success());
-    }
-
-    /// Waits for its end; true when it succeeded.
-    pub(crate) fn wait(&mut self, patience: Duration) -> bool {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status.success();
-            }
-            assert!(begun.elapsed() < patience, "it does not end");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-/// No test by itself: what [`Process`] starts.
+/// No test by itself: what [`process`] starts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process() {
     let Ok(told) = std::env::var(TOLD) else { return };
@@ -109,7 +65,7 @@ async fn kill_and_go_on(source: End, target: End, rounds: u64, databases: u32, d
     let writer = block_in_place(|| source.write(options));
     let links = if let End::Cluster(_) = source { 3 } else { 1 };
     for round in 0..rounds {
-        let mut process = Process::start(&source.url(), &target.url(), id, delivery);
+        let mut running = process(&source.url(), &target.url(), id, delivery);
         let begun = Instant::now();
         let streams = || (0..links).all(|link| state(&target, id, link).starts_with("stream"));
         while !block_in_place(streams) {
@@ -118,7 +74,7 @@ async fn kill_and_go_on(source: End, target: End, rounds: u64, databases: u32, d
         }
         // Wherever it is.
         tokio::time::sleep(Duration::from_millis(300 + 170 * round)).await;
-        process.kill();
+        running.kill();
     }
     block_in_place(|| {
         let counts = writer.stop().unwrap();
@@ -187,8 +143,8 @@ async fn flushes_and_exchanges_are_gone_on_behind() {
     let id = "flushed";
     let mut client = source.client();
     client.call(&["SET", "before", "1"]).unwrap();
-    let start = || Process::start(&source.url(), &target.url(), id, Delivery::ExactlyOnce);
-    let mut process = start();
+    let start = || process(&source.url(), &target.url(), id, Delivery::ExactlyOnce);
+    let mut running = start();
     // One that dies in its snapshot has no stream to go on with.
     let begun = Instant::now();
     while !block_in_place(|| state(&target, id, 0)).starts_with("stream") {
@@ -207,13 +163,13 @@ async fn flushes_and_exchanges_are_gone_on_behind() {
         client.call(&["INCR", "third"]).unwrap();
         client.call(&["SELECT", "0"]).unwrap();
         client.call(&["EXEC"]).unwrap();
-        let kill_and_start = |process: &mut Process| {
-            process.kill();
-            *process = start();
+        let kill_and_start = |running: &mut Process| {
+            running.kill();
+            *running = start();
         };
         // Wherever it is, and behind it.
         if round % 2 == 0 {
-            kill_and_start(&mut process);
+            kill_and_start(&mut running);
         }
         client.call(&["INCR", "n"]).unwrap();
         // No round before had that value.
@@ -224,9 +180,9 @@ async fn flushes_and_exchanges_are_gone_on_behind() {
                 .wait_until(PATIENCE, |c| Ok(c.bytes(&["GET", "mark"])?.as_deref() == Some(mark.as_bytes())))
         });
         assert!(come.unwrap(), "{mark}");
-        kill_and_start(&mut process);
+        kill_and_start(&mut running);
     }
-    process.kill();
+    running.kill();
     let finished = run(&source.url(), &target.url(), |o| o.id = Some(id.to_owned())).await;
     finished.result.unwrap();
     assert!(finished.report.resumed, "{:?}", finished.report);

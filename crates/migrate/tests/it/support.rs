@@ -1,6 +1,9 @@
 //! A migration that runs beside a test.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use keyferry_migrate::{Finished, Migration, Options, Phase, Progress, Stopper, Until};
 use keyferry_testkit::{Client, CompareOptions, Server, ServerBinary, compare_with, data::Writer, digest};
@@ -101,6 +104,46 @@ impl Running {
             }
             assert!(moved.elapsed() < PATIENCE, "no end in time: {figures:?}");
         }
+    }
+}
+
+/// A test of this binary that runs as a process of its own, so that it can be killed. It dies with this value.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Process {
+    /// `told` is in the variable, where that test finds it; without it, as when all tests are run, the test does nothing.
+    pub(crate) fn start(test: &str, (variable, told): (&str, String)) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test, "--nocapture"]).env(variable, told).stdout(Stdio::null());
+        Process(command.spawn().unwrap())
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    pub(crate) fn signal(&self, name: &'static str) {
+        keyferry_testkit::process::signal(self.0.id(), name).unwrap();
+    }
+
+    /// Waits for its end; true when it succeeded.
+    pub(crate) fn wait(&mut self, patience: Duration) -> bool {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.success();
+            }
+            assert!(begun.elapsed() < patience, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
     }
 }
 

@@ -1,16 +1,16 @@
 //! An import that is killed goes on: no command of the file is lost or repeated.
 
-use std::{
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
 use keyferry_migrate::Migration;
 use keyferry_testkit::{CompareOptions, Proxy, Rng, Side, compare_sides};
 use tokio::task::block_in_place;
 
 use super::{log_of, logging, writes};
-use crate::{clusters::ends::End, support::PATIENCE};
+use crate::{
+    clusters::ends::End,
+    support::{PATIENCE, Process},
+};
 
 /// Tells the test `a_process` what to do.
 const TOLD: &str = "KEYFERRY_TEST_IMPORT";
@@ -26,24 +26,8 @@ async fn a_process() {
     migration.run().await.result.unwrap();
 }
 
-struct Process(Child);
-
-impl Process {
-    fn start(target: &str, files: &str) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "import::resume::a_process", "--nocapture"])
-            .env(TOLD, format!("{target} {files}"))
-            .stdout(Stdio::null())
-            .spawn();
-        Process(child.unwrap())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
+fn process(target: &str, files: &str) -> Process {
+    Process::start("import::resume::a_process", (TOLD, format!("{target} {files}")))
 }
 
 /// What the target keeps of where it is.
@@ -82,11 +66,11 @@ fn kill_and_go_on(cluster: bool) {
     while !ended && killed < 8 {
         let before = state(&target);
         begun |= before != nothing;
-        let mut process = Process::start(&url, &files);
+        let mut running = process(&url, &files);
         let since = std::time::Instant::now();
         while state(&target) == before && !ended {
             assert!(since.elapsed() < PATIENCE, "no step forward: {before}");
-            if let Some(status) = process.0.try_wait().unwrap() {
+            if let Some(status) = running.0.try_wait().unwrap() {
                 assert!(status.success(), "{status}");
                 ended = true;
             }
@@ -94,7 +78,7 @@ fn kill_and_go_on(cluster: bool) {
         }
         begun |= state(&target) != nothing;
         std::thread::sleep(Duration::from_millis(rng.below(120)));
-        drop(process);
+        drop(running);
         killed += 1;
         // What is kept of an import goes with its end: who is killed behind that has done everything, and another would begin anew.
         ended |= begun && state(&target) == nothing;
@@ -103,7 +87,7 @@ fn kill_and_go_on(cluster: bool) {
         proxy.delay(Duration::ZERO);
     }
     if !ended {
-        let status = Process::start(&url, &files).0.wait().unwrap();
+        let status = process(&url, &files).0.wait().unwrap();
         assert!(status.success(), "{status}");
     }
     assert!(killed > 2, "too quick: {killed}");

@@ -1,48 +1,23 @@
 //! The program is killed, and another run goes on.
 
-use std::{
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use keyferry_migrate::two_way::{Policy, TwoWay};
 use keyferry_testkit::{Direction, Proxy, Server};
 use tokio::task::block_in_place;
 
 use super::{Both, call, equal, get};
-use crate::support::{PATIENCE, any};
+use crate::support::{PATIENCE, Process, any};
 
 /// Tells the test `a_process` what to do.
 const TOLD: &str = "KEYFERRY_TEST_TWO_WAY";
 
 /// Both links in a process of their own.
-struct Process(Child);
-
-impl Process {
-    fn start(source: &str, target: &str) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "two_way::killed::a_process", "--nocapture"])
-            .env(TOLD, format!("{source} {target}"))
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Process(child)
-    }
-
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
+fn process(source: &str, target: &str) -> Process {
+    Process::start("two_way::killed::a_process", (TOLD, format!("{source} {target}")))
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-/// No test by itself: what [`Process`] starts.
+/// No test by itself: what [`process`] starts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process() {
     let Ok(told) = std::env::var(TOLD) else { return };
@@ -79,13 +54,13 @@ async fn a_run_that_was_killed_is_gone_on_with_and_each_write_is_there_once() {
         };
         writes(&source, "s", 0, 10);
         for round in 0..4 {
-            let mut process = Process::start(&source.url(), &target.url());
+            let mut running = process(&source.url(), &target.url());
             wait_until_both_go(&source, &target, &round.to_string());
             std::thread::scope(|scope| {
                 scope.spawn(|| writes(&source, "s", 1000 * round, 400));
                 scope.spawn(|| writes(&target, "t", 1000 * round, 400));
                 std::thread::sleep(Duration::from_millis(20 + 30 * round));
-                process.kill();
+                running.kill();
             });
         }
     });
@@ -115,7 +90,7 @@ async fn writes_that_meet_across_a_kill_are_found() {
         let (here, there) = (Proxy::start(source.addr()).unwrap(), Proxy::start(target.addr()).unwrap());
         let urls = [&here, &there].map(|proxy| format!("redis://{}", proxy.addr()));
         block_in_place(|| {
-            let mut process = Process::start(&urls[0], &urls[1]);
+            let mut running = process(&urls[0], &urls[1]);
             wait_until_both_go(&source, &target, "first");
             // Nothing more is heard of the target.
             there.stall(Direction::FromTarget, true);
@@ -124,7 +99,7 @@ async fn writes_that_meet_across_a_kill_are_found() {
             let mut client = target.client().unwrap();
             let come = client.wait_until(PATIENCE, |client| Ok(get(client, "k").as_deref() == Some("s")));
             assert!(come.unwrap());
-            process.kill();
+            running.kill();
             there.stall(Direction::FromTarget, false);
         });
         let mut both = Both::start(&urls[0], &urls[1], policy, |_| {});

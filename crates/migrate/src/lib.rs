@@ -84,6 +84,7 @@ mod snapshot_thread;
 mod source;
 mod spool;
 mod target;
+mod temporary;
 mod throttle;
 mod translate;
 pub mod two_way;

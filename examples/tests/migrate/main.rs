@@ -349,3 +349,47 @@ fn files_and_standard_input_are_sources() {
         assert_eq!(to_its_end(wrong, Stdio::null()).0, Some(2), "{wrong:?}");
     }
 }
+
+/// Nobody goes on with what a killed program has left in the directory for temporary files, so the next one takes it away; that of one that runs stays.
+#[test]
+fn what_a_killed_program_has_left_is_removed_by_the_next() {
+    let (source, target) = (Server::any().unwrap(), Server::any().unwrap());
+    data::tiny_keys(&mut source.client().unwrap(), 1, 2000).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let left = || -> Vec<String> {
+        let entries = std::fs::read_dir(dir.path()).unwrap().flatten();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    };
+    let start = |to: &str, id: &str, until: &str| {
+        let mut command = Command::new(program());
+        command.args(["--source", &source.url(), "--target", to, "--id", id, "--until", until]);
+        command.env("TMPDIR", dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Running(command.spawn().unwrap())
+    };
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !done() {
+            assert!(begun.elapsed() < PATIENCE, "{what}: {:?}", left());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    // It has its journal, and is not done, as nothing goes to its target.
+    let way = Proxy::start(target.addr()).unwrap();
+    way.delay(Duration::from_millis(20));
+    let killed = start(&format!("redis://{}", way.addr()), "killed", "forever");
+    until("a directory", &|| !left().is_empty());
+    drop(killed);
+    let gone = left();
+    assert!(gone.len() == 1 && gone[0].starts_with("keyferry-temp-journal-"), "{gone:?}");
+    let other = Server::any().unwrap();
+    let lasting = start(&other.url(), "lasting", "forever");
+    until("another directory alone", &|| left().len() == 1 && left() != gone);
+    let stays = left();
+    let mut ending = start(&target.url(), "ending", "caught-up");
+    assert!(ending.0.wait().unwrap().success());
+    assert_eq!(left(), stays);
+    drop(lasting);
+}

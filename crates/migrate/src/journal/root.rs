@@ -12,7 +12,7 @@ use super::{
     file::failed,
     sidecar::{self, FORMAT, Owner},
 };
-use crate::error::Error;
+use crate::{error::Error, temporary};
 
 pub(super) const OWNER: &str = "keyferry.json";
 pub(crate) const LOCK: &str = "keyferry.lock";
@@ -51,23 +51,19 @@ impl JournalRoot {
     /// [`Error::JournalInUse`] for a directory with other things in it, [`Error::JournalLocked`] while another process
     /// uses it, [`Error::JournalOfAnother`] when it holds data of another migration.
     pub(crate) fn open(dir: Option<&Path>, identity: Identity, settings: Settings) -> Result<Self, Error> {
-        let (path, temporary) = match dir {
+        let (path, temporary, lock) = match dir {
             Some(dir) => {
                 fs::create_dir_all(dir).map_err(|e| failed(dir, "creating the directory", e))?;
-                (dir.to_owned(), None)
+                if !dir.join(OWNER).exists() {
+                    refuse_foreign(dir)?;
+                }
+                (dir.to_owned(), None, lock(dir)?)
             }
             None => {
-                let temporary = tempfile::Builder::new()
-                    .prefix("keyferry-journal-")
-                    .tempdir()
-                    .map_err(|e| failed(&std::env::temp_dir(), "creating a directory", e))?;
-                (temporary.path().to_owned(), Some(temporary))
+                let (temporary, lock) = temporary::directory("journal")?;
+                (temporary.path().to_owned(), Some(temporary), lock)
             }
         };
-        if !path.join(OWNER).exists() {
-            refuse_foreign(&path)?;
-        }
-        let lock = lock(&path)?;
         let file = path.join(OWNER);
         let found: Option<Owner> = sidecar::read(&file)?;
         let mut token = None;
@@ -125,7 +121,7 @@ impl JournalRoot {
         if let Ok(mut root) = Arc::try_unwrap(self.0)
             && let Some(temporary) = root.temporary.take()
         {
-            return temporary.keep();
+            return temporary::leave(temporary);
         }
         path
     }

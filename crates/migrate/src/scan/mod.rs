@@ -44,7 +44,7 @@ pub(crate) use self::choose::{Reading, choose};
 pub use self::state::ScanCounts;
 use self::{blind::Blind, events::Events, follow::Followed, server::Primary, state::Shared};
 use crate::{
-    error::Error, filter::Filter, migration::Migration, options::Follow, target::Abilities,
+    error::Error, filter::Filter, migration::Migration, options::Follow, target::Abilities, temporary,
     throttle::Throttle,
 };
 
@@ -202,7 +202,7 @@ pub(crate) struct Scanner {
     thread: Option<std::thread::JoinHandle<()>>,
     stop: CancellationToken,
     /// Holds the socket.
-    _directory: tempfile::TempDir,
+    _directory: (tempfile::TempDir, std::fs::File),
 }
 
 impl Scanner {
@@ -285,11 +285,8 @@ impl Scanner {
         memory.get().notes.extend(notes);
         let failed =
             |doing: &'static str| move |error: std::io::Error| Error::Internal(format!("{doing}: {error}"));
-        let directory = tempfile::Builder::new()
-            .prefix("keyferry-scan-")
-            .tempdir()
-            .map_err(failed("making a directory for a socket"))?;
-        let path = directory.path().join("primary");
+        let directory = temporary::directory("scan")?;
+        let path = directory.0.path().join("primary");
         let stop = CancellationToken::new();
         let (told, ready) = oneshot::channel();
         let work = {

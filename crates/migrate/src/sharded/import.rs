@@ -5,6 +5,7 @@
 //! (values replace what is there), its commands from the one after the last that is on the target.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -48,6 +49,7 @@ use crate::{
     run::STOP_GRACE,
     snapshot::SnapshotEncoder,
     target::Abilities,
+    temporary,
 };
 
 /// The only link, as the target knows it.
@@ -144,7 +146,7 @@ struct Run<'m> {
 /// A directory that somebody chose, or one that goes with the run.
 enum Kept {
     Named(PathBuf),
-    Temporary(TempDir),
+    Temporary(TempDir, #[expect(dead_code, reason = "it is held as long as this is open")] File),
 }
 
 impl Kept {
@@ -153,18 +155,14 @@ impl Kept {
             Some(path) if options.on_exists != OnExists::Replace => std::fs::create_dir_all(path)
                 .map(|()| Kept::Named(path.clone()))
                 .map_err(|e| failed(path, "making the directory", e)),
-            _ => tempfile::Builder::new()
-                .prefix("keyferry-import-")
-                .tempdir()
-                .map(Kept::Temporary)
-                .map_err(|e| failed(&std::env::temp_dir(), "making a directory", e)),
+            _ => temporary::directory("import").map(|(directory, lock)| Kept::Temporary(directory, lock)),
         }
     }
 
     fn path(&self) -> &Path {
         match self {
             Kept::Named(path) => path,
-            Kept::Temporary(directory) => directory.path(),
+            Kept::Temporary(directory, _) => directory.path(),
         }
     }
 }

@@ -83,7 +83,7 @@ impl Running {
     pub(crate) async fn end(self) -> Finished {
         let finished = self.end_keeping_journal().await;
         // Nobody asked for it.
-        if let Some(journal) = finished.report.journal.as_ref().filter(|j| j.contains("keyferry-journal-")) {
+        if let Some(journal) = finished.report.journal.as_ref().filter(|j| j.contains("keyferry-temp-")) {
             std::fs::remove_dir_all(journal).unwrap();
         }
         finished

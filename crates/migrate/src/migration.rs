@@ -19,7 +19,7 @@ use crate::{
     import::{Files, Given},
     journal::{Identity, JournalRoot, blocking},
     log, mover,
-    options::{Delivery, OnError, OnExists, Options},
+    options::{Delivery, Expiry, OnError, OnExists, Options},
     precheck, prepare,
     progress::{Meter, Phase, Progress},
     report::{self, Ends, Outcome, Report},
@@ -342,6 +342,8 @@ impl Migration {
             && usual
             && !self.options.from_now
             && self.options.active_worker().is_none()
+            // Where nobody looks into the stream, no deadline is held.
+            && self.options.expiry != Expiry::HeldUntilEnd
             && self.options.limits.is_unlimited()
             && self.options.delivery == Delivery::AtLeastOnce;
         if let (Endpoint::Standalone(from), Endpoint::Standalone(to), true) = (&source, &target, direct) {

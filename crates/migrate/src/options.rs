@@ -91,7 +91,7 @@ pub struct Options {
     /// Items whose failing does not keep a run from beginning; the report names them. Default: none.
     pub ignore: BTreeSet<precheck::Item>,
     /// When the deadlines of keys and of fields are put as they are. Default: when the target has caught up. Not heeded where
-    /// bytes are forwarded without being looked into.
+    /// bytes are forwarded without being looked into, which is not done with [`Expiry::HeldUntilEnd`].
     pub expiry: Expiry,
     /// Where files with commands, or an archive, are the source: what becomes of deadlines at its end. Not heeded with
     /// [`Expiry::AsItComes`], nor for snapshots alone. Default: [`Deadlines::Keep`].

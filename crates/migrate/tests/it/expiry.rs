@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use keyferry_migrate::{Expiry, Finished, Options, Outcome, Phase};
+use keyferry_migrate::{Delivery, Expiry, Finished, Options, Outcome, Phase};
 use keyferry_testkit::{
     Client, Cluster, CompareOptions, Server, ServerBinary, Side, chosen, compare_sides,
     data::{self, Features},
@@ -280,4 +280,24 @@ async fn deadlines_may_go_as_they_come() {
     let finished = running.end().await;
     finished.result.unwrap();
     assert_eq!(finished.report.expiry, keyferry_migrate::ExpiryCounts::default());
+}
+
+/// At least once from server to server bytes are forwarded without being looked into, but not where deadlines are to be held.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deadlines_are_held_until_the_end_at_least_once_too() {
+    let binary = keyferry_testkit::any().unwrap();
+    let (source, target) = (start(binary), start(binary));
+    let (mut client, fields) = fill(&source);
+    let mut running = Running::start(&source.url(), &target.url(), |options| {
+        options.delivery = Delivery::AtLeastOnce;
+        options.expiry = Expiry::HeldUntilEnd;
+    });
+    running.until_phase(Phase::Following).await;
+    let mut there = target.client().unwrap();
+    assert!(ttl(&mut there, "key:0", None) > 1 << 44);
+    running.stopper.stop();
+    let finished = running.end().await;
+    finished.result.unwrap();
+    assert!(finished.report.expiry.held_in_snapshot > 0);
+    assert_exact(&mut client, &mut there, &["key:0"], fields, "at the end");
 }

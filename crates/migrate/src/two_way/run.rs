@@ -395,6 +395,11 @@ fn check(options: &Options) -> Result<(), Error> {
             "sources that are not read by PSYNC",
         ),
         (options.prefer_replicas, "reading from replicas"),
+        (options.worker.is_some(), "several workers (--shard)"),
+        (
+            options.skip_refused,
+            "commands that are passed over (--skip-refused): what is refused is a conflict",
+        ),
     ];
     match refused.iter().find(|(refused, _)| *refused) {
         Some((_, what)) => Err(refuse(&format!("it does not go together with {what}"))),

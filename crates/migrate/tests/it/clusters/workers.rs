@@ -1,10 +1,11 @@
 //! Several workers that carry over one cluster together, each with some of its slots.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use keyferry_migrate::{
     Error, Expiry, Finished, Migration, OnExists, Options, Outcome, Phase, Report, SourceMode, Until, Worker,
     cutover::Cutover,
+    rewrite::{Rewrite, Rewriter, Script, Seen, Sent},
 };
 use keyferry_routing::tag_for_slot;
 use keyferry_testkit::{ServerBinary, data::WriterOptions};
@@ -17,6 +18,30 @@ const ID: &str = "fleet";
 
 fn worker(index: u16, of: u16) -> Option<Worker> {
     Some(Worker::new(index, of).unwrap())
+}
+
+/// A script of which nothing but its being there matters.
+#[derive(Debug)]
+struct Passing;
+
+impl Rewrite for Passing {
+    fn begin(&self) -> Result<Box<dyn Rewriter>, String> {
+        Ok(Box::new(Passing))
+    }
+
+    fn name(&self) -> &str {
+        "passing"
+    }
+
+    fn fingerprint(&self) -> String {
+        "passing".to_owned()
+    }
+}
+
+impl Rewriter for Passing {
+    fn rewrite(&mut self, _: &Seen<'_>, _: &mut Sent) -> Result<(), String> {
+        Err("never run".to_owned())
+    }
 }
 
 fn start(source: &End, target: &End, index: u16, of: u16) -> Running {
@@ -228,6 +253,10 @@ async fn what_does_not_fit_together_is_refused() {
     let scanned = |o: &mut Options| (o.worker, o.source_mode) = (worker(0, 3), SourceMode::Scan);
     refused(&source, &scanned, "not read by PSYNC").await;
     refused(&source, &|o| (o.worker, o.from_now) = (worker(0, 3), true), "copies nothing").await;
+    let scripted = |o: &mut Options| {
+        (o.worker, o.script) = (worker(0, 3), Some(Arc::new(Script::new(Passing))));
+    };
+    refused(&source, &scripted, "a script may give keys any names").await;
     let files = vec!["none.rdb".into()];
     let mut from_files = Migration::from_files(files, target.url().parse().unwrap());
     from_files.options_mut().worker = worker(0, 3);

@@ -1,7 +1,7 @@
 //! What is refused, and what ends a run in both directions.
 
 use keyferry_migrate::{
-    Delivery, Error, Expiry, OnError, OnExists,
+    Delivery, Error, Expiry, OnError, OnExists, Worker,
     two_way::{Policy, TwoWay},
 };
 use keyferry_testkit::Server;
@@ -27,6 +27,9 @@ async fn what_does_not_go_both_ways_is_refused_before_anything_is_written() {
     assert!(refused(|both| both.options_mut().on_exists = OnExists::Skip).await.contains("--on-exists"));
     let letters = |both: &mut TwoWay| both.options_mut().on_error = OnError::DeadLetter("letters".into());
     assert!(refused(letters).await.contains("dead letters"));
+    let worker = |both: &mut TwoWay| both.options_mut().worker = Some(Worker::new(0, 2).unwrap());
+    assert!(refused(worker).await.contains("--shard"));
+    assert!(refused(|both| both.options_mut().skip_refused = true).await.contains("--skip-refused"));
     let cluster =
         block_in_place(|| Server::builder(keyferry_testkit::any().unwrap()).cluster().start().unwrap());
     let one = any();

@@ -133,3 +133,22 @@ fn downgrade() {
         if command.contains("--example diff") { Ends::Otherwise } else { Ends::Well }
     });
 }
+
+#[test]
+fn two_sides_that_are_both_written_to() {
+    let mut stage = stage();
+    some(&mut stage.server("east", "redis-7.0").client().unwrap());
+    stage.server("west", "redis-7.0");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    stage.call("127.0.0.1:9121", std::path::Path::new(&free.to_string()));
+    play(&mut stage, "Two sides that are both written to", |stage, command| {
+        if command.contains("--live") {
+            stage.client("east").call(&["SET", "written:east", "1"]).unwrap();
+            stage.client("west").call(&["SET", "written:west", "1"]).unwrap();
+        }
+        Ends::Well
+    });
+    for (name, of_the_other) in [("east", "written:west"), ("west", "written:east")] {
+        assert_eq!(stage.client(name).int(&["EXISTS", of_the_other]).unwrap(), 1);
+    }
+}

@@ -41,12 +41,13 @@ use tokio::net::TcpListener;
 
 pub use self::lag::LagClock;
 pub use self::names::{ALL, Kind, Metric};
-use self::page::Content;
+use self::page::{Content, TwoWayFigures, links};
 use crate::{
     http::{self, Answer, Listener},
     migration::Migration,
     progress::{Figures, Phase, Progress},
     throttle::Throttle,
+    two_way::{TwoWay, TwoWayProgress},
 };
 
 /// How often the offsets are looked at; the lag in seconds is right to this.
@@ -64,6 +65,7 @@ pub struct MetricsServer {
 #[derive(Debug)]
 struct State {
     progress: Progress,
+    two_way: Option<TwoWayProgress>,
     throttle: Throttle,
     clocks: Mutex<Vec<LagClock>>,
     targets: target::Shared,
@@ -75,9 +77,27 @@ impl MetricsServer {
     /// # Errors
     /// When the address cannot be had.
     pub async fn bind(address: SocketAddr, migration: &Migration) -> io::Result<Self> {
+        Self::of(address, migration, None).await
+    }
+
+    /// The same of a migration in both directions: figures of both links, and what both ways have come to. Of the servers, that which the source
+    /// is copied to first is told as the target; it is ready when both sides may be written to, and both links follow.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub async fn bind_two_way(address: SocketAddr, both: &TwoWay) -> io::Result<Self> {
+        Self::of(address, both.forward(), Some(both.progress())).await
+    }
+
+    async fn of(
+        address: SocketAddr,
+        migration: &Migration,
+        two_way: Option<TwoWayProgress>,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let state = State {
             progress: migration.progress(),
+            two_way,
             throttle: migration.throttle(),
             clocks: Mutex::default(),
             targets: target::Shared::default(),
@@ -117,11 +137,14 @@ impl MetricsServer {
 impl State {
     /// Looks at the offsets.
     fn look(&self, now: Instant) {
-        let figures = self.progress.figures();
-        let links = links(&figures);
+        let (figures, back) = (self.progress.figures(), self.back());
+        let links = links(&figures, back.as_ref());
         let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Shards may come while it runs; the link back has no shards.
         clocks.resize(links.len(), LagClock::default());
-        for (clock, link) in clocks.iter_mut().zip(links).filter(|(_, link)| link.lag_bytes.is_some()) {
+        for (clock, (_, link)) in
+            clocks.iter_mut().zip(links).filter(|(_, (_, link))| link.lag_bytes.is_some())
+        {
             let source = link.source_offset.unwrap_or(0).max(link.received_offset);
             clock.note(now, source, link.applied_offset);
         }
@@ -133,7 +156,7 @@ impl State {
                 Answer { status: 200, kind: "text/plain; version=0.0.4; charset=utf-8", body: self.page() }
             }
             "/healthz" => Answer::text(200, "ok\n"),
-            "/readyz" => match not_ready(&self.progress.figures()) {
+            "/readyz" => match self.not_ready() {
                 None => Answer::text(200, "caught up\n"),
                 Some(why) => Answer::text(503, format!("{why}\n")),
             },
@@ -142,26 +165,53 @@ impl State {
         }
     }
 
+    fn back(&self) -> Option<Figures> {
+        self.two_way.as_ref().map(|both| both.back().figures())
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        let forward = not_ready(&self.progress.figures());
+        match &self.two_way {
+            None => forward,
+            Some(both) if !both.is_ready() => forward.or_else(|| Some("the link back is begun".to_owned())),
+            Some(both) => forward.or_else(|| not_ready(&both.back().figures())),
+        }
+    }
+
     fn page(&self) -> String {
         let now = Instant::now();
         self.look(now);
         let figures = self.progress.figures();
+        let two_way = self.two_way.as_ref().map(two_way);
         let clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let lag = |(link, clock): (&Figures, &LagClock)| link.lag_bytes.map(|_| clock.lag(now).as_secs_f64());
-        let lags = links(&figures).into_iter().zip(&clocks).map(lag).collect();
+        let lag = |((_, link), clock): ((_, &Figures), &LagClock)| {
+            link.lag_bytes.map(|_| clock.lag(now).as_secs_f64())
+        };
+        let back = two_way.as_ref().map(|two_way| &two_way.back);
+        let lags = links(&figures, back).into_iter().zip(&clocks).map(lag).collect();
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (errors, precheck) = (self.progress.0.errors(), self.progress.0.precheck());
+        let (mut errors, precheck) = (self.progress.0.errors(), self.progress.0.precheck());
+        for (class, count) in self.two_way.iter().flat_map(|both| both.back().0.errors()) {
+            match errors.iter_mut().find(|(known, _)| *known == class) {
+                Some((_, all)) => *all += count,
+                None => errors.push((class, count)),
+            }
+        }
         let throttle = self.throttle.figures();
-        page::page(&Content { figures, lags, errors, precheck, targets, throttle })
+        page::page(&Content { figures, lags, errors, precheck, targets, throttle, two_way })
     }
 }
 
-/// The figures of each link: those of all where there is but one.
-fn links(figures: &Figures) -> Vec<&Figures> {
-    if figures.links.is_empty() {
-        vec![figures]
-    } else {
-        figures.links.iter().map(|link| &link.figures).collect()
+fn two_way(both: &TwoWayProgress) -> TwoWayFigures {
+    let (from_source, from_target) = both.counts();
+    TwoWayFigures {
+        back: both.back().figures(),
+        ready: both.is_ready(),
+        conflicts: both.conflicts(),
+        settled: both.settled(),
+        unsettled: both.unsettled(),
+        refused: both.refused(),
+        counts: [from_source, from_target],
     }
 }
 

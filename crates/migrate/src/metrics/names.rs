@@ -29,8 +29,8 @@ pub struct Metric {
     pub name: &'static str,
     /// Counter or gauge.
     pub kind: Kind,
-    /// Its label, if it has one: `link` is the shard of the source (`source` where there is but one), `node` the address of
-    /// a primary of the target.
+    /// Its label, if it has one: `link` is the shard of the source (`source` where there is but one; with both ways at once `target` is
+    /// the link back), `node` the address of a primary of the target.
     pub label: Option<&'static str>,
     /// What it says, and in which unit.
     pub help: &'static str,
@@ -80,6 +80,14 @@ metrics! {
     TARGET_EVICTED = Counter "keyferry_target_evicted_keys_total" ["node"], "Keys that the primary of the target has evicted since it started.";
     TARGET_MEMORY = Gauge "keyferry_target_used_memory_bytes" ["node"], "Memory that the primary of the target uses.";
     TARGET_LIMIT = Gauge "keyferry_target_max_memory_bytes" ["node"], "Limit of that memory; 0 for none.";
+    TWO_WAY_READY = Gauge "keyferry_two_way_ready", "With both ways at once, as all that follow: 1 from when both sides may be written to.";
+    TWO_WAY_CONFLICTS = Counter "keyferry_two_way_conflicts_total", "Conflicts: keys that both sides wrote before either knew of the other's write.";
+    TWO_WAY_SETTLED = Counter "keyferry_two_way_settled_keys_total", "Keys that got one side's value on both.";
+    TWO_WAY_UNSETTLED = Gauge "keyferry_two_way_unsettled_keys", "Keys that are yet to get it.";
+    TWO_WAY_REFUSED = Counter "keyferry_two_way_refused_commands_total", "Commands that one side refused.";
+    TWO_WAY_COMMANDS = Counter "keyferry_two_way_commands_total" ["link"], "Commands of the applications of one side (source or target) that its link has carried over to the other.";
+    TWO_WAY_RETURNED = Counter "keyferry_two_way_returned_commands_total" ["link"], "Commands in the stream of one side that the other link had written there, and that were left out.";
+    TWO_WAY_UNKNOWN = Counter "keyferry_two_way_unknown_commands_total" ["link"], "Commands of which nobody can tell whether they met a write of the other side, as too many were remembered.";
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::names::{self, Metric};
 use crate::{
     progress::{Figures, Phase},
     throttle::ThrottleFigures,
+    two_way::LinkCounts,
 };
 
 /// Everything that is on a page.
@@ -20,6 +21,22 @@ pub(super) struct Content {
     pub(super) precheck: Vec<(&'static str, usize)>,
     pub(super) targets: Vec<TargetFigures>,
     pub(super) throttle: ThrottleFigures,
+    /// Where both sides are written to.
+    pub(super) two_way: Option<TwoWayFigures>,
+}
+
+/// What there is to say of both ways at once.
+#[derive(Clone, Debug)]
+pub(super) struct TwoWayFigures {
+    /// The link back.
+    pub(super) back: Figures,
+    pub(super) ready: bool,
+    pub(super) conflicts: u64,
+    pub(super) settled: u64,
+    pub(super) unsettled: u64,
+    pub(super) refused: u64,
+    /// From the source, and from the target.
+    pub(super) counts: [LinkCounts; 2],
 }
 
 /// What a primary of the target told.
@@ -32,13 +49,25 @@ pub(super) struct TargetFigures {
     pub(super) max_memory: u64,
 }
 
-/// The name of the only link.
+/// The name of the only link, and that of the link back.
 const ONLY_LINK: &str = "source";
+const LINK_BACK: &str = "target";
+
+/// The figures of each link, with its name: those of all where there is but one; the link back comes last.
+pub(super) fn links<'f>(figures: &'f Figures, back: Option<&'f Figures>) -> Vec<(&'f str, &'f Figures)> {
+    let mut links: Vec<(&str, &Figures)> = if figures.links.is_empty() {
+        vec![(ONLY_LINK, figures)]
+    } else {
+        figures.links.iter().map(|link| (link.name.as_str(), &link.figures)).collect()
+    };
+    links.extend(back.map(|back| (LINK_BACK, back)));
+    links
+}
 
 /// Writes the page.
 pub(super) fn page(content: &Content) -> String {
     let mut page = Page(String::with_capacity(8 << 10));
-    let Content { figures, lags, errors, precheck, targets, throttle } = content;
+    let Content { figures, lags, errors, precheck, targets, throttle, two_way } = content;
     page.metric(names::INFO, [(env!("CARGO_PKG_VERSION"), 1)]);
     page.metric(
         names::PHASE,
@@ -46,11 +75,7 @@ pub(super) fn page(content: &Content) -> String {
     );
     page.metric(names::ELAPSED, [("", figures.elapsed_seconds)]);
 
-    let links: Vec<(&str, &Figures)> = if figures.links.is_empty() {
-        vec![(ONLY_LINK, figures)]
-    } else {
-        figures.links.iter().map(|link| (link.name.as_str(), &link.figures)).collect()
-    };
+    let links = links(figures, two_way.as_ref().map(|two_way| &two_way.back));
     page.each(names::SNAPSHOT_BYTES, &links, |link| link.snapshot_total);
     page.each(names::SNAPSHOT_RECEIVED, &links, |link| Some(link.snapshot_received));
     page.each(names::SNAPSHOT_APPLIED, &links, |link| Some(link.snapshot_applied));
@@ -87,6 +112,9 @@ pub(super) fn page(content: &Content) -> String {
     page.metric(names::TARGET_EVICTED, of(|target| target.evicted));
     page.metric(names::TARGET_MEMORY, of(|target| target.used_memory));
     page.metric(names::TARGET_LIMIT, of(|target| target.max_memory));
+    if let Some(two_way) = two_way {
+        page.two_way(two_way);
+    }
     page.0
 }
 
@@ -108,6 +136,26 @@ impl Page {
                 Some(of) => writeln!(out, "{name}{{{of}=\"{}\"}} {value}", escaped(label)),
                 None => writeln!(out, "{name} {value}"),
             };
+        }
+    }
+
+    fn two_way(&mut self, figures: &TwoWayFigures) {
+        self.metric(names::TWO_WAY_READY, [("", u8::from(figures.ready))]);
+        for (metric, value) in [
+            (names::TWO_WAY_CONFLICTS, figures.conflicts),
+            (names::TWO_WAY_SETTLED, figures.settled),
+            (names::TWO_WAY_UNSETTLED, figures.unsettled),
+            (names::TWO_WAY_REFUSED, figures.refused),
+        ] {
+            self.metric(metric, [("", value)]);
+        }
+        let [from_source, from_target] = &figures.counts;
+        for (metric, values) in [
+            (names::TWO_WAY_COMMANDS, [from_source.own, from_target.own]),
+            (names::TWO_WAY_RETURNED, [from_source.returned_commands, from_target.returned_commands]),
+            (names::TWO_WAY_UNKNOWN, [from_source.unknown, from_target.unknown]),
+        ] {
+            self.metric(metric, [ONLY_LINK, LINK_BACK].into_iter().zip(values));
         }
     }
 

@@ -217,6 +217,18 @@ impl TwoWayProgress {
         self.shared.get().map_or(0, |shared| shared.state().conflicts.count)
     }
 
+    /// Keys that got one side's value on both.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        self.shared.get().map_or(0, |shared| shared.state().conflicts.settled)
+    }
+
+    /// Commands that one side refused.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.shared.get().map_or(0, |shared| shared.state().conflicts.refused)
+    }
+
     /// Keys that are being settled.
     #[must_use]
     pub fn unsettled(&self) -> u64 {

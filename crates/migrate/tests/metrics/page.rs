@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use keyferry_migrate::metrics::{ALL, Kind};
+use keyferry_migrate::{
+    metrics::{ALL, Kind, MetricsServer},
+    two_way::{Policy, TwoWay},
+};
 use keyferry_testkit::{Cluster, Direction, Proxy, Server, data};
 use tokio::task::block_in_place;
 
-use crate::support::Watched;
+use crate::support::{PATIENCE, Page, Watched, get};
 
 fn any() -> Server {
     Server::builder(keyferry_testkit::any().unwrap()).diskless_sync(true, 0).start().unwrap()
@@ -19,7 +22,7 @@ async fn figures_follow_what_happens_and_nothing_is_written_to_the_source() {
     block_in_place(|| data::tiny_keys(&mut client, 1, 5000)).unwrap();
     let proxy = Proxy::start(target.addr()).unwrap();
     let watched = Watched::start(&source.url(), &format!("redis://{}", proxy.addr()), |_| {}).await;
-    let following = |page: &crate::support::Page| page.get("keyferry_phase", Some("following")) == Some(1.0);
+    let following = |page: &Page| page.get("keyferry_phase", Some("following")) == Some(1.0);
     let page = watched.until("following", following).await;
     assert_eq!(page.link("keyferry_keys_applied_total"), Some(5000.0));
     assert!(page.link("keyferry_snapshot_applied_bytes_total") > Some(10_000.0));
@@ -40,7 +43,8 @@ async fn figures_follow_what_happens_and_nothing_is_written_to_the_source() {
         "keyferry_adaptive_bytes_per_second",
         "keyferry_latency_seconds",
     ];
-    for metric in ALL.iter().filter(|metric| !none.contains(&metric.name)) {
+    let is_here = |name: &str| !none.contains(&name) && !name.starts_with("keyferry_two_way_");
+    for metric in ALL.iter().filter(|metric| is_here(metric.name)) {
         assert_eq!(
             page.is_counter.get(metric.name),
             Some(&(metric.kind == Kind::Counter)),
@@ -63,7 +67,7 @@ async fn figures_follow_what_happens_and_nothing_is_written_to_the_source() {
     let behind = page.link("keyferry_applied_offset");
     assert!(page.link("keyferry_received_offset") > behind);
     proxy.stall(Direction::FromTarget, false);
-    let level = |page: &crate::support::Page| page.link("keyferry_lag_bytes") == Some(0.0);
+    let level = |page: &Page| page.link("keyferry_lag_bytes") == Some(0.0);
     let page = watched.until("no lag", level).await;
     assert_eq!(page.link("keyferry_lag_seconds"), Some(0.0));
     assert!(page.link("keyferry_commands_applied_total") >= Some(100.0));
@@ -149,4 +153,81 @@ async fn the_target_tells_of_keys_that_it_evicted() {
     assert_eq!(page.get("keyferry_precheck_items", Some("ignored")), Some(1.0));
     watched.stopper.stop();
     watched.end().await.result.unwrap();
+}
+
+/// Both links are there, and what both ways have come to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_ways_have_figures_of_both_links() {
+    let (source, target) = (any(), any());
+    block_in_place(|| source.client()?.call(&["SET", "first", "1"])).unwrap();
+    let proxy = Proxy::start(target.addr()).unwrap();
+    let there = format!("redis://{}", proxy.addr());
+    let both = TwoWay::new(source.url().parse().unwrap(), there.parse().unwrap(), Policy::SourceWins);
+    let server = MetricsServer::bind_two_way("127.0.0.1:0".parse().unwrap(), &both).await.unwrap();
+    let (address, stopper) = (server.address(), both.stopper());
+    let serving = tokio::spawn(server.serve());
+    assert_eq!(get(address, "/readyz").await.0, 503);
+    let running = tokio::spawn(both.run());
+    let until = async |what: &str, done: &dyn Fn(&Page) -> bool| {
+        let end = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let page = Page::parse(&get(address, "/metrics").await.1);
+            if done(&page) {
+                return page;
+            }
+            assert!(tokio::time::Instant::now() < end && !running.is_finished(), "{what}: {page:#?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let page = until("both", &|page| page.get("keyferry_two_way_ready", None) == Some(1.0)).await;
+    for metric in ALL.iter().filter(|metric| metric.name.starts_with("keyferry_two_way_")) {
+        assert_eq!(
+            page.is_counter.get(metric.name),
+            Some(&(metric.kind == Kind::Counter)),
+            "{}",
+            metric.name
+        );
+        let labels = if metric.label.is_some() { vec!["source", "target"] } else { Vec::new() };
+        assert_eq!(page.labels(metric.name), labels, "{}", metric.name);
+    }
+    // A key that both write while neither hears of the other.
+    let stall = |stalled| {
+        proxy.stall(Direction::ToTarget, stalled);
+        proxy.stall(Direction::FromTarget, stalled);
+    };
+    stall(true);
+    block_in_place(|| {
+        source.client()?.call(&["SET", "k", "s"])?;
+        target.client()?.call(&["SET", "k", "t"])
+    })
+    .unwrap();
+    let lags = |page: &Page| page.get("keyferry_lag_bytes", Some("source")) > Some(0.0);
+    until("a lag", &lags).await;
+    stall(false);
+    let settled = |page: &Page| {
+        let of = |name: &str| page.get(name, None);
+        of("keyferry_two_way_settled_keys_total") > Some(0.0)
+            && of("keyferry_two_way_unsettled_keys") == Some(0.0)
+    };
+    let page = until("a settled key", &settled).await;
+    assert!(page.get("keyferry_two_way_conflicts_total", None) >= Some(1.0), "{page:#?}");
+    let level = |page: &Page| {
+        ["source", "target"].iter().all(|link| {
+            page.get("keyferry_two_way_commands_total", Some(link)) > Some(0.0)
+                && page.get("keyferry_lag_bytes", Some(link)) == Some(0.0)
+                && page.get("keyferry_lag_seconds", Some(link)) == Some(0.0)
+        })
+    };
+    until("level", &level).await;
+    assert_eq!(get(address, "/readyz").await, (200, "caught up\n".to_owned()));
+    proxy.refuse(true);
+    proxy.cut();
+    let is_lost = |page: &Page| page.get("keyferry_trouble", Some("target")) == Some(1.0);
+    until("a lost link", &is_lost).await;
+    assert_eq!(get(address, "/readyz").await.0, 503);
+    proxy.refuse(false);
+    until("the link", &|page| page.get("keyferry_trouble", Some("target")) == Some(0.0)).await;
+    stopper.stop();
+    tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap().result.unwrap();
+    serving.abort();
 }

@@ -35,12 +35,7 @@ impl Watched {
 
     /// Asks for a path: the status and the body.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
-        let answer = exchange(self.address, request.as_bytes()).await;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let length: usize = header(head, "Content-Length").parse().unwrap();
-        assert_eq!(body.len(), length);
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        get(self.address, path).await
     }
 
     pub(crate) async fn page(&self) -> Page {
@@ -69,6 +64,16 @@ impl Watched {
     }
 }
 
+/// Asks for a path: the status and the body.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+    let answer = exchange(address, request.as_bytes()).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let length: usize = header(head, "Content-Length").parse().unwrap();
+    assert_eq!(body.len(), length);
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
 /// Sends bytes, and gives all that comes.
 pub(crate) async fn exchange(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -92,7 +97,7 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    fn parse(body: &str) -> Self {
+    pub(crate) fn parse(body: &str) -> Self {
         assert!(body.ends_with('\n'));
         let scrape = Scrape::parse(body.lines().map(|line| Ok(line.to_owned()))).unwrap();
         let samples = body.lines().filter(|line| !line.starts_with('#')).count();

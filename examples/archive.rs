@@ -4,7 +4,7 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use indicatif::HumanBytes;
-use keyferry_examples::{duration, size, stop_on_signal};
+use keyferry_examples::{ReportFile, duration, size, stop_on_signal};
 use keyferry_migrate::{
     Fsync,
     archive::{Archive, ArchiveFigures, ArchiveProgress, Archived},
@@ -108,9 +108,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let report = match args.report.as_ref().map(std::fs::File::create).transpose() {
+    let report = match args.report.as_deref().map(ReportFile::open).transpose() {
         Ok(file) => file,
-        Err(e) => return fail(&format!("report {}: {e}", args.report.unwrap_or_default().display())),
+        Err(wrong) => return fail(&wrong),
     };
     let mut archive = Archive::new(source, &args.dir);
     let options = archive.options_mut();
@@ -134,10 +134,12 @@ fn main() -> ExitCode {
     for link in &archived.report.links {
         eprintln!("archive: {}", line(link));
     }
-    if let Some(Err(e)) = report.map(|file| serde_json::to_writer_pretty(file, &archived.report)) {
-        return fail(&format!("the report could not be written: {e}"));
+    let written = report.map_or(Ok(()), |file| file.write(&archived.report, |_| String::new()));
+    if let Err(wrong) = &written {
+        eprintln!("archive: {wrong}");
     }
     match archived.result {
+        Ok(()) if written.is_err() => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_line()),
     }

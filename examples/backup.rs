@@ -9,7 +9,7 @@ use std::{
 
 use clap::Parser;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use keyferry_examples::{SelectionArgs, Source};
+use keyferry_examples::{ReportFile, SelectionArgs, Source, interrupted};
 use keyferry_files::{
     Error, Input, InputOptions, Output, OutputKind,
     convert::{ConvertOptions, ConvertReport, DatabaseMove, OnLoss, convert},
@@ -76,7 +76,7 @@ struct Args {
     #[arg(long, value_name = "FROM=TO")]
     db_map: Vec<DatabaseMove>,
 
-    /// Write here what was done
+    /// Write here what was done, also when it fails
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
 
@@ -101,9 +101,9 @@ fn main() -> ExitCode {
         Ok(source) => source,
         Err(wrong) => return usage(&wrong),
     };
-    let report = match args.report.as_ref().map(std::fs::File::create).transpose() {
+    let report = match args.report.as_deref().map(ReportFile::open).transpose() {
         Ok(file) => file,
-        Err(e) => return fail(&format!("report {}: {e}", args.report.unwrap_or_default().display())),
+        Err(wrong) => return fail(&wrong),
     };
     let kind = args.format.as_ref().and_then(|name| name.parse().ok());
     let written = match source {
@@ -121,23 +121,30 @@ fn main() -> ExitCode {
             match of_servers(backup) {
                 Ok(done) => {
                     print(&done);
-                    report.map(|file| serde_json::to_writer_pretty(file, &done))
+                    report.map(|file| file.write(&done, |_| String::new()))
                 }
-                Err(error) => return fail(&error),
+                Err(error) => return failed(report, &error),
             }
         }
         Source::Files(files) => match of_files(&files, kind, &args) {
             Ok(done) => {
                 print_converted(&done);
-                report.map(|file| serde_json::to_writer_pretty(file, &done))
+                report.map(|file| file.write(&done, |_| String::new()))
             }
-            Err(error) => return fail(&error.to_string()),
+            Err(error) => return failed(report, &error.to_string()),
         },
     };
     match written {
-        Some(Err(e)) => fail(&format!("the report could not be written: {e}")),
+        Some(Err(wrong)) => fail(&wrong),
         _ => ExitCode::SUCCESS,
     }
+}
+
+fn failed(report: Option<ReportFile>, error: &str) -> ExitCode {
+    if let Some(file) = report {
+        file.write_failure(error);
+    }
+    fail(error)
 }
 
 fn convert_options(args: &Args) -> ConvertOptions {
@@ -160,7 +167,7 @@ fn of_servers(backup: Backup) -> Result<BackupReport, String> {
         let done = tokio::select! {
             done = backup.run() => done.map_err(|error| error.to_line()),
             // What is not whole is removed with the future.
-            _ = tokio::signal::ctrl_c() => Err("stopped".to_owned()),
+            () = interrupted() => Err("stopped".to_owned()),
         };
         shown.abort();
         done.map_err(|error| match progress.kept() {

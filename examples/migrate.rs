@@ -4,9 +4,9 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use keyferry_client::Endpoint;
-use keyferry_examples::{Lines, Source, View, duration, size, stop_on_signal};
+use keyferry_examples::{Given, Lines, ReportFile, Source, View, duration, size, stop_on_signal};
 use keyferry_migrate::{
-    CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Mirror, OnError, OnLoss, Outcome, Report,
+    CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Migration, Mirror, OnError, OnLoss, Outcome, Report,
     RoutingCounts, Until, Worker, metrics::MetricsServer, precheck::Plan,
 };
 
@@ -47,7 +47,7 @@ struct Args {
     keep: bool,
 
     /// When the journal is written through to the disk
-    #[arg(long, value_enum, default_value_t = WriteThrough::Everysec)]
+    #[arg(long, value_enum, requires = "journal", default_value_t = WriteThrough::Everysec)]
     fsync: WriteThrough,
 
     /// Write a report here when it ends, also when it fails
@@ -299,65 +299,88 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => return fail(&format!("cannot start: {e}")),
     };
-    runtime.block_on(run(args, plan, lines))
+    let given = Given::of(&matches, &Args::command());
+    if let Err(wrong) = check(&args, &given, plan.is_some()) {
+        return usage(&wrong);
+    }
+    runtime.block_on(run(args, given, plan, lines))
 }
 
-async fn run(args: Args, plan: Option<Plan>, lines: Option<Lines>) -> ExitCode {
+/// What was given, and means nothing with the rest: better refused than passed over.
+fn check(args: &Args, given: &Given, is_planned: bool) -> Result<(), String> {
+    args.reading.check(given)?;
+    // The variable: on the command line it is refused before.
+    if is_planned && args.shard.is_some() {
+        return Err("--shard (or KEYFERRY_SHARD) does not go together with --plan".to_owned());
+    }
+    if args.journal_max.is_some_and(|(_, age)| age.is_some()) && !args.keep {
+        return Err("the age in --journal-max is about what --keep keeps".to_owned());
+    }
+    Ok(())
+}
+
+/// What is about a server that is followed, besides the journal.
+const OF_SERVERS: &[&str] = &[
+    "journal-max",
+    "keep",
+    "fsync",
+    "plan",
+    "shard",
+    "prefer-replicas",
+    "source-disk",
+    "source-silence",
+    "from-now",
+    "mirror",
+    "source-mode",
+    "psync-command",
+    "follow",
+    "rescan",
+    "limit-source-keys",
+    "limit-source-bytes",
+    "two-way",
+];
+
+async fn run(args: Args, given: Given, plan: Option<Plan>, lines: Option<Lines>) -> ExitCode {
     let source = Source::of(&args.source);
     let target = args.target.parse::<Endpoint>().map_err(|e| format!("--target: {e}"));
     let (source, target) = match (source, target) {
         (Ok(source), Ok(target)) => (source, target),
-        (Err(wrong), _) | (_, Err(wrong)) => {
-            eprintln!("migrate: {wrong}");
-            return ExitCode::from(2);
-        }
+        (Err(wrong), _) | (_, Err(wrong)) => return usage(&wrong),
     };
     if source.is_files() {
-        let meaningless = [
-            // Where it may matter over restarts which keys were at the target before.
-            ("--journal", args.journal.is_some() && !args.existing.wants_journal()),
-            ("--journal-max", args.journal_max.is_some()),
-            ("--plan", plan.is_some() || args.precheck.plan.is_some()),
-            ("--shard", args.shard.is_some()),
-            ("--prefer-replicas", args.prefer_replicas),
-            ("--source-disk", args.source_disk),
-            ("--from-now", args.from_now),
-        ];
-        if let Some((option, _)) = meaningless.iter().find(|(_, given)| *given) {
-            eprintln!("migrate: {option} is about a server that is followed; the source is a file");
-            return ExitCode::from(2);
+        // Where it may matter over restarts which keys were at the target before.
+        let journal = given.has("journal") && !args.existing.wants_journal();
+        let planned = plan.as_ref().map(|_| "plan");
+        let option = journal.then_some("journal").or(planned).or(given.first(OF_SERVERS));
+        if let Some(option) = option {
+            return usage(&format!("--{option} is about a server that is followed; the source is a file"));
         }
+        if given.has("until") && matches!(args.until, When::Forever) {
+            return usage("--until forever: the source is a file, and ends");
+        }
+    } else if args.allow_cut_log {
+        return usage("--allow-cut-log is about files; the source is a server");
     }
     let on_error = match &args.on_error.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] | ["stop"] => OnError::Stop,
         ["dead-letter", file] => OnError::DeadLetter(file.into()),
-        _ => {
-            eprintln!("migrate: --on-error is followed by stop, or by dead-letter and the name of a file");
-            return ExitCode::from(2);
-        }
+        _ => return usage("--on-error is followed by stop, or by dead-letter and the name of a file"),
     };
-    // Opened before anything is done: afterwards it would be too late to say that it cannot be written.
-    let report_path = args.report.clone().unwrap_or_default();
-    let report_file = match args.report.as_ref().map(std::fs::File::create).transpose() {
+    let report_file = match args.report.as_deref().map(ReportFile::open).transpose() {
         Ok(file) => file,
-        Err(e) => return fail(&format!("report {}: {e}", args.report.unwrap_or_default().display())),
+        Err(wrong) => return fail(&wrong),
     };
     #[cfg(feature = "lua")]
     let script = match args.filter.script() {
         Ok(script) => script,
-        Err(e) => {
-            eprintln!("migrate: {e}");
-            return ExitCode::from(2);
-        }
+        Err(e) => return usage(&e),
     };
     let filter = match args.filter.filter() {
         Ok(filter) => filter,
-        Err(e) => {
-            eprintln!("migrate: {e}");
-            return ExitCode::from(2);
-        }
+        Err(e) => return usage(&e),
     };
     let sides = (source.to_string(), target.to_string());
+    let names_journal = args.journal.is_some();
     let ends = (source.clone(), target.clone());
     let mut migration = source.to(target);
     let options = migration.options_mut();
@@ -374,8 +397,7 @@ async fn run(args: Args, plan: Option<Plan>, lines: Option<Lines>) -> ExitCode {
     args.reading.put(options);
     args.existing.put(options);
     if let Err(wrong) = args.throttle.put(options) {
-        eprintln!("migrate: {wrong}");
-        return ExitCode::from(2);
+        return usage(&wrong);
     }
     options.link.diskless = !args.source_disk;
     options.link.silence = Duration::from_secs(args.source_silence);
@@ -428,43 +450,25 @@ async fn run(args: Args, plan: Option<Plan>, lines: Option<Lines>) -> ExitCode {
     options.ignore = args.precheck.ignore.iter().copied().collect();
     if args.precheck.precheck {
         let (report, code) = keyferry_examples::precheck(&migration, &args.precheck).await;
-        return match report_file.map_or(Ok(()), |file| serde_json::to_writer_pretty(file, &report)) {
+        let page = |report: &_| format!("# Precheck\n\n```text\n{report}\n```\n");
+        return match report_file.map_or(Ok(()), |file| file.write(&report, page)) {
             Ok(()) => code,
-            Err(e) => fail(&format!("the report could not be written: {e}")),
+            Err(wrong) => fail(&wrong),
         };
     }
     if args.two_way.is_wanted() {
-        let meaningless = [
-            ("--until", matches!(args.until, When::CaughtUp)),
-            ("--plan", plan.is_some()),
-            ("--control", args.control.is_wanted()),
-            ("--view", lines.is_some()),
-            ("a report in Markdown", report_path.extension().is_some_and(|extension| extension == "md")),
-        ];
-        if let Some((option, _)) = meaningless.iter().find(|(_, given)| *given) {
-            eprintln!("migrate: {option} does not go together with --two-way");
-            return ExitCode::from(2);
+        let until = matches!(args.until, When::CaughtUp)
+            .then(|| "--until does not go together with --two-way".to_owned());
+        if let Some(wrong) = until.or(args.two_way.check(&given, report_file.as_ref()).err()) {
+            return usage(&wrong);
         }
         let options = options.clone();
         return args.two_way.run(ends.0, ends.1, options, (report_file, args.metrics)).await;
     }
-    if let Some(plan) = plan {
-        let changes = plan.changes(&migration).await;
-        if !changes.is_empty() {
-            return fail(&format!(
-                "the plan does not hold any more; nothing was written: {}",
-                changes.join("; ")
-            ));
+    if let Err(wrong) = begin(&migration, plan, args.metrics, &args.control).await {
+        if let Some(file) = report_file {
+            file.write_failure(&wrong);
         }
-    }
-    if let Some(address) = args.metrics {
-        match MetricsServer::bind(address, &migration).await {
-            // It ends with the runtime.
-            Ok(server) => drop(tokio::spawn(server.serve())),
-            Err(e) => return fail(&format!("metrics: {address}: {e}")),
-        }
-    }
-    if let Err(wrong) = args.control.serve(&migration).await {
         return fail(&wrong);
     }
     let says = "migrate: stopping: applying what has been read";
@@ -475,11 +479,9 @@ async fn run(args: Args, plan: Option<Plan>, lines: Option<Lines>) -> ExitCode {
     let view = View::show(&migration, sides, lines, args.log.log.is_some());
     let Finished { report, result, .. } = migration.run().await;
     view.end();
-    print_summary(&report);
-    let written =
-        report_file.map_or(Ok(()), |file| keyferry_examples::write_report(&report, &report_path, file));
-    if let Err(e) = written {
-        eprintln!("migrate: the report could not be written: {e}");
+    print_summary(&report, names_journal);
+    if let Err(wrong) = report_file.map_or(Ok(()), |file| file.write_migration(&report)) {
+        eprintln!("migrate: {wrong}");
     }
     match (result, &report.outcome) {
         (Err(error), _) => fail(&error.to_line()),
@@ -490,12 +492,36 @@ async fn run(args: Args, plan: Option<Plan>, lines: Option<Lines>) -> ExitCode {
     }
 }
 
-fn print_summary(report: &Report) {
+/// What has to be as it was planned, and what is told while it runs.
+async fn begin(
+    migration: &Migration,
+    plan: Option<Plan>,
+    metrics: Option<std::net::SocketAddr>,
+    control: &keyferry_examples::ControlArgs,
+) -> Result<(), String> {
+    if let Some(plan) = plan {
+        let changes = plan.changes(migration).await;
+        if !changes.is_empty() {
+            let changes = changes.join("; ");
+            return Err(format!("the plan does not hold any more; nothing was written: {changes}"));
+        }
+    }
+    if let Some(address) = metrics {
+        let server = MetricsServer::bind(address, migration).await;
+        // It ends with the runtime.
+        drop(tokio::spawn(server.map_err(|e| format!("metrics: {address}: {e}"))?.serve()));
+    }
+    control.serve(migration).await
+}
+
+fn print_summary(report: &Report, names_journal: bool) {
     let (figures, snapshot) = (&report.figures, &report.snapshot);
     let again = if report.resumed { ", went on where a run before had ended" } else { "" };
     println!("id       {}{again}", report.id);
-    println!("source   {} ({})", report.source.url, report.source.server.as_deref().unwrap_or("not reached"));
-    println!("target   {} ({})", report.target.url, report.target.server.as_deref().unwrap_or("not reached"));
+    for (side, end) in [("source", &report.source), ("target", &report.target)] {
+        // A look before the run may have reached it all the same.
+        println!("{side}   {} ({})", end.url, end.server.as_deref().unwrap_or("nothing was begun there"));
+    }
     let databases = snapshot.keys.len();
     println!(
         "snapshot {} keys in {databases} databases, {} with an expiry, {} built in parts, {} function libraries",
@@ -552,7 +578,11 @@ fn print_summary(report: &Report) {
         println!("position {position}");
     }
     if let Some(journal) = &report.journal {
-        println!("journal  {journal} holds what was not applied; the same command goes on with it");
+        let how = match names_journal {
+            true => "the same command goes on with it".to_owned(),
+            false => format!("the same command with --journal {journal} goes on with it; else remove it"),
+        };
+        println!("journal  {journal} holds what was not applied; {how}");
     }
     report.precheck.iter().for_each(keyferry_examples::print_warnings);
     keyferry_examples::print_filter(&report.filter);
@@ -626,6 +656,11 @@ fn print_routing(routing: &RoutingCounts) {
             routing.retried.iter().map(|(code, count)| format!("{count} {code}")).collect();
         println!("target   retried: {}", codes.join(", "));
     }
+}
+
+fn usage(message: &str) -> ExitCode {
+    eprintln!("migrate: {message}");
+    ExitCode::from(2)
 }
 
 fn fail(message: &str) -> ExitCode {

@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{ArgGroup, Parser, ValueEnum};
 use indicatif::{HumanBytes, HumanCount};
 use keyferry_client::Endpoint;
+use keyferry_examples::interrupted;
 use keyferry_files::{KeyName, time};
 use keyferry_migrate::{
     Error, OnExists,
@@ -26,7 +27,7 @@ struct Args {
     archive: PathBuf,
 
     /// Show what is there: snapshots and what came behind them, times, offsets, gaps
-    #[arg(long, conflicts_with = "where")]
+    #[arg(long, conflicts_with_all = ["where", "keys", "db", "rename", "expiry", "on_exists", "scratch"])]
     list: bool,
 
     /// With --list: read every file and compare it with what was written
@@ -34,7 +35,7 @@ struct Args {
     verify: bool,
 
     /// Show what happened to a key, with times and offsets: its history
-    #[arg(long, value_name = "KEY", conflicts_with = "where")]
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["where", "keys", "rename", "expiry", "on_exists", "scratch"])]
     diff: Option<String>,
 
     /// What had come by this time: 2026-11-20T03:14:15Z, fractions and other zones (+02:00) allowed, or @SECONDS since 1970
@@ -55,7 +56,7 @@ struct Args {
     target: Option<String>,
 
     /// Write a directory instead that Redis 7.0 or later, or Valkey, loads: redis-server --appendonly yes --dir DIR
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["keys", "db", "rename", "expiry", "on_exists"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["keys", "db", "rename", "expiry", "on_exists", "scratch", "json"])]
     to_dir: Option<PathBuf>,
 
     /// Only keys of such names: a pattern with *, ?, [a-z], \x as in KEYS, or prefix:…, suffix:…, regex:… (repeatable)
@@ -83,7 +84,7 @@ struct Args {
     #[arg(long, value_name = "URL")]
     scratch: Option<String>,
 
-    /// Print JSON; with --diff a line for each write
+    /// Print JSON, of several shards a list; with --diff a line for each write
     #[arg(long)]
     json: bool,
 }
@@ -167,14 +168,17 @@ fn open(args: &Args) -> Result<Vec<Stored>, String> {
 
 fn list(args: &Args) -> Result<ExitCode, String> {
     let mut damaged = false;
+    let mut listings = Vec::new();
     for stored in open(args)? {
         let listing = if args.verify { stored.verify() } else { stored.listing() };
-        if args.json {
-            println!("{}", serde_json::to_string_pretty(&listing).map_err(|e| e.to_string())?);
-        } else {
+        damaged |= args.verify && !listing.damages.is_empty();
+        if !args.json {
             print_listing(&listing);
         }
-        damaged |= args.verify && !listing.damages.is_empty();
+        listings.push(listing);
+    }
+    if args.json {
+        print_json(&listings)?;
     }
     Ok(if damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -298,10 +302,24 @@ fn restore(args: &Args, to: Option<RestoreTo>, scratch: Option<Endpoint>) -> Res
     }
     // Of all shards before anything is restored: that of one may be damaged, or end too early.
     let points = archives.iter().map(|stored| point(args, stored)).collect::<Result<Vec<Point>, String>>()?;
+    let mut reports = Vec::new();
     for (number, point) in points.iter().enumerate() {
-        restore_one(args, point, to.clone(), scratch.clone(), number == 0)?;
+        reports.extend(restore_one(args, point, to.clone(), scratch.clone(), number == 0)?);
+    }
+    if args.json {
+        print_json(&reports)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What there is of one archive; of several a list, which is one document.
+fn print_json<T: serde::Serialize>(of_each: &[T]) -> Result<(), String> {
+    let text = match of_each {
+        [one] => serde_json::to_string_pretty(one),
+        several => serde_json::to_string_pretty(several),
+    };
+    println!("{}", text.map_err(|e| e.to_string())?);
+    Ok(())
 }
 
 /// The moment that was asked for, whose files were read and are as they were written.
@@ -328,11 +346,11 @@ fn restore_one(
     to: Option<RestoreTo>,
     scratch: Option<Endpoint>,
     is_first: bool,
-) -> Result<(), String> {
+) -> Result<Option<RestoreReport>, String> {
     if let Some(dir) = &args.to_dir {
         point.export_to(dir).map_err(|error| error.to_line())?;
         eprintln!("restore: written; load it with redis-server --appendonly yes --dir {}", dir.display());
-        return Ok(());
+        return Ok(None);
     }
     let to = to.ok_or("--target or --to-dir is wanted")?;
     let mut restore = Restore::new(point.clone(), to);
@@ -356,16 +374,20 @@ fn restore_one(
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|e| format!("cannot start: {e}"))?;
     let report = runtime.block_on(run(restore, scratch, point)).map_err(|error| error.to_line())?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| e.to_string())?);
-    } else {
+    let report =
+        report.ok_or("stopped: a part may be at the target, and the scratch server may hold data")?;
+    if !args.json {
         print_report(&report);
     }
-    Ok(())
+    Ok(Some(report))
 }
 
-/// Runs it, with a server of this machine where one is needed and none was named.
-async fn run(mut restore: Restore, scratch: Option<Endpoint>, point: &Point) -> Result<RestoreReport, Error> {
+/// Runs it, with a server of this machine where one is needed and none was named. Nothing, where somebody has ended it.
+async fn run(
+    mut restore: Restore,
+    scratch: Option<Endpoint>,
+    point: &Point,
+) -> Result<Option<RestoreReport>, Error> {
     let mut own = None;
     if let Some(scratch) = scratch {
         restore.set_scratch(scratch);
@@ -387,11 +409,9 @@ async fn run(mut restore: Restore, scratch: Option<Endpoint>, point: &Point) -> 
     }
     let shown = tokio::spawn(show_steps(restore.progress()));
     let done = tokio::select! {
-        done = restore.run() => done,
-        _ = tokio::signal::ctrl_c() => {
-            eprintln!("restore: stopped: a part may be at the target, and the scratch server may hold data");
-            std::process::exit(130);
-        }
+        done = restore.run() => done.map(Some),
+        // A server of this program ends with it, and what that holds is removed.
+        () = interrupted() => Ok(None),
     };
     shown.abort();
     done

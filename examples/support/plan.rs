@@ -12,8 +12,10 @@ const BESIDE: &[&str] = &[
     "--metrics",
     "--log",
     "--log-level",
+    "--view",
     "--control",
     "--control-token-file",
+    "--print-config",
 ];
 
 /// Flags that are not part of a plan.
@@ -28,21 +30,22 @@ pub fn expand(args: Vec<String>) -> Result<(Vec<String>, Option<Plan>), String> 
         return Ok((args, None));
     }
     let mut given = options(&args[args.len().min(1)..]);
-    let Some(at) = given.iter().position(|(name, _)| name == "--plan") else { return Ok((args, None)) };
-    let (_, file) = given.remove(at);
-    let file = file.ok_or("--plan wants a file")?;
-    if let Some((name, _)) = given.iter().find(|(name, _)| !BESIDE.contains(&name.as_str())) {
+    let Some(at) = given.iter().position(|option| option.name() == "--plan") else { return Ok((args, None)) };
+    let plan = given.remove(at);
+    let file = plan.value().ok_or("--plan wants a file")?;
+    if let Some(option) = given.iter().find(|option| !BESIDE.contains(&option.name())) {
         return Err(format!(
-            "{name} cannot be changed beside --plan: make the plan again (--precheck --plan FILE)"
+            "{} cannot be changed beside --plan: make the plan again (--precheck --plan FILE)",
+            option.name()
         ));
     }
-    let plan = read(Path::new(&file))?;
+    let plan = read(Path::new(file))?;
     let mut expanded: Vec<String> = args.first().cloned().into_iter().collect();
     expanded.extend(plan.arguments.iter().cloned());
     for (side, url, variable) in
         [("--source", &plan.source.url, "KEYFERRY_SOURCE"), ("--target", &plan.target.url, "KEYFERRY_TARGET")]
     {
-        if given.iter().any(|(name, _)| name == side) {
+        if given.iter().any(|option| option.name() == side) {
             continue;
         }
         let url = match std::env::var(variable) {
@@ -54,39 +57,45 @@ pub fn expand(args: Vec<String>) -> Result<(Vec<String>, Option<Plan>), String> 
             }
             Err(_) => url.clone(),
         };
-        given.push((side.to_owned(), Some(url)));
+        given.push(GivenOption(vec![side.to_owned(), url]));
     }
-    for (name, value) in given {
-        expanded.push(name);
-        expanded.extend(value);
-    }
+    expanded.extend(given.into_iter().flat_map(|option| option.0));
     Ok((expanded, Some(plan)))
 }
 
 /// What of a command line goes into a plan: all but the URLs, which may hold passwords, and what only this run says.
 #[must_use]
 pub fn planned(args: &[String]) -> Vec<String> {
-    let mut planned = Vec::new();
-    for (name, value) in options(&args[args.len().min(1)..]) {
-        let is_planned = name != "--plan" && !BESIDE.contains(&name.as_str());
-        if is_planned && !NOT_PLANNED_FLAGS.contains(&name.as_str()) {
-            planned.push(name);
-            planned.extend(value);
-        }
-    }
-    planned
+    let is_planned = |option: &GivenOption| {
+        let name = option.name();
+        name != "--plan" && !BESIDE.contains(&name) && !NOT_PLANNED_FLAGS.contains(&name)
+    };
+    options(&args[args.len().min(1)..]).into_iter().filter(is_planned).flat_map(|option| option.0).collect()
 }
 
-/// Options with their values, both of `--name value` and of `--name=value`.
-fn options(args: &[String]) -> Vec<(String, Option<String>)> {
-    let mut options: Vec<(String, Option<String>)> = Vec::new();
+/// An option with its values, as it was given: there are such as want `--name=value`, and values that would be taken for options
+/// without that.
+struct GivenOption(Vec<String>);
+
+impl GivenOption {
+    fn name(&self) -> &str {
+        let word = self.0.first().map_or("", String::as_str);
+        word.split_once('=').map_or(word, |(name, _)| name)
+    }
+
+    fn value(&self) -> Option<&str> {
+        let word = self.0.first()?;
+        word.split_once('=').map(|(_, value)| value).or_else(|| self.0.get(1).map(String::as_str))
+    }
+}
+
+fn options(args: &[String]) -> Vec<GivenOption> {
+    let mut options: Vec<GivenOption> = Vec::new();
     for arg in args {
-        match (arg.starts_with("--"), arg.split_once('='), options.last_mut()) {
-            (true, Some((name, value)), _) => options.push((name.to_owned(), Some(value.to_owned()))),
-            (true, None, _) => options.push((arg.clone(), None)),
-            (false, _, Some((_, value @ None))) => *value = Some(arg.clone()),
-            // Whatever it is, the parser of the command line will say so.
-            (false, _, _) => options.push((arg.clone(), None)),
+        match options.last_mut() {
+            Some(last) if !arg.starts_with("--") => last.0.push(arg.clone()),
+            // What stands before all options, the parser of the command line will refuse.
+            _ => options.push(GivenOption(vec![arg.clone()])),
         }
     }
     options
@@ -109,7 +118,11 @@ mod tests {
     #[test]
     fn urls_and_the_way_it_is_told_are_not_planned() {
         let line = "migrate --source redis://:pw@a --target=redis://:pw@b --db-map 1=0 --precheck --until=forever --plan x --json";
-        assert_eq!(planned(&words(line)), words("--db-map 1=0 --until forever"));
+        assert_eq!(planned(&words(line)), words("--db-map 1=0 --until=forever"));
+        // As they were given: `--adaptive 40` would be none.
+        let line = "--adaptive=40 --include-keys=-x --on-error dead-letter f.aof --keep --id=a";
+        let given = words(&format!("migrate --plan=p {line} --view --metrics 127.0.0.1:1"));
+        assert_eq!(planned(&given), words(line));
         assert_eq!(planned(&[]), Vec::<String>::new());
     }
 

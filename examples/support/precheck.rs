@@ -40,6 +40,9 @@ pub async fn precheck(migration: &Migration, args: &PrecheckArgs) -> (Report, Ex
         Some(file) => {
             let words = crate::words();
             let (report, plan) = migration.plan(crate::planned(&words)).await;
+            if plan.is_none() {
+                eprintln!("migrate: plan {}: not written, as an item fails", file.display());
+            }
             (report, plan.map(|plan| (file, plan)))
         }
     };

@@ -3,6 +3,13 @@
 use clap::ValueEnum;
 use keyferry_migrate::{Follow, Options, Report, ScanCounts, SourceMode};
 
+use crate::Given;
+
+/// What is about sources that are read by SCAN.
+const OF_SCAN: [&str; 4] = ["follow", "rescan", "limit-source-keys", "limit-source-bytes"];
+const OF_SCAN_OR_PSYNC: [&str; 5] =
+    ["follow", "rescan", "limit-source-keys", "limit-source-bytes", "psync-command"];
+
 /// How a source is read that does not let everybody replicate.
 #[derive(Debug, clap::Args)]
 pub struct ReadingArgs {
@@ -46,6 +53,27 @@ enum Writes {
 }
 
 impl ReadingArgs {
+    /// An option that was given, and means nothing with the others.
+    ///
+    /// # Errors
+    /// What it is, in the words of a person.
+    pub fn check(&self, given: &Given) -> Result<(), String> {
+        let (what, meaningless) = match (self.source_mode, self.follow) {
+            (Mode::Psync, _) => ("--source-mode psync", &OF_SCAN[..]),
+            (Mode::Sync, _) => ("--source-mode sync", &OF_SCAN_OR_PSYNC[..]),
+            (Mode::Scan, Writes::Notifications) => {
+                ("--source-mode scan --follow notifications", &["rescan", "psync-command"][..])
+            }
+            (Mode::Scan, _) => ("--source-mode scan", &["psync-command"][..]),
+            (Mode::Auto, Writes::Notifications) => ("--follow notifications", &["rescan"][..]),
+            (Mode::Auto, _) => return Ok(()),
+        };
+        match given.first(meaningless) {
+            Some(option) => Err(format!("--{option} means nothing with {what}")),
+            None => Ok(()),
+        }
+    }
+
     /// Puts them into the options of a migration.
     pub fn put(&self, options: &mut Options) {
         options.source_mode = match self.source_mode {

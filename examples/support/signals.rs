@@ -4,6 +4,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::view;
 
+/// Waits until somebody wants the program to end: by Ctrl-C, or by SIGTERM, as service managers do.
+pub async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
 /// The first signal, or key on a screen that is read key by key, asks for a clean end by `stop`, and tells what that does; the second ends at once.
 pub async fn stop_on_signal(stop: impl Fn(), says: &str) {
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };

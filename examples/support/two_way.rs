@@ -1,6 +1,6 @@
 //! Both ways at once.
 
-use std::{fs::File, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::ValueEnum;
 use keyferry_client::Endpoint;
@@ -10,7 +10,22 @@ use keyferry_migrate::{
     two_way::{LinkCounts, Policy, TwoWay, TwoWayReport},
 };
 
-use crate::{Source, show_progress, stop_on_signal};
+use crate::{Given, ReportFile, Source, show_progress, stop_on_signal};
+
+/// What means nothing where both sides are written to, besides what the library refuses.
+const MEANINGLESS: &[&str] = &[
+    "plan",
+    "control",
+    "view",
+    "linger",
+    "shard",
+    "skip-refused",
+    "allow-cut-log",
+    "follow",
+    "rescan",
+    "limit-source-keys",
+    "limit-source-bytes",
+];
 
 /// Both sides are written to by applications.
 #[derive(Debug, Clone, clap::Args)]
@@ -46,13 +61,25 @@ impl TwoWayArgs {
         self.two_way.is_some()
     }
 
+    /// An option that was given, and means nothing with both ways.
+    ///
+    /// # Errors
+    /// What it is, in the words of a person.
+    pub fn check(&self, given: &Given, report: Option<&ReportFile>) -> Result<(), String> {
+        let option = given.first(MEANINGLESS).map(|option| format!("--{option}"));
+        match option.or(report.filter(|file| file.is_markdown()).map(|_| "a report in Markdown".to_owned())) {
+            Some(option) => Err(format!("{option} does not go together with --two-way")),
+            None => Ok(()),
+        }
+    }
+
     /// Runs both links, with these options for both.
     pub async fn run(
         &self,
         source: Source,
         target: Endpoint,
         options: Options,
-        (report, metrics): (Option<File>, Option<std::net::SocketAddr>),
+        (report, metrics): (Option<ReportFile>, Option<std::net::SocketAddr>),
     ) -> ExitCode {
         let fail = |message: String| {
             eprintln!("migrate: {message}");
@@ -74,7 +101,7 @@ impl TwoWayArgs {
             both.write_conflicts_to(path);
         }
         if let Some(address) = metrics {
-            match MetricsServer::bind(address, both.forward()).await {
+            match MetricsServer::bind_two_way(address, &both).await {
                 Ok(server) => drop(tokio::spawn(server.serve())),
                 Err(e) => return fail(format!("metrics: {address}: {e}")),
             }
@@ -93,9 +120,9 @@ impl TwoWayArgs {
         ready.abort();
         view.abort();
         print_both(&finished.report);
-        let written = report.map_or(Ok(()), |file| serde_json::to_writer_pretty(file, &finished.report));
-        if let Err(e) = written {
-            eprintln!("migrate: the report could not be written: {e}");
+        let written = report.map_or(Ok(()), |file| file.write(&finished.report, |_| String::new()));
+        if let Err(wrong) = written {
+            eprintln!("migrate: {wrong}");
         }
         match finished.result {
             Ok(()) => ExitCode::SUCCESS,

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keyferry_testkit::{Cluster, CompareOptions, Rng, Server, Side, compare_sides, data};
+use keyferry_testkit::{Cluster, CompareOptions, Proxy, Rng, Server, Side, compare_sides, data, process};
 
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -100,4 +100,41 @@ fn a_backup_that_is_killed_is_gone_on_with() {
         files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
     }
     assert!(gone_on_with > 0, "each was complete before it could be killed");
+}
+
+/// Ended as service managers end programs, nothing is left of one server, and the report says so; what was there before stays.
+#[test]
+fn a_backup_that_is_terminated_leaves_nothing() {
+    let source =
+        Server::builder(keyferry_testkit::any().unwrap()).config("rdbcompression", "no").start().unwrap();
+    let mut client = source.client().unwrap();
+    let value = "v".repeat(20_000);
+    (0..400).for_each(|number| {
+        client.call(&["SET", &format!("large:{number}"), &value]).unwrap();
+    });
+    let proxy = Proxy::start(source.addr()).unwrap();
+    let (dir, beside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let page = beside.path().join("report.json");
+    std::fs::write(&page, "{}").unwrap();
+    let mut command = Command::new(program("backup"));
+    command
+        .args(["--source", &format!("redis://{}", proxy.addr()), "--out"])
+        .arg(dir.path().join("dump.rdb"));
+    command.arg("--report").arg(&page).stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut running = command.spawn().unwrap();
+    let files = || std::fs::read_dir(dir.path()).unwrap().count();
+    // It takes half a minute from here on.
+    proxy.delay(Duration::from_millis(200));
+    let begun = Instant::now();
+    while files() == 0 {
+        assert!(begun.elapsed() < PATIENCE && running.try_wait().unwrap().is_none(), "no file is begun");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    process::signal(running.id(), "TERM").unwrap();
+    let output = running.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("stopped; nothing is left of it"), "{output:?}");
+    assert_eq!(files(), 0);
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&page).unwrap()).unwrap();
+    assert_eq!(report["outcome"]["state"], "failed", "{report}");
 }

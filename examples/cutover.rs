@@ -1,15 +1,16 @@
 //! Cuts applications over from the source of a migration to its target, with proof, and with a way back.
 
 use std::{
-    io::{BufRead, IsTerminal, Write},
+    io::{BufRead, IsTerminal},
     path::PathBuf,
     process::{Command, ExitCode},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use clap::Parser;
 use keyferry_client::Endpoint;
-use keyferry_examples::{duration, size};
+use keyferry_examples::{ReportFile, duration, interrupted, size};
 use keyferry_migrate::{
     Finished,
     cutover::{Cutover, CutoverOptions, CutoverOutcome, CutoverReport, StopWrites, Switch, Verify},
@@ -89,7 +90,7 @@ struct Args {
     expiry_tolerance: Duration,
 
     /// What the target keeps of its stream at least, so that the way back can begin; 0 leaves it as it is
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64m")]
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64m", conflicts_with = "one_way")]
     backlog: u64,
 
     /// Go on although others write to the target, or keys were evicted there
@@ -165,47 +166,45 @@ async fn run(args: Args) -> ExitCode {
             "a pause ends, so the applications have to be switched before: say how (--on-switch CMD)",
         );
     }
-    // Opened before anything is done: afterwards it would be too late to say that it cannot be written.
-    let page = match args.report.as_ref().map(|path| (path, std::fs::File::create(path))) {
-        None => None,
-        Some((path, Ok(file))) => Some((path.clone(), file)),
-        Some((path, Err(e))) => return usage(&format!("report {}: {e}", path.display())),
+    let page = match args.report.as_deref().map(ReportFile::open).transpose() {
+        Ok(page) => page,
+        Err(wrong) => return usage(&wrong),
     };
     let mut cutover = if args.back { Cutover::back(source, target) } else { Cutover::new(source, target) };
     if let Err(wrong) = put(&args, cutover.options_mut()) {
         return usage(&wrong);
     }
     let cutover = cutover.on_step(|step, since| eprintln!("cutover: {:8.3}s {step}", since.as_secs_f64()));
-    let report = if args.dry_run {
-        cutover.rehearse().await
+    let (report, was_interrupted) = if args.dry_run {
+        (cutover.rehearse().await, false)
     } else if args.undo {
-        cutover.undo().await
+        (cutover.undo().await, false)
     } else {
-        let command = args.on_switch.clone();
-        tokio::select! {
-            report = cutover.run(async move |switch| have_switched(command.as_deref(), &switch)) => report,
-            () = interrupted() => {
-                eprintln!("cutover: interrupted: putting everything back");
-                cutover.undo().await
-            }
+        match cut_over(&cutover, args.on_switch.as_deref()).await {
+            Some(ended) => ended,
+            None => return ExitCode::from(3),
         }
     };
     print(&report);
-    if let Some((path, mut file)) = page {
-        let markdown = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("md"));
-        let text = if markdown { Ok(report.to_markdown()) } else { serde_json::to_string_pretty(&report) };
-        let written = text.map_err(std::io::Error::from).and_then(|text| file.write_all(text.as_bytes()));
-        if let Err(e) = written {
-            eprintln!("cutover: the report could not be written: {e}");
-        }
+    if let Some(Err(wrong)) = page.map(|page| page.write(&report, CutoverReport::to_markdown)) {
+        eprintln!("cutover: {wrong}");
     }
     match &report.outcome {
-        CutoverOutcome::CutOver if args.reverse => way_back(&cutover, args.journal).await,
-        outcome if outcome.is_good() => ExitCode::SUCCESS,
-        CutoverOutcome::SwitchFailed { .. } => ExitCode::from(3),
-        CutoverOutcome::Failed { .. } if report.steps.iter().any(|step| step.name == "stop") => {
-            ExitCode::from(3)
+        CutoverOutcome::CutOver if args.reverse && !was_interrupted => way_back(&cutover, args.journal).await,
+        CutoverOutcome::CutOver => {
+            if args.reverse {
+                eprintln!(
+                    "cutover: interrupted: the way back is not begun; migrate --from-now --id {}",
+                    report.back_id
+                );
+            }
+            ExitCode::SUCCESS
         }
+        // What was wanted was another thing.
+        CutoverOutcome::Undone if was_interrupted => ExitCode::FAILURE,
+        outcome if outcome.is_good() => ExitCode::SUCCESS,
+        CutoverOutcome::Rehearsed { .. } => ExitCode::FAILURE,
+        _ if report.under_way => ExitCode::from(3),
         _ => ExitCode::FAILURE,
     }
 }
@@ -228,8 +227,51 @@ fn put(args: &Args, options: &mut CutoverOptions) -> Result<(), String> {
     Ok(())
 }
 
-/// Has the applications write to the other side.
-fn have_switched(command: Option<&str>, switch: &Switch) -> Result<(), String> {
+/// Cuts over. A signal before the switch puts everything back, and so does one while a person is asked for it. What a command has done that
+/// runs, or has run, is not known here, or is done: that is waited for, and goes on. True with the report when a signal came; nothing
+/// when a second one did.
+async fn cut_over(cutover: &Cutover, command: Option<&str>) -> Option<(CutoverReport, bool)> {
+    let begun = AtomicBool::new(false);
+    let switch = async |switch| have_switched(command.map(str::to_owned), switch, &begun).await;
+    let mut run = Box::pin(cutover.run(switch));
+    let mut was_interrupted = false;
+    loop {
+        tokio::select! {
+            // What is done is done, also when a signal came meanwhile.
+            biased;
+            report = &mut run => return Some((report, was_interrupted)),
+            () = interrupted() => {}
+        }
+        if !begun.load(Ordering::Acquire) {
+            break;
+        }
+        if was_interrupted {
+            eprintln!("cutover: ended at once; writes may be stopped: run it again, or with --undo");
+            return None;
+        }
+        was_interrupted = true;
+        eprintln!(
+            "cutover: interrupted, but the switch has begun, and what it has done cannot be told from here: waiting for it (again to end \
+             at once)"
+        );
+    }
+    drop(run);
+    eprintln!("cutover: interrupted: putting everything back");
+    Some((cutover.undo().await, true))
+}
+
+/// Has the applications write to the other side, on a thread of its own, so that signals are heard meanwhile. `begun` is false while
+/// somebody is asked.
+async fn have_switched(command: Option<String>, switch: Switch, begun: &AtomicBool) -> Result<(), String> {
+    begun.store(command.is_some(), Ordering::Release);
+    let (ended, wait) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || ended.send(switched(command.as_deref(), &switch)));
+    let result = wait.await.map_err(|_| "the thread of the switch has ended".to_owned())?;
+    begun.store(true, Ordering::Release);
+    result
+}
+
+fn switched(command: Option<&str>, switch: &Switch) -> Result<(), String> {
     let Some(command) = command else {
         eprintln!(
             "cutover: everything is at {}; switch the applications there now, then press Enter",
@@ -285,15 +327,6 @@ async fn way_back(cutover: &Cutover, journal: Option<PathBuf>) -> ExitCode {
             eprintln!("cutover: the way back: {}", error.to_line());
             ExitCode::FAILURE
         }
-    }
-}
-
-async fn interrupted() {
-    let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-    let Ok(mut terminate) = terminate else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
     }
 }
 

@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use keyferry_testkit::Server;
 use keyferry_testkit::chaos::Topology;
 use keyferry_testkit::rehearsal::{Kind, Programs, Rounds};
+use keyferry_testkit::{Server, process};
 
 /// Writes in a second: the programs are not optimised, and others want the processor, too.
 const RATE: u64 = 2000;
@@ -169,4 +170,63 @@ fn what_changed_is_proved_and_the_way_back_begins() {
     target.client().unwrap().call(&["RPUSH", "list:3", "d"]).unwrap();
     until_follows(&target, &source, "again");
     assert_eq!(source.client().unwrap().int(&["LLEN", "list:3"]).unwrap(), 4);
+}
+
+/// Runs a cutover until it says `word` on standard error, sends it SIGTERM, and lets it end after `then`. Gives its exit status and what it said.
+fn terminated(args: &[&str], word: &str, then: impl FnOnce()) -> (Option<i32>, String) {
+    let mut command = Command::new(program("cutover"));
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = command.spawn().unwrap();
+    // Held open: somebody is asked, and does not answer.
+    let asked = running.stdin.take();
+    let mut lines = BufReader::new(running.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut said = String::new();
+    let mut until = |word: &str| {
+        for line in lines.by_ref() {
+            said.push_str(&format!("{line}\n"));
+            if line.contains(word) {
+                return;
+            }
+        }
+    };
+    until(word);
+    process::signal(running.id(), "TERM").unwrap();
+    until("interrupted");
+    then();
+    until("(nothing that is ever said)");
+    drop(asked);
+    let output = running.wait_with_output().unwrap();
+    said.push_str(&String::from_utf8(output.stdout).unwrap());
+    (output.status.code(), said)
+}
+
+/// Nothing tells that it was done but that it was: what is put back has another exit status, and a switch that runs is not undone behind its back.
+#[test]
+fn what_ends_by_a_signal_is_put_back_or_done() {
+    let begin = || Server::builder(keyferry_testkit::any().unwrap()).diskless_sync(true, 0).start().unwrap();
+    let (source, target) = (begin(), begin());
+    let (from, to) = (source.url(), target.url());
+    let dir = tempfile::tempdir().unwrap();
+    let (go, page) = (dir.path().join("go"), dir.path().join("cut.json"));
+    let sides = ["--source", &from, "--target", &to, "--id", "signals"];
+    let cutover = [&sides[..], &["--stop-writes", "verify", "--backlog", "4m"]].concat();
+    {
+        let _forward = start("migrate", &sides);
+        until_follows(&source, &target, "one");
+        let (code, said) = terminated(&cutover, "press Enter", || ());
+        assert!(code == Some(1) && said.contains("undone: writes go on at the source"), "{code:?} {said}");
+    }
+    let _forward = start("migrate", &sides);
+    until_follows(&source, &target, "two");
+    let switch = format!("echo switching >&2; while ! test -e '{}'; do sleep 0.05; done", go.display());
+    let more = ["--on-switch", &switch, "--report", page.to_str().unwrap(), "--reverse"];
+    let (code, said) =
+        terminated(&[&cutover[..], &more].concat(), "switching", || std::fs::write(&go, "").unwrap());
+    assert!(code == Some(0) && said.contains("cut over: "), "{code:?} {said}");
+    let page: serde_json::Value = serde_json::from_slice(&std::fs::read(&page).unwrap()).unwrap();
+    assert_eq!(
+        (&page["outcome"]["state"], &page["under_way"]),
+        (&"cut_over".into(), &false.into()),
+        "{page}"
+    );
 }

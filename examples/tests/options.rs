@@ -72,6 +72,7 @@ fn what_would_be_passed_over_is_refused() {
         (&of_server, "--conflicts x", "--two-way <POLICY>"),
         (&of_server, "--keep", "--journal <DIR>"),
         (&of_server, "--limit-bytes many", "--limit-bytes: "),
+        (&cutover, "--one-way --backlog 1m", "--backlog"),
         (&cutover, "--one-way --reverse", "--one-way"),
         (&cutover, "--dry-run --undo", "--undo"),
         (&restore, "--list --keys x", "--keys"),

@@ -145,6 +145,9 @@ pub struct WritesReport {
 pub struct CutoverReport {
     /// How it ended.
     pub outcome: CutoverOutcome,
+    /// A cutover is under way still: writes may be stopped at the source, and the migration kept from the target. Running it again goes on
+    /// with it, or it is undone.
+    pub under_way: bool,
     /// The migration that was cut over.
     pub id: String,
     /// The name of the way back; empty where there is none.
@@ -179,6 +182,7 @@ impl CutoverReport {
     pub(super) fn new(id: String, back_id: String, (source, target): (String, String), stop: String) -> Self {
         CutoverReport {
             outcome: CutoverOutcome::Refused,
+            under_way: false,
             id,
             back_id,
             source,
@@ -216,6 +220,9 @@ impl CutoverReport {
                 "the switch failed, and writes are still stopped: {why}; run it again to go on, or undo it (--undo)"
             ),
             CutoverOutcome::Undone => "undone: writes go on at the source".to_owned(),
+            CutoverOutcome::Failed { error } if self.under_way => format!(
+                "failed, and writes may still be stopped (run it again to go on, or undo it by --undo): {error}"
+            ),
             CutoverOutcome::Failed { error } => format!("failed: {error}"),
         }
     }
@@ -327,5 +334,9 @@ mod tests {
         let json = serde_json::to_string(&report).unwrap();
         assert!(json.contains(r#""outcome":{"state":"put_back","why":"late"#), "{json}");
         assert!(!report.outcome.is_good());
+        report.outcome = CutoverOutcome::Failed { error: "gone".to_owned() };
+        assert_eq!(report.headline(), "failed: gone");
+        report.under_way = true;
+        assert!(report.headline().contains("still be stopped (run it again"), "{}", report.headline());
     }
 }

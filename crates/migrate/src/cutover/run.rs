@@ -72,7 +72,7 @@ impl<'c> Run<'c> {
     pub(super) async fn rehearse(&mut self) -> Result<CutoverOutcome, Error> {
         let (mut source, mut target) = self.sides().await?;
         self.step("gates");
-        if let Some(record) = Record::read(&mut target, &self.id).await? {
+        if let Some(record) = self.found(&mut target).await? {
             self.report.notes.push(format!(
                 "a cutover is under way (step {}): running it goes on with it, --undo undoes it",
                 record.step.name()
@@ -88,7 +88,7 @@ impl<'c> Run<'c> {
         switch: impl AsyncFnOnce(Switch) -> Result<(), String>,
     ) -> Result<CutoverOutcome, Error> {
         let (mut source, mut target) = self.sides().await?;
-        let record = match Record::read(&mut target, &self.id).await? {
+        let record = match self.found(&mut target).await? {
             Some(record) if record.step == Step::Stopping => {
                 self.step("put-back");
                 self.put_back(&mut source, &mut target, &record).await?;
@@ -122,7 +122,7 @@ impl<'c> Run<'c> {
     /// Undoes what a run before has left.
     pub(super) async fn undo(&mut self) -> Result<CutoverOutcome, Error> {
         let (mut source, mut target) = self.sides().await?;
-        let Some(record) = Record::read(&mut target, &self.id).await? else {
+        let Some(record) = self.found(&mut target).await? else {
             return Err(Error::Cutover {
                 step: "undoing",
                 why: format!(
@@ -159,6 +159,13 @@ impl<'c> Run<'c> {
         Ok(CutoverOutcome::Undone)
     }
 
+    /// What a run before has left.
+    async fn found(&mut self, target: &mut Side) -> Result<Option<Record>, Error> {
+        let record = Record::read(target, &self.id).await?;
+        self.report.under_way = record.is_some();
+        Ok(record)
+    }
+
     async fn sides(&mut self) -> Result<(Side, Side), Error> {
         Ok((Side::source(self.ends.0).await?, Side::target(self.ends.1).await?))
     }
@@ -191,6 +198,8 @@ impl<'c> Run<'c> {
             stopped_at: unix_ms(),
         };
         self.step("stop");
+        // Whether it was written or not is not known where that fails.
+        self.report.under_way = true;
         record.write(target, &self.id).await?;
         self.stopped = Some(Instant::now());
         let until = tokio::time::Instant::now() + self.options.window;
@@ -383,6 +392,7 @@ impl<'c> Run<'c> {
         let by_slot = source.is_cluster() || target.is_cluster();
         hand_over::clean(target, &self.id, by_slot).await?;
         Record::remove(target, &self.id).await?;
+        self.report.under_way = false;
         Ok(CutoverOutcome::CutOver)
     }
 
@@ -406,6 +416,7 @@ impl<'c> Run<'c> {
                 Err(_) => tokio::time::sleep(RETRY).await,
             }
         }
+        self.report.under_way = false;
         self.report.write_stop_seconds = self.stopped.map(|since| since.elapsed().as_secs_f64());
         if record.step >= Step::Fencing {
             self.note("the migration may have been refused meanwhile, and have ended: start it again, it goes on where it was");

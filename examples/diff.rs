@@ -13,7 +13,7 @@ use keyferry_diff::{
     BarrierBy, ChangedKeys, ChangedOptions, Depth, DiffOptions, DiffReport, Difference, DifferenceSink,
     LiveDiff, LiveOptions, RepairOptions, RepairWhat, Sample, Side, SnapshotDiff, Suspects, Verdict, quick,
 };
-use keyferry_examples::{DiffBar, SelectionArgs};
+use keyferry_examples::{CarriedOut, DiffBar, SelectionArgs};
 use keyferry_files::DatabaseMove;
 use keyferry_routing::KeyPattern;
 
@@ -27,7 +27,8 @@ use keyferry_routing::KeyPattern;
 #[command(name = "diff", version, after_help = EXAMPLES)]
 struct Args {
     /// The source: redis://[user:password@]host[:port], rediss:// (TLS), unix:///path, redis+cluster://host:port,host:port,
-    /// redis+sentinel://host:port,host:port/service, or an RDB file, an append-only file without commands, its directory, -
+    /// redis+sentinel://host:port,host:port/service, or an RDB file, an append-only file, its directory, the directory of
+    /// migrate --journal with --keep, -
     // Text, not options: a wrong URL must not be echoed with its password.
     source: String,
 
@@ -41,6 +42,11 @@ struct Args {
     /// One more file of the target (repeatable)
     #[arg(long, value_name = "FILE")]
     target_also: Vec<PathBuf>,
+
+    /// An empty server that carries out the commands of an append-only file, and is emptied at the end; at least as new as the one
+    /// that wrote the file [default: one is started on this machine, from redis-server or valkey-server on PATH]
+    #[arg(long, value_name = "URL")]
+    scratch: Option<String>,
 
     #[command(flatten)]
     selection: SelectionArgs,
@@ -220,6 +226,7 @@ Examples:
   diff 'redis://old:6379?password-env=OLD_PW' backup/dump.rdb --jsonl differences.jsonl
   diff monday.rdb tuesday.rdb --keys 'user:*' --ttl-tolerance 0
   diff whole.rdb shard-1.rdb --target-also shard-2.rdb --target-also shard-3.rdb
+  diff appendonlydir/ redis://new:6379 --scratch redis://empty:6379
   diff redis://old:6379 redis://new:6379 --live --sample 1% --qps 20000
   diff redis://old:6379 redis://new:6379 --check length --keys 'user:*'
   diff redis://old:6379 redis://new:6379 --quick
@@ -259,7 +266,9 @@ fn run(args: Args) -> Result<Verdict, String> {
     }
     let mut all = Both { kept: Kept::new(args.results.show), files: &mut sinks };
     let outcome = match (args.repair.options(), args.repair.script()) {
-        (None, _) => compare(&source, &target, options, &args.by_key, &mut all),
+        (None, _) => {
+            compare_files(&source, &target, args.scratch.as_deref(), options, &args.by_key, &mut all)
+        }
         (Some(repair), Ok(mut script)) => {
             repaired(&source, &target, options, &args.by_key, repair, &mut *script, &mut all)
         }
@@ -286,6 +295,62 @@ fn run(args: Args) -> Result<Verdict, String> {
     Ok(report.verdict())
 }
 
+/// Compares, once servers have carried out the commands of append-only files.
+fn compare_files(
+    source: &Side,
+    target: &Side,
+    scratch: Option<&str>,
+    options: DiffOptions,
+    by_key: &ByKey,
+    sink: &mut dyn DifferenceSink,
+) -> Result<DiffReport, String> {
+    let mut scratch = match scratch.map(str::parse::<Endpoint>).transpose() {
+        Ok(scratch) => scratch,
+        Err(error) => return Err(format!("--scratch: {error}")),
+    };
+    let named = scratch.is_some();
+    let mut carried_out = Vec::new();
+    let mut sides = Vec::new();
+    for side in [source, target] {
+        let files = match side {
+            // What goes with two servers is refused before anything is carried out.
+            Side::Files(files) if by_key.needs_servers().or(by_key.barrier()).is_none() => files,
+            _ => {
+                sides.push(side.clone());
+                continue;
+            }
+        };
+        match CarriedOut::of("diff", files, &mut scratch)? {
+            Some(done) => {
+                sides.push(Side::from(done.endpoint().clone()));
+                carried_out.push(done);
+            }
+            None => sides.push(side.clone()),
+        }
+    }
+    if named && carried_out.is_empty() {
+        return Err(
+            "--scratch goes with an append-only file that has commands, and no side is one".to_owned()
+        );
+    }
+    if !carried_out.is_empty() && options.bookkeeping.is_empty() {
+        return Err("--with-bookkeeping goes with no append-only file that has commands: how far it was carried out is kept \
+                    under such names"
+            .to_owned());
+    }
+    let [source, target] = &sides[..] else { return Err("a comparison has two sides".to_owned()) };
+    let mut outcome = compare(source, target, options, by_key, sink);
+    for done in carried_out {
+        let note = done.note();
+        let emptied = done.end();
+        if let Ok(report) = &mut outcome {
+            report.notes.push(note);
+            report.notes.extend(emptied.err());
+        }
+    }
+    outcome
+}
+
 /// Compares in the way that was asked for.
 fn compare(
     source: &Side,
@@ -296,7 +361,7 @@ fn compare(
 ) -> Result<DiffReport, String> {
     let error = |error: keyferry_diff::Error| chain(&error);
     let (Side::Live(a), Side::Live(b)) = (source, target) else {
-        if let Some(option) = by_key.needs_servers().or(by_key.barrier.map(|_| "--barrier")) {
+        if let Some(option) = by_key.needs_servers().or(by_key.barrier()) {
             return Err(format!("{option} goes with two servers, and a side is a file"));
         }
         let mut diff = SnapshotDiff::new(source.clone(), target.clone());
@@ -473,6 +538,11 @@ impl ByKey {
         ]
         .into_iter()
         .find_map(|(given, name)| given.then_some(name))
+    }
+
+    /// That option, if it was given.
+    fn barrier(&self) -> Option<&'static str> {
+        self.barrier.map(|_| "--barrier")
     }
 
     /// The keys that are to be looked at, if not all are.

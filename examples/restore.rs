@@ -5,14 +5,13 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{ArgGroup, Parser, ValueEnum};
 use indicatif::{HumanBytes, HumanCount};
 use keyferry_client::Endpoint;
-use keyferry_examples::interrupted;
+use keyferry_examples::{OwnServer, interrupted};
 use keyferry_files::{KeyName, time};
 use keyferry_migrate::{
     Error, OnExists,
     archive::{ArchiveError, Listing, Point, Stored, When},
     restore::{Restore, RestoreExpiry, RestoreProgress, RestoreReport, RestoreTo},
 };
-use keyferry_testkit::{Server, ServerBinary, Version};
 
 /// Restore what a server held at a moment, all of it or some keys, into a server or a file
 ///
@@ -392,20 +391,8 @@ async fn run(
     if let Some(scratch) = scratch {
         restore.set_scratch(scratch);
     } else if restore.needs_scratch().await? {
-        let binary = fitting(point.server()).ok_or(ArchiveError::NeedsScratch)?;
-        eprintln!(
-            "restore: commands are carried out by a server on this machine, {} {} ({}), for data of {}",
-            binary.vendor,
-            binary.version,
-            binary.name,
-            point.server()
-        );
-        let server = tokio::task::block_in_place(|| Server::builder(binary).diskless_sync(true, 0).start());
-        let server = own.insert(server.map_err(|_| ArchiveError::NeedsScratch)?);
-        match server.url().parse() {
-            Ok(url) => restore.set_scratch(url),
-            Err(_) => return Err(ArchiveError::NeedsScratch.into()),
-        }
+        let server = OwnServer::start("restore", point.server()).ok_or(ArchiveError::NeedsScratch)?;
+        restore.set_scratch(own.insert(server).endpoint().clone());
     }
     let shown = tokio::spawn(show_steps(restore.progress()));
     let done = tokio::select! {
@@ -415,22 +402,6 @@ async fn run(
     };
     shown.abort();
     done
-}
-
-/// Of the servers on this machine the oldest one of the same vendor that is as new as the archived one, which says of itself what it
-/// is; else the newest of that vendor, else the newest.
-fn fitting(archived: &str) -> Option<&'static ServerBinary> {
-    let mut words = archived.split([' ', ',']);
-    let vendor = words.next().unwrap_or_default().to_lowercase();
-    let version = words.next().and_then(Version::parse);
-    let all = keyferry_testkit::binaries();
-    let same = || all.iter().filter(|binary| binary.vendor.as_str().to_lowercase() == vendor);
-    let as_new = same().filter(|binary| version.is_some_and(|version| binary.version >= version));
-    let newest = || same().max_by_key(|binary| binary.version);
-    as_new
-        .min_by_key(|binary| binary.version)
-        .or_else(newest)
-        .or_else(|| all.iter().max_by_key(|binary| binary.version))
 }
 
 /// A line when something else begins, and every few seconds how far it is.

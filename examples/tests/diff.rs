@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keyferry_rdb::{EntryHead, RdbWriter, TargetFormat, Value, ValueType};
+use keyferry_testkit::{Server, data::small};
 
 /// The program, built beside this test.
 fn diff(args: &[&str]) -> Output {
@@ -115,6 +116,77 @@ fn results_say_that_it_could_not_be_told() {
     assert!(page.contains("COULD NOT TELL: ") && page.contains("cut&lt;.rdb"), "{page}");
 }
 
+/// What commands make only a server can tell: one of this machine, or one that was named.
+#[test]
+fn commands_of_append_only_files_are_carried_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let binary = keyferry_testkit::any().unwrap();
+    let start = || Server::builder(binary).diskless_sync(true, 0).start().unwrap();
+    let (copy, log) = (start(), at("server"));
+    std::fs::create_dir(&log).unwrap();
+    // Keys of the base, commands behind it, and what both come to.
+    let writer = Server::builder(binary).dir(Path::new(&log)).append_only("always").diskless_sync(true, 0);
+    let writer = writer.start().unwrap();
+    small(&mut writer.client().unwrap(), 11, 3).unwrap();
+    let mut client = writer.client().unwrap();
+    client.call(&["BGREWRITEAOF"]).unwrap();
+    let begun = std::time::Instant::now();
+    while client.info("persistence", "aof_rewrite_in_progress").unwrap().unwrap() != "0"
+        || client.info("persistence", "aof_rewrite_scheduled").unwrap().unwrap() != "0"
+    {
+        assert!(begun.elapsed() < Duration::from_secs(120));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    client.call(&["SET", "begun", "1"]).unwrap();
+    let mut moving = migration(&writer.url(), &copy, &["--journal", &at("journal"), "--keep"]);
+    for command in [
+        &["INCRBY", "counter", "41"][..],
+        &["INCR", "counter"],
+        &["RPUSH", "words", "a", "b", "c"],
+        &["LPOP", "words"],
+    ] {
+        client.call(command).unwrap();
+    }
+    client.call(&["SET", "arrived", "1"]).unwrap();
+    assert!(arrives(&copy, "arrived"));
+    assert!(moving.end().success());
+    drop(writer);
+    let log = match binary.version.at_least(7, 0) {
+        true => format!("{log}/appendonlydir"),
+        false => format!("{log}/appendonly.aof"),
+    };
+    let equal = diff(&[&log, &copy.url()]);
+    assert_eq!(equal.status.code(), Some(0), "{equal:?}");
+    assert!(text(&equal.stderr).contains("carried out by a server on this machine"), "{equal:?}");
+    assert!(text(&equal.stdout).contains(" commands of "), "{equal:?}");
+
+    // The same by a server that was named, which is emptied, and by the journal of the migration.
+    let scratch = start();
+    copy.client().unwrap().call(&["LPUSH", "words", "other"]).unwrap();
+    for (source, target) in [(&log, &copy.url()), (&copy.url(), &log), (&copy.url(), &at("journal"))] {
+        let found = diff(&[source, target, "--scratch", &scratch.url(), "--rounds", "1", "--jsonl", "-"]);
+        assert_eq!(found.status.code(), Some(1), "{found:?}");
+        let told = text(&found.stdout);
+        assert!(told.lines().count() == 2 && told.contains("\"key\":\"words\""), "{found:?}");
+        assert_eq!(scratch.client().unwrap().info("keyspace", "db0").unwrap(), None);
+    }
+    assert_eq!(diff(&[&log, &log]).status.code(), Some(0));
+
+    // Nothing that somebody needs is emptied, and nothing is accepted that means nothing.
+    let refused = |args: &[&str], why: &str| {
+        let refused = diff(args);
+        assert_eq!(refused.status.code(), Some(2), "{args:?}: {refused:?}");
+        assert!(text(&refused.stderr).contains(why), "{refused:?}");
+    };
+    refused(&[&log, &copy.url(), "--scratch", &copy.url()], "it has to be empty");
+    refused(&[&copy.url(), &copy.url(), "--scratch", &scratch.url()], "no side is one");
+    refused(&[&log, &copy.url(), "--live"], "goes with two servers");
+    refused(&[&log, &copy.url(), "--repair", "both"], "goes with two servers");
+    refused(&[&log, &copy.url(), "--with-bookkeeping"], "--with-bookkeeping");
+    assert_eq!(copy.client().unwrap().int(&["LLEN", "words"]).unwrap(), 3);
+}
+
 #[test]
 fn names_of_keys_are_bytes() {
     use std::os::unix::ffi::OsStrExt as _;
@@ -199,6 +271,15 @@ fn servers_are_compared_and_repaired() {
 
 /// Killed when dropped, so that a failed test leaves nothing behind.
 struct Running(std::process::Child);
+
+impl Running {
+    /// Ends it as a service manager does.
+    fn end(&mut self) -> std::process::ExitStatus {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.0.wait().unwrap()
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -248,10 +248,12 @@ fn go_back_in_time() {
 #[test]
 fn prove_that_both_sides_are_equal() {
     let mut stage = Stage::new();
-    for name in ["old-host", "new-host"] {
+    for name in ["old-host", "new-host", "empty"] {
         stage.server(name, "redis-7.0");
     }
     stage.cluster(&["new-1", "new-2", "new-3"], "redis-7.0");
+    let journal = stage.dir().join("DIR");
+    stage.call("/var/tmp/journal", &journal);
     let mut old = stage.client("old-host");
     ["a", "b", "c", "d"].iter().for_each(|key| drop(old.call(&["SET", key, "1"]).unwrap()));
     // Of so many some are in any sample.
@@ -259,6 +261,9 @@ fn prove_that_both_sides_are_equal() {
     stage.prepare("cargo run --release --example migrate -- --source redis://old-host:6379 --target redis://new-1:6379 --until caught-up");
     stage.prepare("cargo run --release --example backup -- --source redis://old-host:6379 --out dump.rdb");
     stage.prepare("cp dump.rdb monday.rdb && cp dump.rdb tuesday.rdb");
+    stage.prepare(
+        "cargo run --release --example backup -- --source redis://old-host:6379 --out appendonlydir/",
+    );
     let journal = "cargo run --release --example migrate -- --source redis://old-host:6379 --target redis://new-host:6379 \
                    --journal DIR --keep --until caught-up";
     stage.prepare(journal);

@@ -8,6 +8,7 @@
 //! While commands are carried out nothing expires: a key is there if it was there at the moment, however long ago its time was over. Then
 //! [`RestoreExpiry`] says what becomes of deadlines.
 
+mod scratch;
 mod server;
 
 use std::{
@@ -27,6 +28,7 @@ use keyferry_files::{
 use keyferry_rdb::{Event, Parser};
 use serde::Serialize;
 
+pub use self::scratch::Scratch;
 use self::server::Servers;
 use crate::{
     archive::{ArchiveError, Point},

@@ -92,6 +92,7 @@ impl Intake {
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let result = worker.run(stopped).await;
+            worker.meter.note_end();
             worker.finish(result).await
         });
         Intake { task: Some(task), started, stop }
@@ -266,6 +267,7 @@ impl Worker {
             }
             Event::SnapshotEnd { bytes } => {
                 self.meter.snapshot_total.store(bytes, Ordering::Relaxed);
+                self.meter.note_write();
                 self.snapshot_is_complete().await?;
             }
             Event::Commands(batch) => {
@@ -279,11 +281,13 @@ impl Worker {
             Event::Lost { error, .. } => {
                 self.meter.reconnects.fetch_add(1, Ordering::Relaxed);
                 self.meter.count_error("source_link");
+                self.meter.note_unheard();
                 self.meter.note_trouble(Some(Error::Source(error).to_line()));
             }
             Event::Resumed { position } => {
                 // After a failover the same offsets go on under another id.
                 self.meter.set_history(position.id);
+                self.meter.note_write();
                 self.meter.note_trouble(None);
                 if self.begin.is_some() {
                     self.resumed(position).await?;

@@ -88,6 +88,9 @@ impl Progress {
 /// No offset.
 pub(crate) const UNKNOWN: u64 = u64::MAX;
 
+/// No time.
+const UNHEARD: u64 = u64::MAX;
+
 /// Where the parts of a migration write what they did.
 #[derive(Clone, Debug)]
 pub(crate) struct Meter(Arc<Counters>);
@@ -133,8 +136,10 @@ pub(crate) struct Counters {
     pub(crate) bytes_sent: AtomicU64,
     /// Bytes sent to the target and not answered.
     pub(crate) in_flight: AtomicU64,
-    /// When a command last came, in milliseconds after the start.
+    /// When a command last came, or the stream began, in milliseconds after the start; [`UNHEARD`] while none can come.
     last_write: AtomicU64,
+    /// Until when it was listened to, in the same way; [`UNHEARD`] before the end.
+    heard_until: AtomicU64,
     /// Files are the source: their bytes, where that is known.
     input: OnceLock<Option<u64>>,
     /// What its link leads to, where there are several.
@@ -257,7 +262,8 @@ impl Default for Meter {
             reconnects: AtomicU64::new(0),
             bytes_sent: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
-            last_write: AtomicU64::new(0),
+            last_write: AtomicU64::new(UNHEARD),
+            heard_until: AtomicU64::new(UNHEARD),
             input: OnceLock::new(),
             name: OnceLock::new(),
             errors: Mutex::new(BTreeMap::new()),
@@ -527,21 +533,48 @@ impl Meter {
         *current = trouble;
     }
 
-    /// A command has come from the source.
+    /// A command has come from the source, or its stream begins.
     pub(crate) fn note_write(&self) {
-        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_write.store(now, Ordering::Relaxed);
+        self.last_write.store(self.now(), Ordering::Relaxed);
+        self.heard_until.store(UNHEARD, Ordering::Relaxed);
     }
 
-    /// How long no command has come from the source.
+    /// What the source writes from now on is not heard: the link is lost, or brings a snapshot.
+    pub(crate) fn note_unheard(&self) {
+        self.last_write.store(UNHEARD, Ordering::Relaxed);
+    }
+
+    /// Nobody listens to the source any more.
+    pub(crate) fn note_end(&self) {
+        let _ = self.heard_until.compare_exchange(UNHEARD, self.now(), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// How long no command has come from the source while it was listened to: not before its stream begins, while the link is lost or not
+    /// read, or after the end.
     pub(crate) fn quiet_for(&self) -> Duration {
-        self.started.elapsed().saturating_sub(Duration::from_millis(self.last_write.load(Ordering::Relaxed)))
+        let last = self.last_write.load(Ordering::Relaxed);
+        if last == UNHEARD || self.held_up.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
+        let until = self.heard_until.load(Ordering::Relaxed).min(self.now());
+        Duration::from_millis(until.saturating_sub(last))
+    }
+
+    /// Milliseconds since the start.
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
-        if self.phase.swap(phase as u8, Ordering::Relaxed) != phase as u8 {
+        let before = self.phase.swap(phase as u8, Ordering::Relaxed);
+        if before != phase as u8 {
             let offset = self.applied_offset.load(Ordering::Relaxed);
             tracing::info!(link = self.name.get(), phase = phase.name(), offset, "phase");
+        }
+        if phase == Phase::CatchingUp && before != Phase::Following as u8 {
+            // Files have no link whose stream begins.
+            let (now, relaxed) = (self.now(), Ordering::Relaxed);
+            let _ = self.last_write.compare_exchange(UNHEARD, now, relaxed, relaxed);
         }
         let mut began = self.began.lock().unwrap_or_else(PoisonError::into_inner);
         began[phase as usize].get_or_insert_with(|| self.started.elapsed());
@@ -605,6 +638,37 @@ mod tests {
         let names: Vec<Phase> = progress.durations().into_iter().map(|(phase, _)| phase).collect();
         assert_eq!(names, [Phase::Connecting, Phase::Snapshot, Phase::Following]);
         assert_eq!(progress.figures().lag_bytes, None);
+    }
+
+    #[test]
+    fn only_who_is_listened_to_is_quiet() {
+        let meter = Meter::default();
+        let later = || {
+            std::thread::sleep(Duration::from_millis(3));
+            meter.quiet_for()
+        };
+        // A snapshot comes: what is written meanwhile is not heard yet.
+        assert_eq!(later(), Duration::ZERO);
+        meter.note_write();
+        assert!(later() >= Duration::from_millis(2));
+        meter.note_unheard();
+        assert_eq!(later(), Duration::ZERO);
+        meter.note_write();
+        meter.held_up.store(true, Ordering::Relaxed);
+        assert_eq!(later(), Duration::ZERO);
+        meter.held_up.store(false, Ordering::Relaxed);
+        assert!(later() >= Duration::from_millis(2));
+        // What is read is applied for a while after the end.
+        meter.note_end();
+        let quiet = meter.quiet_for();
+        assert_eq!(later(), quiet);
+        meter.note_write();
+        assert!(later() >= Duration::from_millis(2));
+
+        let file = Meter::default();
+        file.enter(Phase::CatchingUp);
+        std::thread::sleep(Duration::from_millis(3));
+        assert!(file.quiet_for() >= Duration::from_millis(2));
     }
 
     #[test]

@@ -310,36 +310,36 @@ fn compare_files(
     };
     let named = scratch.is_some();
     let mut carried_out = Vec::new();
-    let mut sides = Vec::new();
-    for side in [source, target] {
-        let files = match side {
-            // What goes with two servers is refused before anything is carried out.
-            Side::Files(files) if by_key.needs_servers().or(by_key.barrier()).is_none() => files,
-            _ => {
-                sides.push(side.clone());
-                continue;
-            }
-        };
-        match CarriedOut::of("diff", files, &mut scratch)? {
-            Some(done) => {
-                sides.push(Side::from(done.endpoint().clone()));
+    // Whatever becomes of it, a server that was named is emptied.
+    let carry_out = || -> Result<DiffReport, String> {
+        let mut sides = [source.clone(), target.clone()];
+        for side in &mut sides {
+            let done = match side {
+                // What goes with two servers is refused before anything is carried out.
+                Side::Files(files) if by_key.needs_servers().or(by_key.barrier()).is_none() => {
+                    CarriedOut::of("diff", files, &mut scratch)?
+                }
+                _ => None,
+            };
+            if let Some(done) = done {
+                *side = Side::from(done.endpoint().clone());
                 carried_out.push(done);
             }
-            None => sides.push(side.clone()),
         }
-    }
-    if named && carried_out.is_empty() {
-        return Err(
-            "--scratch goes with an append-only file that has commands, and no side is one".to_owned()
-        );
-    }
-    if !carried_out.is_empty() && options.bookkeeping.is_empty() {
-        return Err("--with-bookkeeping goes with no append-only file that has commands: how far it was carried out is kept \
-                    under such names"
-            .to_owned());
-    }
-    let [source, target] = &sides[..] else { return Err("a comparison has two sides".to_owned()) };
-    let mut outcome = compare(source, target, options, by_key, sink);
+        if named && carried_out.is_empty() {
+            return Err(
+                "--scratch goes with an append-only file that has commands, and no side is one".to_owned()
+            );
+        }
+        if !carried_out.is_empty() && options.bookkeeping.is_empty() {
+            return Err("--with-bookkeeping goes with no append-only file that has commands: how far it was carried out \
+                        is kept under such names"
+                .to_owned());
+        }
+        let [source, target] = &sides;
+        compare(source, target, options, by_key, sink)
+    };
+    let mut outcome = carry_out();
     for done in carried_out {
         let note = done.note();
         let emptied = done.end();

@@ -184,6 +184,9 @@ fn commands_of_append_only_files_are_carried_out() {
     refused(&[&log, &copy.url(), "--live"], "goes with two servers");
     refused(&[&log, &copy.url(), "--repair", "both"], "goes with two servers");
     refused(&[&log, &copy.url(), "--with-bookkeeping"], "--with-bookkeeping");
+    // A server that was named is emptied whatever happens.
+    refused(&[&log, &copy.url(), "--with-bookkeeping", "--scratch", &scratch.url()], "--with-bookkeeping");
+    assert_eq!(scratch.client().unwrap().info("keyspace", "db0").unwrap(), None);
     assert_eq!(copy.client().unwrap().int(&["LLEN", "words"]).unwrap(), 3);
 }
 

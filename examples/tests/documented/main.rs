@@ -229,6 +229,10 @@ fn go_back_in_time() {
             written = true;
             stage.wait_for("cargo run --release --example restore -- --archive /backup/host --list");
             client.call(&["RPUSH", "user:42", "a", "b"]).unwrap();
+            // It counts from when the archive got it, which may be a while later.
+            stage.wait_for(
+                "cargo run --release --example restore -- --archive /backup/host --diff user:42 | grep 'RPUSH user:42'",
+            );
             // Times are told to a tenth of a second, and the page's to a second.
             std::thread::sleep(std::time::Duration::from_millis(1200));
             let then = stage.prepare("date -u +%FT%TZ");

@@ -18,6 +18,8 @@ pub struct Replies {
     pub(crate) heads: Vec<[u8; HEAD]>,
     /// Which of them are the same as those that they were looked at beside; empty where there were none.
     pub(crate) alike: Vec<bool>,
+    /// Which of them have nulls; empty where that is not known.
+    pub(crate) nulls: Vec<bool>,
 }
 
 impl Replies {
@@ -60,6 +62,12 @@ impl Replies {
         self.alike.get(number).copied().unwrap_or_default()
     }
 
+    /// Whether one of them is or has a null, such as a key that `MGET` did not find. Where it is not known this is `true`.
+    #[inline]
+    pub fn has_nulls(&self, number: usize) -> bool {
+        self.nulls.get(number).copied().unwrap_or(true)
+    }
+
     /// The bytes of all of them, one behind the other.
     pub fn into_bytes(self) -> Bytes {
         self.bytes.freeze()
@@ -76,6 +84,7 @@ impl Replies {
         self.ends.clear();
         self.heads.clear();
         self.alike.clear();
+        self.nulls.clear();
         self.bytes = BytesMut::new();
     }
 }

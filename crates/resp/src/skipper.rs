@@ -52,6 +52,8 @@ pub struct ReplySkipper {
     text: Vec<u8>,
     /// Where the first of them is.
     element: Option<u64>,
+    /// Nulls in the reply in progress.
+    nulls: u64,
     failed: Option<DecodeError>,
 }
 
@@ -66,6 +68,8 @@ pub struct Skipped<'a> {
     pub replies: u64,
     /// Pushes that were completed; they are not among the replies.
     pub pushes: u64,
+    /// Nulls among those replies and in them, such as keys that `MGET` did not find.
+    pub nulls: u64,
     /// The error in the last of those replies. None of the others has one.
     pub error: Option<SkippedError<'a>>,
 }
@@ -152,7 +156,7 @@ impl ReplySkipper {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let mut run = Run { input, at: 0, replies: 0, pushes: 0, most };
+        let mut run = Run { input, at: 0, replies: 0, pushes: 0, nulls: 0, most };
         let failed = match self.run(&mut run) {
             Ok(failed) => failed,
             Err(error) => {
@@ -162,7 +166,8 @@ impl ReplySkipper {
         };
         let error =
             failed.then_some(SkippedError { text: &self.text, element: self.element, count: self.errors });
-        Ok(Skipped { consumed: run.at, replies: run.replies, pushes: run.pushes, error })
+        let Run { at: consumed, replies, pushes, nulls, .. } = run;
+        Ok(Skipped { consumed, replies, pushes, nulls, error })
     }
 
     /// Takes note of a whole reply of so many bytes that was passed over elsewhere, and has to be within the limits. Only between
@@ -198,8 +203,9 @@ impl ReplySkipper {
                 if run.replies == run.most {
                     return Ok(false);
                 }
-                if let Some(length) = plain::reply(run.rest(), &self.budget.limits) {
+                if let Some((length, nulls)) = plain::reply(run.rest(), &self.budget.limits) {
                     self.consume(run, length);
+                    run.nulls += nulls;
                     self.budget.begin(self.offset);
                     run.replies += 1;
                     continue;
@@ -215,11 +221,13 @@ impl ReplySkipper {
                 Step::Value => {
                     if self.close()? {
                         self.budget.begin(self.offset);
+                        let nulls = std::mem::take(&mut self.nulls);
                         if std::mem::take(&mut self.push) {
                             run.pushes += 1;
                             continue;
                         }
                         run.replies += 1;
+                        run.nulls += nulls;
                         if self.errors > 0 {
                             return Ok(true);
                         }
@@ -296,7 +304,7 @@ impl ReplySkipper {
         self.last = offset;
         let size = end as u64 + 2;
         self.budget.frame_size(offset, size)?;
-        if head == Head::Error && self.counts_errors() {
+        if head == Head::Error && self.is_in_reply() {
             self.found_error();
             if self.errors == 1 {
                 let text = if cut { &self.line[1..end] } else { &rest[1..end] };
@@ -315,14 +323,17 @@ impl ReplySkipper {
             | Head::BigNumber
             | Head::Integer(_)
             | Head::Boolean(_)
-            | Head::Double(_)
-            | Head::Null(_) => Ok(Step::Value),
+            | Head::Double(_) => Ok(Step::Value),
+            Head::Null(_) => {
+                self.nulls += u64::from(self.is_in_reply());
+                Ok(Step::Value)
+            }
             Head::Bulk(len) => {
                 self.budget.string(offset, size, len, 0)?;
                 if kind == b'=' && len < 4 {
                     return Err(DecodeError::InvalidVerbatim { offset });
                 }
-                let error = kind == b'!' && self.counts_errors();
+                let error = kind == b'!' && self.is_in_reply();
                 if error {
                     self.found_error();
                 }
@@ -456,8 +467,8 @@ impl ReplySkipper {
         }
     }
 
-    /// Whether an error here is one of a reply: not of a push, nor of attributes.
-    fn counts_errors(&self) -> bool {
+    /// Whether an error or a null here is one of a reply: not of a push, nor of attributes.
+    fn is_in_reply(&self) -> bool {
         !self.push && self.stack.iter().all(|level| level.shape != Shape::Attributes)
     }
 
@@ -491,6 +502,7 @@ struct Run<'i> {
     at: usize,
     replies: u64,
     pushes: u64,
+    nulls: u64,
     most: u64,
 }
 

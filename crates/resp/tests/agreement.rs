@@ -87,7 +87,9 @@ fn check_skipper(
                 assert!(rest.is_empty() && skipped.error.is_none());
                 continue;
             }
-            let errors = errors(expected_replies.next().expect("the twin has as many"));
+            let reply = expected_replies.next().expect("the twin has as many");
+            assert_eq!(skipped.nulls, nulls(reply), "{reply:?}");
+            let errors = errors(reply);
             match skipped.error {
                 None => assert_eq!(errors.len(), 0),
                 Some(error) => {
@@ -101,6 +103,17 @@ fn check_skipper(
     assert_eq!(replies as usize, expected.iter().filter(|frame| !frame.is_push()).count());
     if failed.is_none() {
         assert_eq!(pushes as usize, expected.iter().filter(|frame| frame.is_push()).count());
+    }
+}
+
+/// How many nulls are in a reply.
+fn nulls(frame: &Frame) -> u64 {
+    match frame {
+        Frame::Null(_) => 1,
+        Frame::Attributed { value, .. } => nulls(value),
+        Frame::Array(items) | Frame::Set(items) => items.iter().map(nulls).sum(),
+        Frame::Map(pairs) => pairs.iter().map(|(key, value)| nulls(key) + nulls(value)).sum(),
+        _ => 0,
     }
 }
 

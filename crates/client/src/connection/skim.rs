@@ -176,6 +176,8 @@ struct Skim {
     heads: Vec<[u8; HEAD]>,
     /// Which of the replies are the same as those beside them, where there are such.
     alike: Vec<bool>,
+    /// In which of them are nulls.
+    nulls: Vec<bool>,
     /// Of the reply that is still arriving, how many bytes are the same as of the one beside it.
     same: usize,
     /// The last reply was an error.
@@ -193,6 +195,7 @@ impl Skim {
             ends: std::mem::take(&mut replies.ends),
             heads: std::mem::take(&mut replies.heads),
             alike: std::mem::take(&mut replies.alike),
+            nulls: std::mem::take(&mut replies.nulls),
             same: 0,
             refused: false,
         }
@@ -235,8 +238,8 @@ struct Known<'a> {
 
 /// How the next reply stands to the one beside it.
 enum Beside {
-    /// It is the same, and so long.
-    Same(usize),
+    /// It is the same, so long, and has nulls or none.
+    Same { length: usize, nulls: bool },
     /// It is not, or nothing can be said: its end has to be looked for.
     Other,
     /// More has to arrive, here or there.
@@ -283,12 +286,13 @@ impl Inbound {
     ) -> Result<(), Error> {
         while skim.left() > 0 {
             match self.beside(skim, known, twin) {
-                Beside::Same(length) => {
+                Beside::Same { length, nulls } => {
                     skim.skipper.pass(length);
                     skim.seen += length;
                     skim.refused = false;
                     skim.ends.push(skim.seen);
                     skim.alike.push(true);
+                    skim.nulls.push(nulls);
                 }
                 Beside::Other => {
                     if !self.skim_one(skim, address, doing)? {
@@ -323,7 +327,7 @@ impl Inbound {
             skim.same = length;
             Beside::Open
         } else {
-            Beside::Same(length)
+            Beside::Same { length, nulls: known.skim.nulls.get(twin).copied().unwrap_or(true) }
         }
     }
 
@@ -336,6 +340,7 @@ impl Inbound {
             return Ok(false);
         }
         skim.refused = skipped.error.is_some();
+        skim.nulls.push(skipped.nulls > 0);
         skim.ends.push(skim.seen);
         Ok(true)
     }
@@ -347,7 +352,8 @@ impl Inbound {
         if bytes.len() > SKIMMED && self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
-        Replies { bytes, ends: skim.ends, heads: skim.heads, alike: skim.alike }
+        let Skim { ends, heads, alike, nulls, .. } = skim;
+        Replies { bytes, ends, heads, alike, nulls }
     }
 }
 
@@ -417,6 +423,7 @@ mod tests {
             for (number, frame) in frames.iter().enumerate() {
                 assert_eq!(replies.get(number), Some(frame.as_bytes()), "{frames:?}");
                 assert_eq!(replies.head(number), frame.as_bytes().get(..frame.len().min(HEAD)), "{frames:?}");
+                assert_eq!(replies.has_nulls(number), frame.contains("-1\r\n") && !frame.starts_with(':'));
             }
         }
         for (number, frame) in frames[1].iter().enumerate() {

@@ -1,7 +1,10 @@
-//! Telling by a count that the target has no keys besides those of the source.
+//! Telling by a count that the target has no keys besides those of the source, and that no others expire on the source than were found.
 //!
 //! The keys of the target need not be gone over where nobody wrote to it meanwhile: if it holds as many as were found to be on
-//! both sides, each counted once, it holds no others.
+//! both sides, each counted once, it holds no others. Nor need the source be asked of keys that do not expire on the target when they do: if
+//! nobody wrote to it either, and as many expire there as were found to, no others do.
+
+use std::sync::Arc;
 
 use super::databases;
 use super::nodes::{self, LiveSide};
@@ -17,54 +20,82 @@ struct Standing {
     expire: u64,
 }
 
-/// The keys of a pair of databases that were looked at, and how the target stood before.
+/// The keys of a pair of databases that were looked at, and how the servers stood before.
 #[derive(Debug)]
 pub(crate) struct Census {
-    db: u32,
-    before: Standing,
+    target: Stand,
+    /// The source, if keys that expire are counted there.
+    source: Option<Stand>,
     /// Hashes of names, some perhaps twice, as `SCAN` may give keys. Two names of one hash make it too few, which proves nothing.
     names: Vec<u64>,
-    /// The same of those that expire on the target, if these are to be counted.
-    expire: Option<Vec<u64>>,
+    /// The same of those that expire on the source.
+    expire: Vec<u64>,
     /// Names that are held at most.
     most: usize,
 }
 
+/// A database, and how its server stood.
+#[derive(Debug)]
+struct Stand {
+    db: u32,
+    before: Standing,
+}
+
 impl Census {
-    /// Begins one of a database of a single server; `None` where the server does not tell what it takes.
+    /// Begins one of a database of a single server, the target; `None` where a server does not tell what it takes.
     ///
-    /// With `expire`, those that expire there are counted, too.
-    pub(crate) async fn begin(target: &LiveSide, db: u32, memory: usize, expire: bool) -> Option<Self> {
-        let before = standing(target, db).await?;
-        let expire = expire.then(Vec::new);
-        Some(Self { db, before, names: Vec::new(), expire, most: memory / size_of::<u64>() })
+    /// Where a database of the source is named, those of its keys that expire are counted, too.
+    pub(crate) async fn begin(
+        [source, target]: &[Arc<LiveSide>; 2],
+        of_source: Option<u32>,
+        of_target: u32,
+        memory: usize,
+    ) -> Option<Self> {
+        let target = Stand { db: of_target, before: standing(target, of_target).await? };
+        let source = match of_source {
+            Some(db) => Some(Stand { db, before: standing(source, db).await? }),
+            None => None,
+        };
+        Some(Self { target, source, names: Vec::new(), expire: Vec::new(), most: memory / size_of::<u64>() })
     }
 
     /// Whether those keys are counted that expire.
     pub(crate) fn counts_expiries(&self) -> bool {
-        self.expire.is_some()
+        self.source.is_some()
     }
 
-    /// Takes the hashes of the names of keys that were looked at, and of those that expire on the target.
+    /// Takes the hashes of the names of keys that were looked at, and of those that expire on the source.
     pub(crate) fn add(&mut self, names: &[u64], expire: &[u64]) {
-        let held = self.names.len() + self.expire.as_ref().map_or(0, Vec::len);
-        if held + names.len() + expire.len() <= self.most {
+        if self.names.len() + self.expire.len() + names.len() + expire.len() <= self.most {
             self.names.extend_from_slice(names);
-            self.expire.iter_mut().for_each(|all| all.extend_from_slice(expire));
+            self.expire.extend_from_slice(expire);
         } else {
             // Too many to hold: it will prove nothing.
-            (self.most, self.names) = (0, Vec::new());
-            self.expire.iter_mut().for_each(|all| *all = Vec::new());
+            (self.most, self.names, self.expire) = (0, Vec::new(), Vec::new());
         }
     }
 
     /// Whether the target holds those keys but for `lacking` of them, and no others, and of others than those that were counted none
-    /// expires: then how many.
-    pub(crate) async fn end(mut self, target: &LiveSide, lacking: u64) -> Option<u64> {
+    /// expires on the source: then how many.
+    pub(crate) async fn end(mut self, [source, target]: &[Arc<LiveSide>; 2], lacking: u64) -> Option<u64> {
         let found = different(&mut self.names).checked_sub(lacking)?;
-        let expire = self.expire.as_mut().map_or(self.before.expire, different);
-        let stood = self.most > 0 && standing(target, self.db).await? == self.before;
-        (stood && (found, expire) == (self.before.keys, self.before.expire)).then_some(found)
+        if self.most == 0 || found != self.target.before.keys || !self.target.stands(target).await {
+            return None;
+        }
+        if let Some(before) = &self.source {
+            let expire = different(&mut self.expire);
+            if expire != before.before.expire || !before.stands(source).await {
+                return None;
+            }
+        }
+        Some(found)
+    }
+}
+
+impl Stand {
+    /// Whether nothing has come or gone since.
+    async fn stands(&self, side: &LiveSide) -> bool {
+        standing(side, self.db).await.is_some_and(|now| now == self.before)
     }
 }
 
@@ -98,7 +129,8 @@ mod tests {
 
     fn census(names: &[u64], most: usize) -> Census {
         let before = Standing { run: String::new(), counts: [0; 4], keys: 0, expire: 0 };
-        let mut census = Census { db: 0, before, names: Vec::new(), expire: None, most };
+        let target = Stand { db: 0, before };
+        let mut census = Census { target, source: None, names: Vec::new(), expire: Vec::new(), most };
         names.iter().for_each(|name| census.add(&[*name], &[]));
         census
     }

@@ -182,13 +182,13 @@ impl Comparer {
                 self.compare_deadlines(&mut found);
             }
         }
-        let expire = (0..found.len()).filter(|&number| found[number].deadlines[1].at().is_some());
+        let expire = (0..found.len()).filter(|&number| found[number].deadlines[0].at().is_some());
         self.count_expiring(&chosen, expire, &mut outcome);
         self.finish(&chosen, found, &mut outcome).await?;
         Ok(outcome)
     }
 
-    /// Takes note of keys that expire on the target, where a census is taken.
+    /// Takes note of keys that expire on the source, where a census is taken.
     fn count_expiring(&self, keys: &[Bytes], expire: impl Iterator<Item = usize>, outcome: &mut Outcome) {
         if let Some((hash, db)) = self.census {
             outcome.expire.extend(expire.map(|number| hash.key(db, &keys[number])));
@@ -206,15 +206,23 @@ impl Comparer {
         outcome
     }
 
-    /// Those keys that expire on the target and not on the source.
-    pub(crate) async fn expire_there_only(&mut self, keys: &[Bytes]) -> Result<Vec<Bytes>, Error> {
-        let [Some(source), Some(target)] = &mut self.sides else { return Ok(Vec::new()) };
-        let ends = target.deadlines(keys).await?;
-        let expire = keys.iter().zip(ends).filter(|(_, end)| end.at().is_some());
-        let expire: Vec<Bytes> = expire.map(|(key, _)| key.clone()).collect();
-        let ends = if expire.is_empty() { Vec::new() } else { source.deadlines(&expire).await? };
+    /// Those keys that are not there on the source, and those that expire there and not on the target.
+    pub(crate) async fn lacking_or_expiring(
+        &mut self,
+        keys: &[Bytes],
+    ) -> Result<(Vec<Bytes>, Vec<Bytes>), Error> {
+        let [Some(source), Some(target)] = &mut self.sides else { return Ok((keys.to_vec(), Vec::new())) };
+        let (mut lacking, mut expire) = (Vec::new(), Vec::new());
+        for (key, end) in keys.iter().zip(source.deadlines(keys).await?) {
+            match end {
+                Deadline::NoKey => lacking.push(key.clone()),
+                Deadline::At(_) => expire.push(key.clone()),
+                Deadline::Never | Deadline::Unasked => {}
+            }
+        }
+        let ends = if expire.is_empty() { Vec::new() } else { target.deadlines(&expire).await? };
         let never = expire.into_iter().zip(ends).filter(|(_, end)| *end == Deadline::Never);
-        Ok(never.map(|(key, _)| key).collect())
+        Ok((lacking, never.map(|(key, _)| key).collect()))
     }
 
     /// Those keys that are not there on the source.

@@ -48,7 +48,7 @@ pub(crate) struct Outcome {
     pub(crate) findings: Vec<Finding>,
     /// Hashes of the names of keys that were looked at, where a [census](super::census) is taken.
     pub(crate) names: Vec<u64>,
-    /// The same of those among them that expire on the target.
+    /// The same of those among them that expire on the source.
     pub(crate) expire: Vec<u64>,
     /// Findings of keys that were counted before.
     pub(crate) again: Vec<Finding>,

@@ -23,18 +23,21 @@ use crate::cutoff::now;
 /// Keys of which everything is asked before the next: what a server has just looked at, it finds more quickly.
 const NEAR: usize = 128;
 
+/// Bytes of texts that together are no more than one may well be.
+const SHORT: usize = 64 << 10;
+
 /// Memory that is used again for the next look.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// What the source is asked, or both sides.
+    /// What the target is asked, or both sides.
     wire: Wire,
-    /// What the target is asked where that is not the same.
+    /// What the source is asked where that is not the same.
     other: Wire,
     values: [Replies; 2],
-    /// When keys of the target expire, where that is asked apart.
+    /// When keys of the source expire, where that is asked apart.
     ends: Replies,
     /// By the number of a reply of the target, which one of the source may be the same.
-    twins: Vec<usize>,
+    twins: Vec<Option<usize>>,
 }
 
 /// What came of a first look.
@@ -42,11 +45,11 @@ pub(super) struct Memory {
 pub(super) struct Glanced {
     /// Numbers of the keys that are not known to be the same on both sides.
     pub(super) open: Vec<usize>,
-    /// Numbers of those of the others that expire on the target.
+    /// Numbers of those of the others that expire on the source.
     pub(super) expire: Vec<usize>,
 }
 
-/// What is found out: by number, whether a key is the same on both sides, and which of these expire on the target.
+/// What is found out: by number, whether a key is the same on both sides, and which of these expire on the source.
 struct Found {
     same: Vec<bool>,
     expire: Vec<usize>,
@@ -134,10 +137,10 @@ impl Comparer {
         let [Some(source), Some(target)] = &mut self.sides else { return Ok(()) };
         let Memory { wire, other, values: [a, b], ends, twins } = &mut self.memory;
         let absolute = [source.side().tells_deadlines(), target.side().tells_deadlines()];
-        // A census tells of keys that expire on the target alone.
+        // A census tells of keys that expire on the source alone.
         let spare = self.census.is_some();
         let name = |likely: &Likely| &keys[likely.number][..];
-        // Where it is enough to ask the target of those keys that expire on the source, or has to be asked in other words.
+        // Where it is enough to ask the source of those keys that expire on the target, or it has to be asked in other words.
         let apart = self.deadlines && (spare || absolute[0] != absolute[1]);
         let near = |keys: &'p [Likely], texts: bool| keys.chunks(NEAR).map(move |keys| Part { keys, texts });
         let parts = || near(texts, true).chain(near(others, false));
@@ -154,17 +157,19 @@ impl Comparer {
             }
             if apart {
                 other.bytes.extend_from_slice(&wire.bytes[start.0..]);
-                other.count += wire.count - start.1;
-                twins.extend(start.1..wire.count);
+                let values = wire.count - start.1;
+                twins.extend((other.count..other.count + values).map(Some));
+                twins.extend(part.keys.iter().map(|_| None));
+                other.count += values;
             }
             if self.deadlines {
-                part.keys.iter().for_each(|likely| wire.deadline(name(likely), absolute[0]));
+                part.keys.iter().for_each(|likely| wire.deadline(name(likely), absolute[1]));
             }
         }
         let before = now();
-        let to_target = if apart { &*other } else { &*wire };
-        let asked = [(&wire.bytes[..], wire.count), (&to_target.bytes[..], to_target.count)];
-        let twin = |number: usize| if apart { twins.get(number).copied() } else { Some(number) };
+        let to_source = if apart { &*other } else { &*wire };
+        let asked = [(&to_source.bytes[..], to_source.count), (&wire.bytes[..], wire.count)];
+        let twin = |number: usize| if apart { *twins.get(number)? } else { Some(number) };
         Channel::skim_beside([source, target], nodes, asked, [&mut *a, &mut *b], twin).await?;
         let end = |replies: &Replies, at: usize, side: usize| {
             let told = integer(replies.head(at)?).or_else(|| integer(replies.get(at)?))?;
@@ -176,26 +181,37 @@ impl Comparer {
             for part in parts() {
                 at += part.values();
                 for likely in part.keys {
-                    if !spare || end(a, at, 0) != Some(Deadline::Never) {
-                        other.deadline(name(likely), absolute[1]);
+                    if !spare || end(b, at, 1) != Some(Deadline::Never) {
+                        other.deadline(name(likely), absolute[0]);
                     }
                     at += 1;
                 }
             }
-            target.skim(nodes[1], &other.bytes, other.count, ends).await?;
+            source.skim(nodes[0], &other.bytes, other.count, ends).await?;
         }
         let mut elements = Elements::default();
         let mut longest = [0; 2];
-        // The next reply of the source, of the target, and of the target where it was asked apart.
+        // The next reply of the source, of the target, and of the source where it was asked apart.
         let (mut at_a, mut at_b, mut at_ends) = (0, 0, 0);
         for part in parts() {
             let replies = [a.get(at_a).unwrap_or_default(), b.get(at_b).unwrap_or_default()];
             let same = part.texts && (b.is_alike(at_b) || replies[0] == replies[1]);
+            // Texts that are all there, the same, and short, need not be told from one another.
+            let all = part.texts
+                && b.is_alike(at_b)
+                && !a.has_nulls(at_a)
+                && replies[0].len() <= SHORT
+                && a.head(at_a).and_then(Strings::of).is_some_and(|texts| texts.len() == part.keys.len());
+            if all {
+                longest[0] = longest[0].max(replies[0].len());
+            }
             let mut strings = replies.map(|reply| Strings::of(reply).into_iter().flatten());
             let ends_a = at_a + part.values();
             let ends_b = at_b + part.values();
             for (number, likely) in part.keys.iter().enumerate() {
-                let glance = if part.texts {
+                let glance = if all {
+                    Glance::Equal
+                } else if part.texts {
                     let first = strings[0].next().flatten();
                     let second = if same { first } else { strings[1].next().flatten() };
                     match (first, second) {
@@ -221,14 +237,14 @@ impl Comparer {
                 };
                 let mut deadlines = Some([Deadline::Unasked; 2]);
                 if self.deadlines {
-                    let on_source = end(a, ends_a + number, 0);
-                    let on_target = if !apart {
-                        end(b, ends_b + number, 1)
-                    } else if spare && on_source == Some(Deadline::Never) {
+                    let on_target = end(b, ends_b + number, 1);
+                    let on_source = if !apart {
+                        end(a, ends_a + number, 0)
+                    } else if spare && on_target == Some(Deadline::Never) {
                         Some(Deadline::Unasked)
                     } else {
                         at_ends += 1;
-                        end(ends, at_ends - 1, 1)
+                        end(ends, at_ends - 1, 0)
                     };
                     deadlines = on_source.zip(on_target).map(|(a, b)| [a, b]);
                 }
@@ -237,7 +253,7 @@ impl Comparer {
                 };
                 if let (Glance::Equal, Some(ends)) = (glance, deadlines.filter(same)) {
                     found.same[likely.number] = true;
-                    if ends[1].at().is_some() {
+                    if ends[0].at().is_some() {
                         found.expire.push(likely.number);
                     }
                     self.rules.guesses.learn(likely.class, likely.kind);
@@ -246,8 +262,8 @@ impl Comparer {
                 }
             }
             let asked = if self.deadlines { part.keys.len() } else { 0 };
-            at_a = ends_a + asked;
-            at_b = ends_b + if apart { 0 } else { asked };
+            at_a = ends_a + if apart { 0 } else { asked };
+            at_b = ends_b + asked;
         }
         self.rules.lengths.saw_so_many(texts.len(), longest[0]);
         self.rules.few.saw_so_many(others.len(), longest[1]);

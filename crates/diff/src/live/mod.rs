@@ -35,6 +35,7 @@ pub use repair::{RepairOptions, RepairReport, RepairWhat, UnknownRepair};
 pub use suspects::Suspects;
 
 use keyferry_client::Endpoint;
+use tokio::runtime::Runtime;
 
 use crate::changed::ChangedKeys;
 use crate::error::Error;
@@ -139,13 +140,23 @@ impl LiveDiff {
 
     fn enter(self, keys: Keys<'_>, sink: &mut dyn DifferenceSink) -> Result<DiffReport, Error> {
         let progress = self.progress.clone();
-        let result = on_runtime(self.live.parallel, async move {
-            let mut run = Run::new(self).await?;
-            match keys {
-                Keys::All => run.all(sink).await,
-                Keys::Suspects(suspects, snapshots) => run.settle(suspects, *snapshots, sink).await,
-                Keys::Changed(changed) => run.changed(changed, sink).await,
+        let parallel = self.live.parallel;
+        let result = on_thread(move || {
+            let mut runtime = runtime_of(1)?;
+            let mut run = runtime.block_on(Run::new(self))?;
+            let threads = run.servers().min(parallel);
+            if threads > 1 {
+                runtime = runtime_of(threads)?;
             }
+            let result = runtime.block_on(async move {
+                match keys {
+                    Keys::All => run.all(sink).await,
+                    Keys::Suspects(suspects, snapshots) => run.settle(suspects, *snapshots, sink).await,
+                    Keys::Changed(changed) => run.changed(changed, sink).await,
+                }
+            });
+            runtime.shutdown_background();
+            result
         });
         progress.enter(Phase::Done);
         result
@@ -161,23 +172,36 @@ enum Keys<'a> {
 }
 
 /// Runs a future on a runtime and a thread of its own, since the caller's may be in a runtime already.
-pub(crate) fn on_runtime<T: Send>(
-    parallel: usize,
-    future: impl Future<Output = Result<T, Error>> + Send,
-) -> Result<T, Error> {
+pub(crate) fn on_runtime<T: Send>(future: impl Future<Output = Result<T, Error>> + Send) -> Result<T, Error> {
+    on_thread(move || {
+        let runtime = runtime_of(1)?;
+        let result = runtime.block_on(future);
+        runtime.shutdown_background();
+        result
+    })
+}
+
+/// Runs something on a thread of its own.
+fn on_thread<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("diff".to_owned());
-        let thread = thread.spawn_scoped(scope, move || {
-            let workers = std::thread::available_parallelism().map_or(1, usize::from).min(parallel.max(1));
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(workers)
-                .enable_all()
-                .build()
-                .map_err(Error::Thread)?;
-            let result = runtime.block_on(future);
-            runtime.shutdown_background();
-            result
-        });
-        thread.map_err(Error::Thread)?.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let thread = thread.spawn_scoped(scope, work).map_err(Error::Thread)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// A runtime of so many threads, or as many as there are cores.
+///
+/// One thread reads faster than two servers answer: between more of them tasks would be handed to and fro for nothing.
+fn runtime_of(threads: usize) -> Result<Runtime, Error> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = match threads.min(cores) {
+        0 | 1 => tokio::runtime::Builder::new_current_thread(),
+        threads => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        }
+    };
+    builder.enable_all().build().map_err(Error::Thread)
 }

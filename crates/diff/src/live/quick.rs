@@ -39,7 +39,7 @@ pub fn quick(
     if !others.is_everything() {
         return Err(Error::NotCounted);
     }
-    on_runtime(1, async move {
+    on_runtime(async move {
         let started = Instant::now();
         let sides = [
             Arc::new(LiveSide::find(source, options.patience).await?),

@@ -54,6 +54,11 @@ impl<'r> Strings<'r> {
         head(frame, b'*').map(|(left, rest)| Self { left, rest })
     }
 
+    /// How many elements are left, as the list says.
+    pub(super) fn len(&self) -> usize {
+        self.left
+    }
+
     /// The first of two elements, which is a string, and the frame of the other.
     pub(super) fn pair(mut self) -> Option<(&'r [u8], &'r [u8])> {
         let two = self.left == 2;

@@ -134,7 +134,7 @@ impl LiveDiff {
         repair: &RepairOptions,
         script: &mut (dyn Write + Send),
     ) -> Result<RepairReport, Error> {
-        on_runtime(1, async move {
+        on_runtime(async move {
             let LiveDiff { sides: [source, target], options, .. } = self;
             let sides = [
                 Arc::new(LiveSide::find(&source, options.patience).await?),

@@ -39,7 +39,7 @@ pub(crate) struct Run {
     pub(super) first: Vec<Tally>,
     /// The keys of the pair of databases at hand, where counting them can spare the way over those of the target.
     pub(super) census: Option<Census>,
-    /// Whether the target was not asked of all keys when they expire, and no census tells.
+    /// Whether the source was not asked of all keys when they expire, and no census tells.
     pub(super) unasked: bool,
 }
 
@@ -98,6 +98,11 @@ impl Run {
             Self { shared, options, progress, hash, started, report, first, census: None, unasked: false };
         run.describe();
         Ok(run)
+    }
+
+    /// How many servers the side has that has more of them.
+    pub(super) fn servers(&self) -> usize {
+        self.shared.sides.iter().map(|side| side.nodes().all.len()).max().unwrap_or(1)
     }
 
     /// What is known of the sides before anything is compared.

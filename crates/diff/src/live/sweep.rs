@@ -86,8 +86,8 @@ impl Run {
         if !(whole && one && single) {
             return None;
         }
-        let expire = self.shared.spares(pair);
-        Census::begin(&self.shared.sides[1], target, self.options.memory, expire).await
+        let source = self.shared.pairs[pair].source.filter(|_| self.shared.spares(pair));
+        Census::begin(&self.shared.sides, source, target, self.options.memory).await
     }
 
     /// Whether the count says that the target has no other keys.
@@ -102,7 +102,7 @@ impl Run {
         if tally.gone + tally.expiring > 0 {
             return false;
         }
-        let keys = census.end(&self.shared.sides[1], lacking).await;
+        let keys = census.end(&self.shared.sides, lacking).await;
         if let Some(keys) = keys {
             self.progress.side(1).keys.fetch_add(keys, Ordering::Relaxed);
         }

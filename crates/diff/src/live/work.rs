@@ -32,7 +32,7 @@ pub(crate) struct Work {
     pub(crate) barrier: bool,
     /// Whether a census is taken: the hash of names.
     pub(crate) census: Option<Hash>,
-    /// They were found on the target, and not all of those that expire there alone are known.
+    /// They were found on the target, and not all of those that expire on the source alone are known.
     pub(crate) unasked: bool,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Whether a census of a pair of databases spares asking the target when keys expire that never do on the source.
+    /// Whether a census of a pair of databases spares asking the source when keys expire that never do on the target.
     pub(crate) fn spares(&self, pair: usize) -> bool {
         let whole = matches!(self.rules.live.depth, Depth::Full | Depth::SkipBig);
         whole && self.deadlines.get(pair) == Some(&true)
@@ -120,9 +120,12 @@ impl Worker {
             _ => comparer(&shared, work.pair),
         };
         let mut keys = work.keys;
-        let unasked = if work.unasked { comparer.expire_there_only(&keys).await? } else { Vec::new() };
+        let mut unasked = Vec::new();
         if work.of_target {
-            keys = comparer.lacking(&keys).await?;
+            (keys, unasked) = match work.unasked {
+                true => comparer.lacking_or_expiring(&keys).await?,
+                false => (comparer.lacking(&keys).await?, unasked),
+            };
             let target = shared.pairs[work.pair].target;
             for (number, other) in shared.pairs.iter().enumerate() {
                 if number != work.pair && other.target == target && !keys.is_empty() {

@@ -20,6 +20,8 @@ const PERIOD: Duration = Duration::from_millis(20);
 const ASK_PERIOD: Duration = Duration::from_millis(500);
 /// How often it is found anew: a primary that was replaced may take itself for one for a while.
 const LOCATE_PERIOD: Duration = Duration::from_secs(1);
+/// By so much an answer, or the next look, may be late. What is beyond it is time in which nothing could come.
+const LATE: Duration = Duration::from_millis(100);
 
 /// Compares what has been applied with what the source says it has written.
 ///
@@ -51,6 +53,8 @@ pub(crate) struct Watched {
     snapshot_offset: u64,
     /// When its rate of writing was last looked at, and its offset then.
     rate_from: Option<(Instant, u64)>,
+    /// In what time it has answered at its quickest.
+    quickest: Duration,
 }
 
 impl CatchUp {
@@ -120,7 +124,11 @@ impl CatchUp {
             }
             // In the following phase nobody waits for the answer but a person who reads the lag.
             let forever = self.until == Until::Forever && since.is_some();
-            tokio::time::sleep(if forever { ASK_PERIOD } else { PERIOD }).await;
+            let (period, begun) = (if forever { ASK_PERIOD } else { PERIOD }, Instant::now());
+            tokio::time::sleep(period).await;
+            // This program may have stood still itself.
+            let late = begun.elapsed().saturating_sub(period + LATE);
+            self.links.iter().for_each(|link| link.meter.note_standstill(late));
         }
     }
 
@@ -149,6 +157,7 @@ impl Watched {
             strange: false,
             snapshot_offset: 0,
             rate_from: None,
+            quickest: ASK_PERIOD,
         }
     }
 
@@ -192,7 +201,11 @@ impl Watched {
             }
         }
         let Some(control) = self.control.as_mut() else { return false };
+        let begun = Instant::now();
+        self.meter.note_question(self.quickest + LATE);
         let replication = control.info("replication").await.ok();
+        self.meter.note_answer();
+        self.quickest = self.quickest.min(begun.elapsed());
         // A primary that has become a replica meanwhile does not know how far the one after it is.
         let was_primary = control.server().role == Role::Primary;
         let replication = replication.filter(|info| !was_primary || info.get("role") != Some("slave"));
@@ -335,6 +348,29 @@ mod tests {
         assert!(!tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap());
         assert_eq!((a.phase(), main.phase()), (Phase::Following, Phase::Following));
     }
+
+    /// Who wants to write to a server that stands still has to wait: when it goes on, it is not quiet yet.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_server_that_stands_still_is_not_quiet() {
+        let (server, options) = start();
+        let main = Meter::default();
+        main.enter(Phase::CatchingUp);
+        stands_at(&main, 1_000_000);
+        let control = Connection::connect(&options).await.unwrap();
+        let quiet = Duration::from_secs(3);
+        let end = Until::CaughtUp { quiet, linger: PATIENCE };
+        let waiting = tokio::spawn(CatchUp::new(end, main.clone(), Some(control), options).wait());
+        until(|| main.phase() == Phase::Following).await;
+        main.note_write();
+        server.pause().unwrap();
+        tokio::time::sleep(quiet + Duration::from_secs(1)).await;
+        assert!(!waiting.is_finished());
+        let begun = Instant::now();
+        server.resume().unwrap();
+        assert!(!tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap());
+        assert!(begun.elapsed() >= quiet / 2, "{:?}", begun.elapsed());
+    }
+
     /// A primary that was replaced without knowing it has nothing to add, and others have written since.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_server_of_another_history_is_waited_for() {

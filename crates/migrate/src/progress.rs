@@ -140,6 +140,8 @@ pub(crate) struct Counters {
     last_write: AtomicU64,
     /// Until when it was listened to, in the same way; [`UNHEARD`] before the end.
     heard_until: AtomicU64,
+    /// When the answer to a question is late, in the same way; [`UNHEARD`] while none is open.
+    answer_due: AtomicU64,
     /// Files are the source: their bytes, where that is known.
     input: OnceLock<Option<u64>>,
     /// What its link leads to, where there are several.
@@ -264,6 +266,7 @@ impl Default for Meter {
             in_flight: AtomicU64::new(0),
             last_write: AtomicU64::new(UNHEARD),
             heard_until: AtomicU64::new(UNHEARD),
+            answer_due: AtomicU64::new(UNHEARD),
             input: OnceLock::new(),
             name: OnceLock::new(),
             errors: Mutex::new(BTreeMap::new()),
@@ -544,19 +547,41 @@ impl Meter {
         self.last_write.store(UNHEARD, Ordering::Relaxed);
     }
 
+    /// The source is asked something. If it does not answer within this time it stands still, and who wants to write has to wait.
+    pub(crate) fn note_question(&self, within: Duration) {
+        let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        self.answer_due.store(self.now().saturating_add(within), Ordering::Relaxed);
+    }
+
+    /// It has answered.
+    pub(crate) fn note_answer(&self) {
+        let late = self.now().saturating_sub(self.answer_due.swap(UNHEARD, Ordering::Relaxed));
+        self.note_standstill(Duration::from_millis(late));
+    }
+
+    /// For so long, until now, the source stood still, or nobody looked: that nothing came then tells nothing.
+    pub(crate) fn note_standstill(&self, time: Duration) {
+        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let relaxed = Ordering::Relaxed;
+        let _ = self.last_write.fetch_update(relaxed, relaxed, |last| {
+            (last != UNHEARD).then(|| last.saturating_add(time).min(self.now().max(last)))
+        });
+    }
+
     /// Nobody listens to the source any more.
     pub(crate) fn note_end(&self) {
         let _ = self.heard_until.compare_exchange(UNHEARD, self.now(), Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// How long no command has come from the source while it was listened to: not before its stream begins, while the link is lost or not
-    /// read, or after the end.
+    /// read, while it stands still, or after the end.
     pub(crate) fn quiet_for(&self) -> Duration {
         let last = self.last_write.load(Ordering::Relaxed);
         if last == UNHEARD || self.held_up.load(Ordering::Relaxed) {
             return Duration::ZERO;
         }
-        let until = self.heard_until.load(Ordering::Relaxed).min(self.now());
+        let (end, due) = (self.heard_until.load(Ordering::Relaxed), self.answer_due.load(Ordering::Relaxed));
+        let until = self.now().min(end).min(due);
         Duration::from_millis(until.saturating_sub(last))
     }
 
@@ -657,6 +682,17 @@ mod tests {
         meter.held_up.store(true, Ordering::Relaxed);
         assert_eq!(later(), Duration::ZERO);
         meter.held_up.store(false, Ordering::Relaxed);
+        assert!(later() >= Duration::from_millis(2));
+        // It stands still.
+        meter.note_question(Duration::ZERO);
+        let quiet = meter.quiet_for();
+        assert_eq!(later(), quiet);
+        let answered = Instant::now();
+        meter.note_answer();
+        assert!(meter.quiet_for() <= quiet + answered.elapsed() + Duration::from_millis(1));
+        // Never longer than the time that has gone by.
+        meter.note_standstill(Duration::from_secs(1000));
+        assert!(meter.quiet_for() < Duration::from_secs(500));
         assert!(later() >= Duration::from_millis(2));
         // What is read is applied for a while after the end.
         meter.note_end();

@@ -123,17 +123,14 @@ fn a_program_that_is_killed_while_the_target_is_behind_is_gone_on_with() {
     let journal = dir.path().join("journal");
     let (from, to, at) =
         (source.url(), format!("redis://{}", to_target.addr()), journal.display().to_string());
-    let args =
-        ["--source", &from, "--target", &to, "--journal", &at, "--until", "caught-up", "--linger", "3600"];
+    let sides = ["--source", &from, "--target", &to, "--journal", &at, "--until"];
     let value = "v".repeat(2000);
     let mut total = 0;
     for round in 0..3 {
-        let mut running = migrate(&args);
+        let mut running = migrate(&[&sides[..], &["forever"]].concat());
         let mut at_target = target.client().unwrap();
         client.call(&["SET", "round", &round.to_string()]).unwrap();
-        // Otherwise it would end as soon as it has caught up.
         let come = at_target.wait_until(PATIENCE, |at_target| {
-            client.call(&["INCR", "busy"])?;
             Ok(at_target.bytes(&["GET", "round"])?.as_deref() == Some(round.to_string().as_bytes()))
         });
         assert!(come.unwrap(), "round {round}");
@@ -164,7 +161,7 @@ fn a_program_that_is_killed_while_the_target_is_behind_is_gone_on_with() {
         to_target.stall(Direction::FromTarget, false);
         to_target.stall(Direction::ToTarget, false);
     }
-    let mut running = migrate(&args);
+    let mut running = migrate(&[&sides[..], &["caught-up"]].concat());
     let status = running.0.wait().unwrap();
     assert!(status.success(), "{status}");
     assert_eq!(full_syncs(&source), "1");
@@ -184,10 +181,10 @@ fn a_program_that_is_killed_while_it_catches_up_repeats_nothing() {
     let target = Server::builder(binary).start().unwrap();
     let (mut client, mut at_target) = (source.client().unwrap(), target.client().unwrap());
     let (from, to) = (source.url(), target.url());
-    let args = ["--source", &from, "--target", &to, "--until", "caught-up", "--linger", "3600"];
+    let sides = ["--source", &from, "--target", &to, "--until"];
     let mut rng = Rng::new(17);
     for round in 0..6 {
-        let running = migrate(&args);
+        let running = migrate(&[&sides[..], &["forever"]].concat());
         client.call(&["SET", "round", &round.to_string()]).unwrap();
         let come = at_target.wait_until(PATIENCE, |at_target| {
             Ok(at_target.bytes(&["GET", "round"])?.as_deref() == Some(round.to_string().as_bytes()))
@@ -229,8 +226,7 @@ fn a_program_that_is_killed_while_it_catches_up_repeats_nothing() {
         std::thread::sleep(Duration::from_millis(rng.below(60)));
         drop(running);
     }
-    let args = ["--source", &from, "--target", &to, "--until", "caught-up"];
-    let status = migrate(&args).0.wait().unwrap();
+    let status = migrate(&[&sides[..], &["caught-up"]].concat()).0.wait().unwrap();
     assert!(status.success(), "{status}");
     assert_eq!(full_syncs(&source), "1");
     let result = compare(&mut client, &mut at_target).unwrap();

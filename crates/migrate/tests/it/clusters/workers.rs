@@ -11,7 +11,7 @@ use keyferry_routing::tag_for_slot;
 use keyferry_testkit::{ServerBinary, data::WriterOptions};
 use tokio::task::block_in_place;
 
-use super::{End, LINGER, compare, servers, wait_for};
+use super::{End, compare, servers, wait_for};
 use crate::support::{Running, run};
 
 const ID: &str = "fleet";
@@ -46,16 +46,7 @@ impl Rewriter for Passing {
 
 fn start(source: &End, target: &End, index: u16, of: u16) -> Running {
     Running::start(&source.url(), &target.url(), |o| {
-        o.until = Until::CaughtUp { quiet: Duration::from_secs(1), linger: LINGER };
-        o.worker = worker(index, of);
-        o.id = Some(ID.to_owned());
-    })
-}
-
-/// One of three, which goes on for ever.
-fn forever(source: &End, target: &End, index: u16) -> Running {
-    Running::start(&source.url(), &target.url(), |o| {
-        (o.worker, o.id) = (worker(index, 3), Some(ID.to_owned()));
+        (o.worker, o.id) = (worker(index, of), Some(ID.to_owned()));
     })
 }
 
@@ -66,7 +57,9 @@ fn writing() -> WriterOptions {
     WriterOptions { rate: RATE, databases: 1, short_expiries: false, ..WriterOptions::default() }
 }
 
+/// Ends it when all is written. Before, it might end while the writer waits for the shard of another one.
 async fn caught_up(running: Running, what: &str) -> Report {
+    running.stopper.stop_when_caught_up();
     let Finished { result, report, .. } = running.end().await;
     result.unwrap_or_else(|e| panic!("{what}: {e}"));
     assert_eq!(report.outcome, Outcome::CaughtUp { source_was_writing: false }, "{what}");
@@ -193,7 +186,7 @@ async fn a_worker_touches_its_own_slots_only() {
         block_in_place(|| cluster.client().unwrap().call(&["INCR", &counter]).unwrap());
         second.until("the counter", |_| there(&counter)).await;
         assert!(there(&checkpoint));
-        let mut first = forever(&source, &target, 0);
+        let mut first = start(&source, &target, 0, 3);
         first.until_phase(Phase::Following).await;
         first.stopper.stop();
         first.end().await.result.unwrap();
@@ -221,7 +214,6 @@ async fn a_worker_touches_its_own_slots_only() {
         assert!(error.to_string().contains("with other rules"), "{error}");
         let third = caught_up(third(OnExists::Replace), "the third").await;
         assert_eq!(third.existing.before, Some(0));
-        second.stopper.stop_when_caught_up();
         caught_up(second, "the second").await;
         block_in_place(|| {
             assert!(deadlines().iter().all(|left| (1..=100_000_000).contains(left)));
@@ -269,7 +261,7 @@ async fn what_does_not_fit_together_is_refused() {
     alone.result.unwrap();
     block_in_place(|| target.client().call(&["FLUSHALL"]).unwrap());
 
-    let mut first = forever(&source, &target, 0);
+    let mut first = start(&source, &target, 0, 3);
     first.until_phase(Phase::Following).await;
     refused(&source, &|o| o.worker = worker(0, 2), "carried out by 3 workers together").await;
     refused(&source, &|_| {}, "this is one process alone").await;
@@ -278,7 +270,6 @@ async fn what_does_not_fit_together_is_refused() {
     cutover.options_mut().id = Some(ID.to_owned());
     let report = cutover.run(async |_| Ok(())).await;
     assert!(format!("{:?}", report.outcome).contains("by 3 workers"), "{report:?}");
-    first.stopper.stop_when_caught_up();
     caught_up(first, "the first").await;
 
     // Of a migration that one process has begun, no part is given to others.
@@ -297,7 +288,7 @@ async fn what_does_not_fit_together_is_refused() {
     // Nobody goes on when all are closed.
     let mut fleet = Migration::new(source.url().parse().unwrap(), target.url().parse().unwrap());
     fleet.options_mut().id = Some(ID.to_owned());
-    let mut second = forever(&source, &target, 1);
+    let mut second = start(&source, &target, 1, 3);
     second.until_phase(Phase::Following).await;
     fleet.fence("it is over").await.unwrap();
     let error = second.end().await.result.unwrap_err();

@@ -190,6 +190,12 @@ async fn both_ways_have_figures_of_both_links() {
         let labels = if metric.label.is_some() { vec!["source", "target"] } else { Vec::new() };
         assert_eq!(page.labels(metric.name), labels, "{}", metric.name);
     }
+    // Something of each side is carried over, whoever's write is left out of those that meet.
+    block_in_place(|| {
+        source.client()?.call(&["SET", "here", "1"])?;
+        target.client()?.call(&["SET", "there", "1"])
+    })
+    .unwrap();
     // A key that both write while neither hears of the other.
     let stall = |stalled| {
         proxy.stall(Direction::ToTarget, stalled);

@@ -5,7 +5,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use keyferry_examples::{Lines, View};
@@ -146,19 +146,22 @@ fn every_way_out_gives_the_terminal_back() {
     assert_eq!((left.wrong, left.status.code()), (Vec::new(), Some(130)), "{}", left.text);
 }
 
-/// Set in the process that panics.
+/// Set in the process that panics: as soon as this file is there.
 const PANICS: &str = "KEYFERRY_TEST_PANICS";
 
 #[test]
 fn a_panic_is_read_on_the_terminal_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let seen = dir.path().join("seen");
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["panics_behind_a_view", "--exact", "--ignored", "--nocapture"])
-        .env(PANICS, "1")
+        .env(PANICS, &seen)
         .env("RUST_BACKTRACE", "0");
     let terminal = Terminal::start(command, 100, 24).unwrap();
     let filled = |terminal: &Terminal| terminal.is_filled() && terminal.text().contains("▶ connecting");
     assert!(terminal.wait_until(PATIENCE, filled), "{}", terminal.text());
+    std::fs::write(&seen, "").unwrap();
     let left = terminal.end(PATIENCE).unwrap().expect("it ends");
     assert!(left.wrong.is_empty() && !left.status.success(), "{:?}: {}", left.wrong, left.text);
     assert!(left.text.contains("as the test wants it") && !left.text.contains('▶'), "{}", left.text);
@@ -168,14 +171,14 @@ fn a_panic_is_read_on_the_terminal_as_it_was() {
 #[tokio::test]
 #[ignore = "is run by another test"]
 async fn panics_behind_a_view() {
-    if std::env::var_os(PANICS).is_none() {
-        return;
-    }
+    let Some(seen) = std::env::var_os(PANICS) else { return };
     let migration =
         Migration::new("redis://127.0.0.1:1".parse().unwrap(), "redis://127.0.0.1:1".parse().unwrap());
     let _view = View::show(&migration, ("here".into(), "there".into()), Some(Lines::default()), false);
-    // Long enough for the other side to see it.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    while !Path::new(&seen).exists() && begun.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     panic!("as the test wants it");
 }
 

@@ -4,7 +4,7 @@
 //! damaged files in `files`.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyferry_diff::{
     Difference, DifferenceSink, Error, LiveDiff, RepairOptions, RepairWhat, SnapshotDiff, Suspects, Verdict,
@@ -249,17 +249,21 @@ fn a_server_that_is_loading_is_waited_for() {
         &servers.1,
         &["CONFIG SET key-load-delay 1000", "CONFIG SET loading-process-events-interval-bytes 1024"],
     );
-    std::thread::scope(|scope| {
-        let loading = scope.spawn(|| run(&servers.1, &["DEBUG RELOAD"]));
-        let mut client = servers.1.client().unwrap();
-        let mut seen = false;
-        while !seen && !loading.is_finished() {
-            seen = client.call(&["GET", "key:1"]).is_err_and(|error| error.to_string().contains("LOADING"));
-        }
-        assert!(seen, "it was not seen to load");
-        let (report, differences) = live(&servers.0.url(), &servers.1.url(), |_| {}).unwrap();
-        assert!(differences.is_empty() && report.equal == 1500, "{report}");
-    });
+    let (begun, mut seen) = (Instant::now(), false);
+    // It is over soon: who stands still meanwhile sees nothing of it.
+    while !seen {
+        assert!(begun.elapsed() < Duration::from_secs(120), "it was not seen to load");
+        std::thread::scope(|scope| {
+            let loading = scope.spawn(|| run(&servers.1, &["DEBUG RELOAD"]));
+            let mut client = servers.1.client().unwrap();
+            while !seen && !loading.is_finished() {
+                seen =
+                    client.call(&["GET", "key:1"]).is_err_and(|error| error.to_string().contains("LOADING"));
+            }
+            let (report, differences) = live(&servers.0.url(), &servers.1.url(), |_| {}).unwrap();
+            assert!(differences.is_empty() && report.equal == 1500, "{report}");
+        });
+    }
 }
 
 #[test]

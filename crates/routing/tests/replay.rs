@@ -1,7 +1,7 @@
 //! What [`Replay`] promises, on real servers: random writes, of which some are sent again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use keyferry_resp::Frame;
 use keyferry_routing::{CommandTable, Replay};
@@ -259,22 +259,31 @@ fn repeating_blind_writes_changes_nothing() -> keyferry_testkit::Result<()> {
 fn repeating_after_keys_expired() -> keyferry_testkit::Result<()> {
     const TRIALS: usize = 100;
     /// Deadlines are that far from now, or 20 seconds farther.
-    const SOON: u64 = 15;
+    const SOON: Duration = Duration::from_millis(15);
     let table = CommandTable::builtin();
     for binary in chosen(&["redis-7.0", "redis-8.0", "valkey-9"])? {
         let name = &binary.name;
         let server = Server::builder(binary).start()?;
         let mut client = server.client()?;
         for trial in 0..TRIALS {
-            let mut writes = Writes::new(&mut client, trial as u64, (SOON, 20_000))?;
-            let mut commands = sequence(&mut client, &mut writes)?;
             let alive = |client: &mut Client| {
                 client
                     .pipe(&KEYS.map(|key| ["EXISTS", key]))
                     .map(|replies| replies.iter().map(Frame::as_i64).collect::<Vec<_>>())
             };
-            let before = alive(&mut client)?;
-            std::thread::sleep(Duration::from_millis(SOON + 10));
+            let mut soon = SOON;
+            let (mut writes, mut commands, before) = loop {
+                let begun = Instant::now();
+                let mut writes = Writes::new(&mut client, trial as u64, (soon.as_millis() as u64, 20_000))?;
+                let commands = sequence(&mut client, &mut writes)?;
+                let before = alive(&mut client)?;
+                // Later, keys would have expired in the midst of them.
+                if begun.elapsed() < soon {
+                    break (writes, commands, before);
+                }
+                soon *= 2;
+            };
+            std::thread::sleep(soon + Duration::from_millis(10));
             let after = alive(&mut client)?;
             let expired =
                 KEYS.iter().zip(before.iter().zip(&after)).filter(|(_, (before, after))| before != after);

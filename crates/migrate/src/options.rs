@@ -26,7 +26,8 @@ use crate::{
 pub enum Until {
     /// When the target holds everything that the source holds.
     CaughtUp {
-        /// The source must not have written for so long, so that both sides are equal at the end …
+        /// The source must not have written for so long, so that both sides are equal at the end; time in which it does not answer is not
+        /// counted …
         quiet: Duration,
         /// … but while it goes on writing, wait for that no longer than this.
         linger: Duration,

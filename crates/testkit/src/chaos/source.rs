@@ -182,16 +182,17 @@ impl Source {
         }
     }
 
+    /// Whether the replica of a shard knows the replication id that its primary has now. A primary that changes its id does not tell its
+    /// replicas before they connect again.
+    pub(super) fn replica_knows_history(&self, shard: usize) -> Result<bool> {
+        let id = |server: &Server| server.client()?.info("replication", "master_replid");
+        Ok(id(self.primary(shard))? == id(&self.servers()[self.replica(shard)?])?)
+    }
+
     /// Kills the primary of a shard and puts its replica in its place; with `everything` not before that has all writes, and
     /// else only after it has missed some.
     pub(super) fn fail_over(&mut self, shard: usize, everything: bool, writer: &Writer) -> Result<()> {
-        let replica = match self {
-            Source::Server { primary, .. } => 1 - *primary,
-            Source::Cluster { cluster, primaries } => {
-                let replicas = cluster.replicas(primaries[shard])?;
-                *replicas.first().ok_or_else(|| Error::Round("the shard has no replica".into()))?
-            }
-        };
+        let replica = self.replica(shard)?;
         if everything {
             if !writer.pause(PATIENCE) {
                 return Err(Error::Round("the writer does not pause".into()));
@@ -223,6 +224,16 @@ impl Source {
         }
         writer.resume();
         Ok(())
+    }
+
+    fn replica(&self, shard: usize) -> Result<usize> {
+        match self {
+            Source::Server { primary, .. } => Ok(1 - *primary),
+            Source::Cluster { cluster, primaries } => {
+                let replicas = cluster.replicas(primaries[shard])?;
+                replicas.first().copied().ok_or_else(|| Error::Round("the shard has no replica".into()))
+            }
+        }
     }
 
     /// Lets short deadlines pass, and forgets what expired.

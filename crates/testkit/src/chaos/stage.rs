@@ -231,9 +231,10 @@ impl Stage {
     fn fail_over(&mut self, shard: usize, everything: bool) -> Result<()> {
         let writer = self.writer.as_ref().ok_or_else(|| Error::Round("nobody writes".into()))?;
         self.syncs.leave(&self.source, shard)?;
+        let knows_history = self.source.replica_knows_history(shard)?;
         self.source.fail_over(shard, everything, writer)?;
-        if !everything {
-            // The program may have read what the replica lacks.
+        if !everything || !knows_history {
+            // The program may have read what the replica lacks, or under an id that the replica has never heard of.
             self.syncs.allow(shard);
         }
         Ok(())

@@ -11,20 +11,32 @@ pub(super) struct SyncCount {
 #[derive(Debug)]
 struct Shard {
     /// Of primaries that are gone.
-    before: u64,
+    before: Syncs,
     /// What the present primary counted before the program knew it.
-    base: u64,
+    base: Syncs,
     may: u64,
+    /// How often it may be refused to go on where it is.
+    may_be_refused: u64,
     /// The source has seen all of its snapshot confirmed.
     complete: bool,
+}
+
+/// What a server has counted.
+#[derive(Debug, Clone, Copy, Default)]
+struct Syncs {
+    /// Requests for everything.
+    asked: u64,
+    /// Requests to go on with a history that the server does not have. It offers everything then, which is not what it was asked
+    /// for: the program gives that up, and asks for everything when it is ready for it.
+    refused: u64,
 }
 
 impl SyncCount {
     /// Begins to count, before the program is started.
     pub(super) fn new(source: &Source) -> Result<SyncCount> {
         let shard = |number| -> Result<Shard> {
-            let base = full_syncs(&mut source.primary(number).client()?)?;
-            Ok(Shard { before: 0, base, may: 1, complete: false })
+            let base = Syncs::of(&mut source.primary(number).client()?)?;
+            Ok(Shard { before: Syncs::default(), base, may: 1, may_be_refused: 0, complete: false })
         };
         Ok(SyncCount { shards: (0..source.shards()).map(shard).collect::<Result<_>>()? })
     }
@@ -39,50 +51,79 @@ impl SyncCount {
             }
             if !shard.complete {
                 shard.may += 1;
+                // It may not have got as far as to ask for everything.
+                shard.may_be_refused += u64::from(shard.may_be_refused > 0);
             }
         }
         Ok(())
     }
 
-    /// A shard may be asked once more.
+    /// A shard may be asked once more, for the program may know of a history that is not there any more, or of none.
     pub(super) fn allow(&mut self, shard: usize) {
-        self.shards[shard].may += 1;
-        self.shards[shard].complete = false;
+        let of = &mut self.shards[shard];
+        of.may += 1;
+        of.may_be_refused += 1;
+        of.complete = false;
     }
 
     /// Before the primary of a shard is killed. Whoever replaces it has had no replicas.
     pub(super) fn leave(&mut self, source: &Source, shard: usize) -> Result<()> {
-        let count = full_syncs(&mut source.primary(shard).client()?)?;
+        let count = Syncs::of(&mut source.primary(shard).client()?)?;
         let of = &mut self.shards[shard];
-        of.before += count.saturating_sub(of.base);
-        of.base = 0;
+        of.before = of.before.and(count.since(of.base));
+        of.base = Syncs::default();
         Ok(())
     }
 
     /// How often each shard was asked for everything.
     ///
     /// # Errors
-    /// [`Error::Round`] when that is more often than it may be.
+    /// [`Error::Round`] when that is more often than it may be, or the program was refused more often than it may be.
     pub(super) fn check(&self, source: &Source) -> Result<Vec<u64>> {
+        let own_replicas = (source.servers().len() - source.shards()) as u64;
         let mut counts = Vec::new();
         for (number, shard) in self.shards.iter().enumerate() {
-            let count =
-                shard.before + full_syncs(&mut source.primary(number).client()?)?.saturating_sub(shard.base);
-            if count > shard.may {
+            let count = Syncs::of(&mut source.primary(number).client()?)?;
+            let Syncs { asked, refused } = shard.before.and(count.since(shard.base));
+            let Shard { may, may_be_refused, .. } = shard;
+            if asked > *may {
                 return Err(Error::Round(format!(
-                    "shard {number} was asked for everything {count} times; {} may be",
-                    shard.may
+                    "shard {number} was asked for everything {asked} times; {may} may be"
                 )));
             }
-            counts.push(count);
+            // A replica of the source is refused as well when it connects again.
+            if refused > may_be_refused * (1 + own_replicas.min(1)) {
+                return Err(Error::Round(format!(
+                    "shard {number} was asked {refused} times for a history that it does not have; {may_be_refused} may be"
+                )));
+            }
+            counts.push(asked);
         }
         Ok(counts)
     }
 }
 
-fn full_syncs(client: &mut Client) -> Result<u64> {
-    let count = client.info("stats", "sync_full")?;
-    Ok(count.and_then(|count| count.parse().ok()).unwrap_or(0))
+impl Syncs {
+    fn of(client: &mut Client) -> Result<Syncs> {
+        let mut count = |field: &str| -> Result<u64> {
+            let text = client.info("stats", field)?;
+            Ok(text.and_then(|text| text.parse().ok()).unwrap_or(0))
+        };
+        // Each that is refused is a full synchronisation, too.
+        let (full, refused) = (count("sync_full")?, count("sync_partial_err")?);
+        Ok(Syncs { asked: full.saturating_sub(refused), refused })
+    }
+
+    fn and(self, other: Syncs) -> Syncs {
+        Syncs { asked: self.asked + other.asked, refused: self.refused + other.refused }
+    }
+
+    fn since(self, base: Syncs) -> Syncs {
+        Syncs {
+            asked: self.asked.saturating_sub(base.asked),
+            refused: self.refused.saturating_sub(base.refused),
+        }
+    }
 }
 
 /// Whether a replica that is none of ours has confirmed that it has the snapshot: an offset is confirmed after it only. A server

@@ -7,7 +7,7 @@ use std::{
 
 use indicatif::HumanCount;
 use keyferry_client::Endpoint;
-use keyferry_files::{Error as FileError, Found, Input, InputKind, InputOptions};
+use keyferry_files::{Error as FileError, Found, Input, InputKind, InputOptions, inputs_at};
 use keyferry_migrate::restore::Scratch;
 use keyferry_rdb::Event;
 use keyferry_testkit::{Server, ServerBinary, Version};
@@ -171,11 +171,11 @@ fn writer_of_commands(files: &[PathBuf]) -> Option<String> {
     let (mut writer, mut commands) = (String::new(), false);
     let mut parts: Vec<PathBuf> = Vec::new();
     for file in files.iter().filter(|file| file.as_path() != Path::new("-")) {
-        let of_journal = parts_of_journal(file);
-        // Only an import reads one as a whole.
-        commands |= !of_journal.is_empty();
-        parts.push(file.clone());
-        parts.extend(of_journal);
+        // Who reads it for its data tells what is wrong with it.
+        let inputs = inputs_at(file).unwrap_or_default();
+        // A journal, or what a server keeps: only an import reads that as a whole.
+        commands |= inputs.iter().any(|input| input != file);
+        parts.extend(inputs);
     }
     for file in parts {
         let Ok(input) = Input::open(file, InputOptions::default()) else { continue };
@@ -200,15 +200,6 @@ fn writer_of_commands(files: &[PathBuf]) -> Option<String> {
         commands |= matches!(read, Err(Stop::Command));
     }
     commands.then_some(writer)
-}
-
-/// Where the journal of a migration has its files, one for each server that it reads from; a server keeps its own in the same place.
-fn parts_of_journal(path: &Path) -> Vec<PathBuf> {
-    let links = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-    let shards = links
-        .filter(|link| link.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"shard-")));
-    let parts = std::iter::once(path.to_owned()).chain(shards).map(|link| link.join("appendonlydir"));
-    parts.filter(|parts| parts.is_dir()).collect()
 }
 
 /// Of the servers on this machine the oldest one of the same vendor that is as new as the writer, which says of itself what it

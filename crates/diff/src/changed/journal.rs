@@ -4,63 +4,26 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use keyferry_files::{Error as FileError, Found, Input, InputKind, InputOptions, Place};
+use keyferry_files::{Error as FileError, Found, Input, InputKind, InputOptions, Place, inputs_at};
 use keyferry_rdb::aof;
 
 use super::touch::Toucher;
 use super::{ChangedKeys, ChangedOptions};
 use crate::error::Error;
 
-/// Where a server, and a journal, has the parts of an append-only file.
-const SUBDIR: &str = "appendonlydir";
-/// How the directories of the shards of a cluster begin.
-const SHARD: &str = "shard-";
-
 /// Reads all logs that there are at `path`.
 pub(super) fn read(path: &Path, options: &ChangedOptions) -> Result<ChangedKeys, Error> {
     let mut changed = ChangedKeys::default();
-    for log in logs(path)? {
+    let logs = inputs_at(path)?;
+    if logs.is_empty() {
+        return Err(Error::NoJournal { path: path.to_owned() });
+    }
+    for log in logs {
         let mut reader = Reader::new(&log, options);
         reader.read(options)?;
         changed.extend(reader.finish(), options);
     }
     Ok(changed)
-}
-
-/// The logs of all sources that a journal is of: each a file, or the directory of one in several parts.
-fn logs(path: &Path) -> Result<Vec<PathBuf>, Error> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let within = |path: &Path| {
-        let below = path.join(SUBDIR);
-        if below.is_dir() { below } else { path.to_owned() }
-    };
-    let entries = fs::read_dir(path).and_then(|entries| {
-        let entries = entries.map(|entry| entry.map(|entry| entry.path()));
-        entries.collect::<Result<Vec<_>, _>>()
-    });
-    let open = |error| FileError::Open { input: path.display().to_string(), error };
-    let is_shard =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SHARD));
-    let mut shards: Vec<PathBuf> =
-        entries.map_err(open)?.into_iter().filter(is_shard).filter(|path| path.is_dir()).collect();
-    shards.sort();
-    let logs: Vec<PathBuf> = if shards.is_empty() {
-        vec![within(path)]
-    } else {
-        shards.iter().map(|shard| within(shard)).collect()
-    };
-    let has_manifest = |dir: &PathBuf| {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        entries
-            .into_iter()
-            .any(|entry| entry.path().extension().is_some_and(|extension| extension == "manifest"))
-    };
-    match logs.iter().find(|dir| !has_manifest(dir)) {
-        Some(dir) => Err(Error::NoJournal { path: dir.clone() }),
-        None => Ok(logs),
-    }
 }
 
 /// Reads one log, all its parts.

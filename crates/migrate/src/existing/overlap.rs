@@ -8,13 +8,13 @@ use std::{
 
 use bytes::Bytes;
 use keyferry_client::{ConnectOptions, Connection, Error as ClientError, Frame, Pipeline};
-use keyferry_files::{Found, Input, InputOptions};
+use keyferry_files::{Found, Input, InputOptions, inputs_at};
 use keyferry_rdb::Event;
 use keyferry_routing::CommandTable;
 use twox_hash::XxHash3_128;
 
 use super::shown;
-use crate::{error::Error, filter::Filter, journal, key_set::KeySet, sharded::Databases};
+use crate::{error::Error, filter::Filter, key_set::KeySet, sharded::Databases};
 
 /// Keys looked at together.
 const BATCH: &str = "1000";
@@ -273,12 +273,13 @@ pub(crate) fn in_files(
     Ok(counter.finish())
 }
 
-/// The files that a journal has; else the path itself.
+/// What is to be read of a path; the path itself where nothing is, for the error that reading it gives.
 pub(crate) fn parts_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
-    if path.is_dir() && journal::is_journal(path) {
-        return Ok(journal::links(path)?.into_iter().map(|link| link.join(journal::SUBDIR)).collect());
+    let mut inputs = inputs_at(path)?;
+    if inputs.is_empty() {
+        inputs.push(path.to_owned());
     }
-    Ok(vec![path.to_owned()])
+    Ok(inputs)
 }
 
 /// The name at the target of a key of the source, if the target has such a key and the filter may let it through.

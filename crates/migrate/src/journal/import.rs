@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use keyferry_files::inputs_at;
 use keyferry_rdb::aof::Manifest;
 
 use super::{
@@ -39,26 +40,20 @@ pub(crate) fn lock_for_reading(path: &Path) -> Result<Option<File>, Error> {
     }
 }
 
-/// The directories of its links that hold something, in the order of their names.
+/// The directories of its links, in the order of their names.
 pub(crate) fn links(path: &Path) -> Result<Vec<PathBuf>, Error> {
-    let listing = |e| failed(path, "listing the directory", e);
-    let mut links = vec![path.to_owned()];
-    for entry in fs::read_dir(path).map_err(listing)? {
-        let entry = entry.map_err(listing)?;
-        if entry.file_name().to_string_lossy().starts_with("shard-") {
-            links.push(entry.path());
-        }
-    }
-    links.retain(|link| link.join(SUBDIR).join(MANIFEST).exists());
-    links.sort();
-    Ok(links)
+    let logs = inputs_at(path)?;
+    Ok(logs.iter().filter_map(|log| log.parent()).map(Path::to_owned).collect())
 }
 
 /// The offset of the stream that the snapshot of a link stands for; none where the link's directory holds no snapshot as it
 /// was written.
 pub(crate) fn base_of(link: &Path) -> Result<Option<u64>, Error> {
     let path = link.join(SUBDIR).join(MANIFEST);
-    let text = fs::read(&path).map_err(|e| failed(&path, "reading the manifest", e))?;
+    let text = match fs::read(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|e| failed(&path, "reading the manifest", e))?,
+    };
     let manifest = Manifest::parse(&text)
         .map_err(|source| Error::JournalManifest { path: path.clone(), source: Box::new(source) })?;
     let Some(file) = manifest.base else { return Ok(None) };

@@ -1,6 +1,8 @@
 //! Servers that carry out commands of files, of which only a server can tell the outcome.
 
 use std::{
+    fs::File,
+    io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -178,7 +180,7 @@ fn writer_of_commands(files: &[PathBuf]) -> Option<String> {
         parts.extend(inputs);
     }
     for file in parts {
-        let Ok(input) = Input::open(file, InputOptions::default()) else { continue };
+        let Ok(input) = Input::open(&file, InputOptions::default()) else { continue };
         // Of several parts the first one may say so of itself only.
         let is_one = input.kind() == InputKind::Snapshot;
         let read = input.read(|found, _| {
@@ -192,6 +194,11 @@ fn writer_of_commands(files: &[PathBuf]) -> Option<String> {
                 Found::Event(Event::Aux { name: b"aof-preamble" | b"aof-base", value: b"0" }) if is_one => {
                     return Err(Stop::Plain);
                 }
+                Found::Event(Event::Aux { name: b"aof-preamble" | b"aof-base", .. })
+                    if is_one && goes_on_behind_snapshot(&file) =>
+                {
+                    return Err(Stop::Command);
+                }
                 Found::Command(_) => return Err(Stop::Command),
                 _ => {}
             }
@@ -200,6 +207,19 @@ fn writer_of_commands(files: &[PathBuf]) -> Option<String> {
         commands |= matches!(read, Err(Stop::Command));
     }
     commands.then_some(writer)
+}
+
+/// Whether something stands behind the snapshot that a file begins with, as far as its last bytes tell: those of a snapshot alone are
+/// `FF` and a checksum of eight.
+fn goes_on_behind_snapshot(file: &Path) -> bool {
+    let last = || -> std::io::Result<u8> {
+        let mut file = File::open(file)?;
+        file.seek(SeekFrom::End(-9))?;
+        let mut last = [0];
+        file.read_exact(&mut last)?;
+        Ok(last[0])
+    };
+    last().is_ok_and(|last| last != 0xFF)
 }
 
 /// Of the servers on this machine the oldest one of the same vendor that is as new as the writer, which says of itself what it

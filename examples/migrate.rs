@@ -448,6 +448,21 @@ async fn run(args: Args, given: Given, plan: Option<Plan>, lines: Option<Lines>)
     };
     options.look_first = !args.precheck.no_precheck;
     options.ignore = args.precheck.ignore.iter().copied().collect();
+    if args.two_way.is_wanted() {
+        let until = matches!(args.until, When::CaughtUp)
+            .then(|| "--until does not go together with --two-way".to_owned());
+        // The report of a look may be in any form.
+        let report = report_file.as_ref().filter(|_| !args.precheck.precheck);
+        if let Some(wrong) = until.or(args.two_way.check(&given, report).err()) {
+            return usage(&wrong);
+        }
+        if args.precheck.precheck
+            && let Err((wrong, code)) = args.two_way.look(&ends.0, &ends.1, options).await
+        {
+            eprintln!("migrate: {wrong}");
+            return code;
+        }
+    }
     if args.precheck.precheck {
         let (report, code) = keyferry_examples::precheck(&migration, &args.precheck).await;
         let page = |report: &_| format!("# Precheck\n\n```text\n{report}\n```\n");
@@ -457,13 +472,7 @@ async fn run(args: Args, given: Given, plan: Option<Plan>, lines: Option<Lines>)
         };
     }
     if args.two_way.is_wanted() {
-        let until = matches!(args.until, When::CaughtUp)
-            .then(|| "--until does not go together with --two-way".to_owned());
-        if let Some(wrong) = until.or(args.two_way.check(&given, report_file.as_ref()).err()) {
-            return usage(&wrong);
-        }
-        let options = options.clone();
-        return args.two_way.run(ends.0, ends.1, options, (report_file, args.metrics)).await;
+        return args.two_way.run(&ends.0, &ends.1, options, (report_file, args.metrics)).await;
     }
     if let Err(wrong) = begin(&migration, plan, args.metrics, &args.control).await {
         if let Some(file) = report_file {

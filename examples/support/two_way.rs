@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::ValueEnum;
 use keyferry_client::Endpoint;
 use keyferry_migrate::{
-    Options,
+    Error, Options,
     metrics::MetricsServer,
     two_way::{LinkCounts, Policy, TwoWay, TwoWayReport},
 };
@@ -73,30 +73,41 @@ impl TwoWayArgs {
         }
     }
 
+    /// Says what a run would refuse before it writes anything; a side that cannot be asked is left to those who look at both sides.
+    ///
+    /// # Errors
+    /// What it is, in the words of the run, and with its exit status.
+    pub async fn look(
+        &self,
+        source: &Source,
+        target: &Endpoint,
+        options: &Options,
+    ) -> Result<(), (String, ExitCode)> {
+        match self.both(source, target, options)?.check().await {
+            Err(error @ Error::TwoWay { .. }) => Err((error.to_line(), ExitCode::FAILURE)),
+            _ => Ok(()),
+        }
+    }
+
     /// Runs both links, with these options for both.
     pub async fn run(
         &self,
-        source: Source,
-        target: Endpoint,
-        options: Options,
+        source: &Source,
+        target: &Endpoint,
+        options: &Options,
         (report, metrics): (Option<ReportFile>, Option<std::net::SocketAddr>),
     ) -> ExitCode {
         let fail = |message: String| {
             eprintln!("migrate: {message}");
             ExitCode::FAILURE
         };
-        let Source::Servers(source) = source else {
-            eprintln!("migrate: --two-way is about two servers; the source is a file");
-            return ExitCode::from(2);
+        let mut both = match self.both(source, target, options) {
+            Ok(both) => both,
+            Err((message, code)) => {
+                eprintln!("migrate: {message}");
+                return code;
+            }
         };
-        let policy = match self.two_way {
-            Some(Settle::SourceWins) => Policy::SourceWins,
-            Some(Settle::TargetWins) => Policy::TargetWins,
-            Some(Settle::Newest) => Policy::Newest,
-            Some(Settle::Report) | None => Policy::Report,
-        };
-        let mut both = TwoWay::new(*source, target, policy);
-        *both.options_mut() = options;
         if let Some(path) = &self.conflicts {
             both.write_conflicts_to(path);
         }
@@ -128,6 +139,29 @@ impl TwoWayArgs {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(error.to_line()),
         }
+    }
+}
+
+impl TwoWayArgs {
+    fn both(
+        &self,
+        source: &Source,
+        target: &Endpoint,
+        options: &Options,
+    ) -> Result<TwoWay, (String, ExitCode)> {
+        let Source::Servers(source) = source else {
+            let message = "--two-way is about two servers; the source is a file".to_owned();
+            return Err((message, ExitCode::from(2)));
+        };
+        let policy = match self.two_way {
+            Some(Settle::SourceWins) => Policy::SourceWins,
+            Some(Settle::TargetWins) => Policy::TargetWins,
+            Some(Settle::Newest) => Policy::Newest,
+            Some(Settle::Report) | None => Policy::Report,
+        };
+        let mut both = TwoWay::new(Endpoint::clone(source), target.clone(), policy);
+        *both.options_mut() = options.clone();
+        Ok(both)
     }
 }
 

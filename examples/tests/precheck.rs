@@ -58,6 +58,34 @@ fn table_json_and_exit_status() {
 }
 
 #[test]
+fn what_both_ways_refuse_is_said_by_a_look() {
+    let (source, target) = (Server::any().unwrap(), Server::any().unwrap());
+    let (from, to) = (source.url(), target.url());
+    let look = |more: &[&str]| {
+        let sides = ["--source", &from, "--target", &to, "--two-way", "report", "--precheck"];
+        let looked = migrate(&[&sides[..], more].concat());
+        (looked.status.code(), text(&looked.stderr).trim().to_owned(), text(&looked.stdout).to_owned())
+    };
+    let (code, said, table) = look(&[]);
+    assert!(code == Some(0) && table.contains("\nprecheck: "), "{code:?} {said} {table}");
+    for (options, words) in [
+        (&["--include-keys", "user:*"][..], "it does not go together with filters"),
+        (&["--db-map", "1=0"], "it does not go together with databases that change their number"),
+        (
+            &["--on-exists", "skip"],
+            "it does not go together with keys of the target that are left as they are",
+        ),
+    ] {
+        let (code, said, table) = look(options);
+        assert!(code == Some(1) && said.contains(words) && table.is_empty(), "{code:?} {said} {table}");
+        let run = migrate(&[&["--source", &from, "--target", &to, "--two-way", "report"], options].concat());
+        assert!(text(&run.stderr).contains(&said), "{said}: {run:?}");
+    }
+    let (code, said, _) = look(&["--plan", "none.json"]);
+    assert_eq!((code, said.as_str()), (Some(2), "migrate: --plan does not go together with --two-way"));
+}
+
+#[test]
 fn a_plan_is_run_as_it_was_made_or_not_at_all() {
     let source = Server::any().unwrap();
     let target = Server::builder(keyferry_testkit::any().unwrap()).password("secret").start().unwrap();

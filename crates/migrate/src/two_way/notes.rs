@@ -27,7 +27,7 @@ pub(super) struct Notes {
     connections: [Mutex<Option<Connection>>; 3],
 }
 
-type Noted = (DbKey, Settling);
+pub(super) type Noted = (DbKey, Settling);
 
 impl Notes {
     pub(super) fn new(map: TargetMap, id: &MigrationId, window: Duration) -> Self {

@@ -18,7 +18,7 @@ use super::{
     Link, SideName, TwoWay, TwoWayFinished, TwoWayReport,
     conflicts::Conflicts,
     link::{SEEN, Shared, Start, position_of},
-    notes::{self, Notes},
+    notes::{self, Noted, Notes},
     settle::Settler,
     state::State as Known,
 };
@@ -111,10 +111,17 @@ impl TwoWay {
         TwoWayFinished { report, result }
     }
 
-    /// Finds out what there is, and makes both links.
-    async fn prepare(&mut self) -> Result<Prepared, Error> {
-        let options = self.forward.options.clone();
-        check(&options)?;
+    /// Refuses what [`TwoWay::run`] would refuse before it writes anything, and looks at both sides for that. The migration can be run afterwards.
+    ///
+    /// # Errors
+    /// [`Error::TwoWay`] for options, sides, or what they hold of earlier runs; when a side cannot be asked, that.
+    pub async fn check(&self) -> Result<(), Error> {
+        self.look().await.map(drop)
+    }
+
+    /// Finds out what there is on both sides.
+    async fn look(&self) -> Result<Found, Error> {
+        check(&self.forward.options)?;
         let ends = [self.forward.source.servers().cloned(), self.back.source.servers().cloned()];
         let [Some(source), Some(target)] = ends else {
             return Err(refuse("files are no side that could be written to"));
@@ -147,7 +154,14 @@ impl TwoWay {
         let back = read_state(&mut at_source, &ids[1]).await.map_err(Error::SourceConnection)?;
         let noted = notes::read(&mut at_target, &ids[0]).await.map_err(Error::Target)?;
         let resumes = attached(&forward, &back, &ids)?;
+        Ok(Found { ids, source, target, at_source, at_target, forward, back, noted, resumes })
+    }
 
+    /// Finds out what there is, and makes both links.
+    async fn prepare(&mut self) -> Result<Prepared, Error> {
+        let options = self.forward.options.clone();
+        let Found { ids, source, target, at_source, at_target, forward, back, noted, resumes } =
+            self.look().await?;
         let mut known = Known::new(self.policy, Conflicts::open(self.conflicts.as_deref())?);
         for (key, settling) in noted {
             known.settlings.load(key, settling);
@@ -231,6 +245,21 @@ impl TwoWay {
         back.two_way = Some(Arc::new(Link::new(shared, SideName::Target)));
         [forward, back]
     }
+}
+
+/// What there is before anything is written.
+struct Found {
+    ids: [MigrationId; 2],
+    source: TargetMap,
+    target: TargetMap,
+    at_source: Connection,
+    at_target: Connection,
+    /// What the target knows of the link from the source, and the source of the one back.
+    forward: State,
+    back: State,
+    noted: Vec<Noted>,
+    /// Whether both links have begun before.
+    resumes: bool,
 }
 
 /// Everything that is needed to begin.

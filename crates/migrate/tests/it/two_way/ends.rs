@@ -10,12 +10,26 @@ use tokio::task::block_in_place;
 use super::{Both, call, equal, get};
 use crate::support::{any, bookkeeping};
 
-async fn refused(change: impl FnOnce(&mut TwoWay)) -> String {
+async fn refused(change: impl Fn(&mut TwoWay)) -> String {
     let (source, target) = (any(), any());
+    let before = looked_at(&source.url(), &target.url(), &change).await;
     let ended = Both::start(&source.url(), &target.url(), Policy::Report, change).end().await;
     let Err(Error::TwoWay { why }) = &ended.result else { panic!("{:?}", ended.result) };
     assert_eq!((bookkeeping(&source), bookkeeping(&target), ended.report.ready), (0, 0, false));
+    // Who looks first hears the same.
+    assert_eq!(before.as_ref(), Some(why));
     why.clone()
+}
+
+/// What is refused when both sides are looked at only.
+async fn looked_at(source: &str, target: &str, change: &impl Fn(&mut TwoWay)) -> Option<String> {
+    let mut both = TwoWay::new(source.parse().unwrap(), target.parse().unwrap(), Policy::Report);
+    both.options_mut().id = Some("both".to_owned());
+    change(&mut both);
+    match both.check().await {
+        Err(Error::TwoWay { why }) => Some(why),
+        looked => looked.map(|()| None).unwrap(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,7 +47,10 @@ async fn what_does_not_go_both_ways_is_refused_before_anything_is_written() {
     let cluster =
         block_in_place(|| Server::builder(keyferry_testkit::any().unwrap()).cluster().start().unwrap());
     let one = any();
+    assert_eq!(looked_at(&one.url(), &any().url(), &|_| {}).await, None);
     for (source, target) in [(one.url(), cluster.url()), (cluster.url(), one.url())] {
+        let looked = looked_at(&source, &target, &|_| {}).await;
+        assert!(looked.as_ref().is_some_and(|why| why.contains("cluster")), "{looked:?}");
         let ended = Both::start(&source, &target, Policy::Report, |_| {}).end().await;
         assert!(
             matches!(&ended.result, Err(Error::TwoWay { why }) if why.contains("cluster")),

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use keyferry_rdb::Kind;
+
 use crate::difference::{Difference, DifferenceKind, Held};
 use crate::digest::KeyDigest;
 use crate::error::Error;
@@ -9,8 +11,10 @@ use crate::store::record::{self, HEAD};
 use crate::store::{DEEPEST, PARTS, Store};
 
 /// How keys are compared.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rules {
+    /// Keys are compared that are of one of these types on one side at least; of any, where there are none.
+    pub(crate) kinds: Vec<Kind>,
     /// Keys that expire at this time, in milliseconds since the Unix epoch, or before are gone.
     pub(crate) expired_until: i64,
     /// How many milliseconds the expiries of a key may lie apart.
@@ -19,6 +23,12 @@ pub(crate) struct Rules {
     pub(crate) memory: u64,
     /// Whether a side may show a key more than once without having it twice, as `SCAN` does: then the last one counts.
     pub(crate) repeats: bool,
+}
+
+impl Rules {
+    fn chooses(&self, key: &KeyDigest<'_>) -> bool {
+        self.kinds.is_empty() || self.kinds.contains(&key.kind)
+    }
 }
 
 /// What was found besides differences.
@@ -139,6 +149,9 @@ impl Join<'_> {
     #[inline]
     fn same(&mut self, body: &[u8]) -> Result<(), Error> {
         let Some(key) = record::read(body) else { return Err(damaged()) };
+        if !self.rules.chooses(&key) {
+            return Ok(());
+        }
         if self.is_expired(&key) {
             self.joined.expired[0] += 1;
             self.joined.expired[1] += 1;
@@ -153,6 +166,7 @@ impl Join<'_> {
 
     /// The keys of one hash: nearly always one.
     fn group(&mut self, source: &[KeyDigest<'_>], target: &[KeyDigest<'_>]) -> Result<(), Error> {
+        let rules = self.rules;
         let name = |key: &KeyDigest<'_>| (key.db, key.key.to_vec());
         let mut names: Vec<_> = source.iter().chain(target).map(name).collect();
         names.sort_unstable();
@@ -161,10 +175,15 @@ impl Join<'_> {
             let mut sides: [Vec<&KeyDigest<'_>>; 2] = [source, target]
                 .map(|side| side.iter().filter(|other| other.db == db && other.key == key).collect());
             for (number, side) in sides.iter_mut().enumerate() {
-                let before = side.len();
+                let chosen = |side: &[&KeyDigest<'_>]| side.iter().filter(|key| rules.chooses(key)).count();
+                let before = chosen(side);
                 side.retain(|key| !self.is_expired(key));
-                self.joined.expired[number] += (before - side.len()) as u64;
-                self.joined.keys[number] += side.len() as u64;
+                let there = chosen(side);
+                self.joined.expired[number] += (before - there) as u64;
+                self.joined.keys[number] += there as u64;
+            }
+            if !sides.iter().flatten().any(|key| rules.chooses(key)) {
+                continue;
             }
             if self.rules.repeats {
                 sides.iter_mut().for_each(|side| _ = side.drain(..side.len().saturating_sub(1)));

@@ -133,7 +133,7 @@ impl Places {
         most: usize,
     ) -> Result<Vec<Difference>, Error> {
         let Self { mut differences, stores: [source, target], .. } = self;
-        let rules = Rules { expired_until, tolerance: 0, memory, repeats: false };
+        let rules = Rules { kinds: Vec::new(), expired_until, tolerance: 0, memory, repeats: false };
         // Of a list only the first place counts: from there on nothing is where it was.
         let mut first: HashMap<usize, (u64, DifferenceKind)> = HashMap::new();
         join([vec![source], vec![target]], &rules, &mut |found| {

@@ -240,7 +240,9 @@ impl Run {
         reader.count(bytes.read());
         let PartReader { digester, chooser, mut store, .. } = reader;
         store.settle().map_err(Error::Spill)?;
-        let (left_out, bookkeeping, stray) = (chooser.filter.counts(), chooser.bookkeeping, chooser.stray);
+        let (mut left_out, bookkeeping, stray) =
+            (chooser.filter.counts(), chooser.bookkeeping, chooser.stray);
+        left_out.kind = chooser.of_other_kinds;
         let summary = digester.into_summary();
         Ok(Reading { side, name, store, summary, left_out, bookkeeping, stray })
     }
@@ -274,6 +276,7 @@ impl Run {
             side.functions = functions[number].0.len() as u64;
         }
         let rules = Rules {
+            kinds: self.options.selection.kinds.clone(),
             expired_until: expired_until.unwrap_or(i64::MIN),
             tolerance: u64::try_from(self.options.ttl_tolerance.as_millis()).unwrap_or(u64::MAX),
             memory: self.options.memory as u64 / 2,
@@ -422,7 +425,8 @@ impl PartReader<'_> {
     }
 }
 
-/// Which keys of a part are compared.
+/// Which keys of a part are looked at. Those of other types than are wanted are among them: what is of such a type here may be of a wanted
+/// one on the other side.
 struct Chooser<'a> {
     options: &'a DiffOptions,
     source: bool,
@@ -432,6 +436,7 @@ struct Chooser<'a> {
     skipping: bool,
     bookkeeping: u64,
     stray: u64,
+    of_other_kinds: u64,
 }
 
 impl<'a> Chooser<'a> {
@@ -442,8 +447,19 @@ impl<'a> Chooser<'a> {
                 *db = options.databases.target(*db);
             }
         }
+        selection.kinds.clear();
         let filter = Filter::new(selection);
-        Self { options, source: side == 0, slots, filter, skipping: false, bookkeeping: 0, stray: 0 }
+        let (bookkeeping, stray, of_other_kinds) = (0, 0, 0);
+        Self {
+            options,
+            source: side == 0,
+            slots,
+            filter,
+            skipping: false,
+            bookkeeping,
+            stray,
+            of_other_kinds,
+        }
     }
 
     fn target_db(&self, db: u64) -> u64 {
@@ -462,7 +478,17 @@ impl<'a> Chooser<'a> {
             Event::ValueEnd => !std::mem::take(&mut self.skipping),
             _ => true,
         };
-        own && self.filter.admits(event)
+        let admitted = own && self.filter.admits(event);
+        let kinds = &self.options.selection.kinds;
+        if admitted && !kinds.is_empty() {
+            let head = match event {
+                Event::Entry(entry) => Some(&entry.head),
+                Event::ValueStart(head) => Some(head),
+                _ => None,
+            };
+            self.of_other_kinds += u64::from(head.is_some_and(|head| !kinds.contains(&head.ty.kind())));
+        }
+        admitted
     }
 
     fn check(&mut self, head: &EntryHead<'_>) -> bool {

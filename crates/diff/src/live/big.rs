@@ -58,6 +58,7 @@ impl Job<'_> {
         let mut fields = Fields::default();
         let is_hash = self.kind == Kind::Hash;
         let rules = Rules {
+            kinds: Vec::new(),
             expired_until: if is_hash { now() } else { i64::MIN },
             tolerance: if is_hash { 0 } else { self.tolerance },
             memory: (MEMORY * 2) as u64,

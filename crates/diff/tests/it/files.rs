@@ -105,6 +105,43 @@ fn append_only_files_are_compared_if_they_are_snapshots() {
     assert!(matches!(error, Error::Commands { .. }), "{error}");
 }
 
+/// A type that is selected is one that a key has on one side at least.
+#[test]
+fn a_key_of_a_chosen_type_is_looked_for_among_all_types() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = || Value::List(vec![b"a".to_vec()]);
+    let a = [
+        Key::new("both", list()),
+        Key::new("here", list()),
+        Key::new("there", text("a")),
+        Key::new("neither", text("a")),
+        Key::new("only", list()),
+        Key::new("other", text("a")),
+    ];
+    let b = [
+        Key::new("both", list()),
+        Key::new("here", text("bc")),
+        Key::new("there", list()),
+        Key::new("neither", Value::Set(vec![b"a".to_vec()])),
+    ];
+    let (a, b) = (write(&dir.path().join("a"), format(), &a), write(&dir.path().join("b"), format(), &b));
+    let diff = |a: &std::path::Path, b: &std::path::Path| {
+        let (report, found) = diff_sides(Side::file(a), Side::file(b), |options| {
+            options.selection.kinds.push(keyferry_rdb::Kind::List);
+            options.selection.exclude.push(KeyPattern::new(b"other").into());
+        })
+        .unwrap();
+        let told = found.iter().map(|(_, key, kind)| format!("{} {kind}", key.escape_ascii()));
+        (told.collect::<Vec<_>>().join(", "), report)
+    };
+    let (told, report) = diff(&a, &b);
+    assert_eq!(told, "here type, only lack_target, there type");
+    assert_eq!((report.source.keys, report.target.keys, report.both, report.equal), (3, 2, 3, 1), "{report}");
+    let counts = [&report.source, &report.target].map(|side| (side.left_out.kind, side.left_out.excluded));
+    assert_eq!(counts, [(2, 1), (2, 0)]);
+    assert_eq!(diff(&b, &a).0, "here type, only lack_source, there type");
+}
+
 #[test]
 fn what_is_chosen_is_compared() {
     let dir = tempfile::tempdir().unwrap();

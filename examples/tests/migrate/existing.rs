@@ -1,10 +1,8 @@
 //! Keys that the target has already, and a program that is killed while it moves others.
 
-use std::time::{Duration, Instant};
-
 use keyferry_testkit::{Client, Direction, Proxy, Rng, Server};
 
-use super::{PATIENCE, has_base, migrate, to_its_end};
+use super::{PATIENCE, kill_in_the_full_phase, migrate, to_its_end, until};
 
 /// Keys of the source; each tenth of the first thousand is at the target, too.
 const KEYS: usize = 30_000;
@@ -49,21 +47,8 @@ impl Sides {
     fn killed(&self, policy: &str, rng: &mut Rng) -> (Option<i32>, String, String) {
         let args = self.args(policy);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        // None of them comes to the end of the snapshot before it is killed.
-        let slow = [&args[..], &["--limit-full-keys", "1000"]].concat();
-        let journal = self.dir.path().join("journal");
-        for round in 0..3 {
-            let mut running = migrate(&slow);
-            let begun = Instant::now();
-            while !has_base(&journal) {
-                assert!(begun.elapsed() < PATIENCE, "no snapshot in time");
-                assert!(running.0.try_wait().unwrap().is_none(), "it ended by itself");
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            std::thread::sleep(Duration::from_millis(rng.below(250)));
-            // SIGKILL.
-            drop(running);
-            assert!(has_base(&journal), "{policy}: too quick in round {round}");
+        for _ in 0..3 {
+            kill_in_the_full_phase(&args, &self.dir.path().join("journal"), rng);
             self.way.cut();
         }
         to_its_end(&args, std::process::Stdio::null())
@@ -123,14 +108,10 @@ fn whose_a_key_is_is_known_after_the_program_was_killed() {
     let some = target.wait_until(PATIENCE, |target| Ok(target.int(&["DBSIZE"])? > 5));
     assert!(some.unwrap());
     sides.way.stall(Direction::ToTarget, true);
-    let begun = Instant::now();
     // And it is killed when the journal has the whole snapshot: otherwise the source sends another one.
     let manifest = journal.join("appendonlydir/appendonly.aof.manifest");
-    while !std::fs::read_to_string(&manifest).is_ok_and(|text| text.contains(".1.incr.aof")) {
-        assert!(begun.elapsed() < PATIENCE, "no snapshot in time");
-        assert!(running.0.try_wait().unwrap().is_none(), "it ended by itself");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let is_whole = || std::fs::read_to_string(&manifest).is_ok_and(|text| text.contains(".1.incr.aof"));
+    until("a whole snapshot", &mut running, is_whole);
     drop(running);
     sides.way.cut();
     sides.way.stall(Direction::ToTarget, false);

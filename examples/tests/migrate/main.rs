@@ -43,6 +43,27 @@ fn has_base(journal: &Path) -> bool {
     files.map(|file| file.file_name()).any(|name| name.to_string_lossy().ends_with("1.base.rdb"))
 }
 
+/// Starts the program with a journal, and kills it at a random moment of the full phase.
+fn kill_in_the_full_phase(args: &[&str], journal: &Path, rng: &mut Rng) {
+    // It does not come to the end of the snapshot before.
+    let mut running = migrate(&[args, &["--limit-full-keys", "1000"]].concat());
+    until("a snapshot", &mut running, || has_base(journal));
+    std::thread::sleep(Duration::from_millis(rng.below(300)));
+    // SIGKILL. As long as the snapshot is there it had not been applied.
+    drop(running);
+    assert!(has_base(journal), "too quick: {args:?}");
+}
+
+/// Waits for something that a running program does, or lets happen.
+fn until(what: &str, running: &mut Running, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < PATIENCE, "no {what} in time");
+        assert!(running.0.try_wait().unwrap().is_none(), "it ended before there was {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Longer than any step here should take.
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -71,23 +92,11 @@ fn a_program_that_is_killed_in_the_full_phase_is_gone_on_with() {
     let (from, to, at) =
         (source.url(), format!("redis://{}", to_target.addr()), journal.display().to_string());
     let args = ["--source", &from, "--target", &to, "--journal", &at, "--until", "caught-up"];
-    // None of them comes to the end of the snapshot before it is killed.
-    let slow = [&args[..], &["--limit-full-keys", "1000"]].concat();
     let writer = Writer::start(&source, WriterOptions { rate: 1000, ..WriterOptions::default() }).unwrap();
     let mut rng = Rng::new(3);
-    for round in 0..4 {
-        let mut running = migrate(&slow);
-        let begun = Instant::now();
-        while !has_base(&journal) {
-            assert!(begun.elapsed() < PATIENCE, "no snapshot in time");
-            assert!(running.0.try_wait().unwrap().is_none(), "it ended in round {round}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        std::thread::sleep(Duration::from_millis(rng.below(300)));
-        // SIGKILL. As long as the snapshot is there it had not been applied.
-        drop(running);
+    for _ in 0..4 {
+        kill_in_the_full_phase(&args, &journal, &mut rng);
         assert_eq!(full_syncs(&source), "1");
-        assert!(has_base(&journal), "too quick in round {round}");
     }
     writer.stop().unwrap();
     data::settle(&mut source.client().unwrap()).unwrap();
@@ -365,24 +374,17 @@ fn what_a_killed_program_has_left_is_removed_by_the_next() {
         command.env("TMPDIR", dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Running(command.spawn().unwrap())
     };
-    let until = |what: &str, done: &dyn Fn() -> bool| {
-        let begun = Instant::now();
-        while !done() {
-            assert!(begun.elapsed() < PATIENCE, "{what}: {:?}", left());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    };
     // It has its journal, and is not done, as nothing goes to its target.
     let way = Proxy::start(target.addr()).unwrap();
     way.delay(Duration::from_millis(20));
-    let killed = start(&format!("redis://{}", way.addr()), "killed", "forever");
-    until("a directory", &|| !left().is_empty());
+    let mut killed = start(&format!("redis://{}", way.addr()), "killed", "forever");
+    until("a directory", &mut killed, || !left().is_empty());
     drop(killed);
     let gone = left();
     assert!(gone.len() == 1 && gone[0].starts_with("keyferry-temp-journal-"), "{gone:?}");
     let other = Server::any().unwrap();
-    let lasting = start(&other.url(), "lasting", "forever");
-    until("another directory alone", &|| left().len() == 1 && left() != gone);
+    let mut lasting = start(&other.url(), "lasting", "forever");
+    until("another directory alone", &mut lasting, || left().len() == 1 && left() != gone);
     let stays = left();
     let mut ending = start(&target.url(), "ending", "caught-up");
     assert!(ending.0.wait().unwrap().success());

@@ -19,7 +19,7 @@ mod sample;
 mod survey;
 pub(crate) mod trial;
 
-use keyferry_client::{Endpoint, Error as ClientError, ServerInfo};
+use keyferry_client::{Error as ClientError, ServerInfo};
 use serde::Serialize;
 
 use self::{
@@ -61,6 +61,15 @@ struct Known<'m> {
     rates: WriteRates,
 }
 
+/// What was found.
+struct Looked<'m> {
+    report: Report,
+    /// What it is built on, where all servers were reached.
+    known: Option<Known<'m>>,
+    /// What the servers of source and target are, where they were reached.
+    reached: [Option<String>; 2],
+}
+
 impl Migration {
     /// Looks at both sides and writes nothing. The migration can be run afterwards.
     ///
@@ -68,24 +77,35 @@ impl Migration {
     /// could not be looked at because of it is in [`Report::left_out`]. Of a migration from files the target is looked at, and with
     /// [`Depth::Full`] the files, which are read from start to end for that; of what comes from an archive, only the target.
     pub async fn precheck(&self, depth: Depth) -> Report {
-        self.look(depth).await.0
+        self.look(depth).await.report
     }
 
-    /// What was found, and what it is built on where all servers were reached.
-    async fn look(&self, depth: Depth) -> (Report, Option<Known<'_>>) {
+    async fn look(&self, depth: Depth) -> Looked<'_> {
         match self.source.servers() {
-            None => (self.look_at_files(depth).await.of_source(true), None),
+            None => {
+                let (report, target) = self.look_at_files(depth).await;
+                Looked { report: report.of_source(true), known: None, reached: [None, target] }
+            }
             Some(source) => {
-                let (report, known) = self.look_at_servers(source, depth).await;
-                (report.of_source(false), known)
+                let (source, target) = tokio::join!(
+                    Surveyed::new(End::Source, source),
+                    Surveyed::new(End::Target, &self.target)
+                );
+                let servers = |end: &Result<Surveyed, ClientError>| end.as_ref().ok().map(Surveyed::servers);
+                let reached = [servers(&source), servers(&target)];
+                let (report, known) = self.look_at_servers(source, target, depth).await;
+                Looked { report: report.of_source(false), known, reached }
             }
         }
     }
 
-    async fn look_at_servers(&self, source: &Endpoint, depth: Depth) -> (Report, Option<Known<'_>>) {
+    async fn look_at_servers(
+        &self,
+        source: Result<Surveyed, ClientError>,
+        target: Result<Surveyed, ClientError>,
+        depth: Depth,
+    ) -> (Report, Option<Known<'_>>) {
         let ignore = &self.options.ignore;
-        let (source, target) =
-            tokio::join!(Surveyed::new(End::Source, source), Surveyed::new(End::Target, &self.target));
         let mut findings = items::reach::check(&[(End::Source, &source), (End::Target, &target)]);
         let (Ok(mut source), Ok(mut target)) = (source, target) else {
             return (Report::new(findings, depth, ignore, None), None);
@@ -109,12 +129,13 @@ impl Migration {
         }
     }
 
-    /// Looks at the target, and at the files that go there.
-    async fn look_at_files(&self, depth: Depth) -> Report {
+    /// Looks at the target, which comes along where it was reached, and at the files that go there.
+    async fn look_at_files(&self, depth: Depth) -> (Report, Option<String>) {
         let target = Surveyed::new(End::Target, &self.target).await;
         let mut findings = items::reach::check(&[(End::Target, &target)]);
         let ignore = &self.options.ignore;
-        let Ok(target) = target else { return Report::new(findings, depth, ignore, None) };
+        let Ok(target) = target else { return (Report::new(findings, depth, ignore, None), None) };
+        let reached = Some(target.servers());
         let mut contents = None;
         if depth == Depth::Full {
             let paths = self.source.files().unwrap_or_default().to_vec();
@@ -138,7 +159,7 @@ impl Migration {
         if let Err(error) = items::check_files(&mut known, contents.as_ref(), &mut findings).await {
             lost(&mut findings, &error);
         }
-        Report::new(findings, depth, ignore, None)
+        (Report::new(findings, depth, ignore, None), reached)
     }
 }
 
@@ -205,7 +226,10 @@ pub(crate) async fn before(migration: &Migration, ends: &mut Ends) -> Result<(),
     if !migration.options.look_first {
         return Ok(());
     }
-    let (report, known) = migration.look(Depth::Quick).await;
+    let Looked { report, known, reached: [source, target] } = migration.look(Depth::Quick).await;
+    // A run that gets there says it in its own words.
+    ends.source = ends.source.take().or(source);
+    ends.target = ends.target.take().or(target);
     let failures =
         report.failures().filter(|finding| !finding.item.is_refused_anyway() && !finding.item.is_forecast());
     let lines: Vec<String> = failures

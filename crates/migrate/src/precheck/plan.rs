@@ -9,7 +9,7 @@ use keyferry_routing::{CommandFlags, CommandTable};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Depth, Estimates, Item, Report, Verdict,
+    Depth, Estimates, Item, Looked, Report, Verdict,
     estimate::counts_offset,
     survey::{End, Node, Surveyed},
 };
@@ -80,7 +80,7 @@ impl Migration {
     /// Looks at all items, and makes a plan of it when none fails. `arguments` are the program's own and are given back
     /// by [`Plan::arguments`].
     pub async fn plan(&self, arguments: Vec<String>) -> (Report, Option<Plan>) {
-        let (report, known) = self.look(Depth::Full).await;
+        let Looked { report, known, .. } = self.look(Depth::Full).await;
         let plan = known.filter(|_| report.verdict != Verdict::Fail).map(|known| {
             let source = PlannedEnd::of(self.source.to_string(), &known.source);
             let target = PlannedEnd::of(self.target.to_string(), &known.target);

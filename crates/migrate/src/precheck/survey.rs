@@ -1,7 +1,7 @@
 //! What the servers of both sides say of themselves.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -132,6 +132,16 @@ impl Surveyed {
     pub(super) fn none(end: End) -> Self {
         let (nodes, unserved, moving) = (Vec::new(), SlotSet::new(), Ok(SlotSet::new()));
         Surveyed { end, is_cluster: false, nodes, unserved, moving }
+    }
+
+    /// What its servers are, as a report of a migration has it.
+    pub(super) fn servers(&self) -> String {
+        let kinds: BTreeSet<String> = self.nodes.iter().map(|node| node.server.to_string()).collect();
+        let kinds = kinds.into_iter().collect::<Vec<_>>().join(", ");
+        match self.nodes.len() {
+            1 => kinds,
+            nodes => format!("{kinds}, {nodes} primaries"),
+        }
     }
 
     /// Forgets what has nothing to do with these slots.

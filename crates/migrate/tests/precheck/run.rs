@@ -33,6 +33,12 @@ async fn a_failure_ends_it_before_anything_is_written_unless_it_is_ignored() {
         line.starts_with("precheck: eviction-policy: ") && line.contains("nothing was written"),
         "{line}"
     );
+    // Both sides were reached, if only by the look.
+    let page = report.to_markdown();
+    assert!(!page.contains("not reached"), "{page}");
+    for side in [&report.source, &report.target] {
+        assert!(side.server.as_ref().is_some_and(|what| what.ends_with(", standalone, primary")), "{side:?}");
+    }
     let found = report.precheck.unwrap();
     assert_eq!((found.verdict, found.depth), (Verdict::Fail, Depth::Quick));
     assert_eq!(target.client().unwrap().int(&["DBSIZE"]).unwrap(), 0);
@@ -48,6 +54,22 @@ async fn a_failure_ends_it_before_anything_is_written_unless_it_is_ignored() {
     assert_ne!(found.verdict, Verdict::Fail);
     let (mut a, mut b) = (source.client().unwrap(), target.client().unwrap());
     assert!(compare_with(&mut a, &mut b, &CompareOptions::default()).unwrap().is_equal());
+}
+
+/// Of two sides one may be reached.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_tells_which_side_was_not_reached() {
+    let source = any();
+    let nobody = "redis://127.0.0.1:1".parse().unwrap();
+    let mut migration = Migration::new(source.url().parse().unwrap(), nobody);
+    migration.options_mut().until = Until::caught_up();
+    migration.options_mut().retry_connect = std::time::Duration::ZERO;
+    migration.options_mut().reconnect_window = std::time::Duration::ZERO;
+    let Finished { report, result, .. } = migration.run().await;
+    assert!(result.is_err());
+    assert!(report.source.server.is_some() && report.target.server.is_none(), "{report:?}");
+    let page = report.to_markdown();
+    assert!(page.contains("| target | redis://127.0.0.1:1 (not reached) |"), "{page}");
 }
 
 /// What a run refuses by itself, it refuses with its own error, ignored or not.

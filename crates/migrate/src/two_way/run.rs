@@ -403,16 +403,17 @@ fn attached(forward: &State, back: &State, ids: &[MigrationId; 2]) -> Result<boo
 /// Refuses what does not go with both ways.
 fn check(options: &Options) -> Result<(), Error> {
     let refused = [
+        // Before filters: such keys are left alone by one.
+        (
+            options.on_exists != OnExists::Replace,
+            "keys of the target that are left as they are (--on-exists)",
+        ),
         (
             options.active_filter().is_some(),
             "filters: what is left out on the way there would be missing on the way back",
         ),
         (options.script.is_some(), "scripts: what they make of a command would come back as something else"),
         (!options.db_map.is_empty(), "databases that change their number"),
-        (
-            options.on_exists != OnExists::Replace,
-            "keys of the target that are left as they are (--on-exists)",
-        ),
         (
             options.delivery != Delivery::ExactlyOnce,
             "delivery at least once: the other link knows by checkpoints what is not to go back",

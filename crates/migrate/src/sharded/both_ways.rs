@@ -142,6 +142,11 @@ impl StreamFeed {
         Ok(())
     }
 
+    /// True when a write of an application was left out since the target was told last how far it is.
+    pub(super) fn leaves_out(&self) -> bool {
+        self.both_ways.as_ref().is_some_and(|of| of.link.left_out() != of.told.0.left_out)
+    }
+
     /// True when the target should be told how far the stream has come, although there is nothing to be carried out.
     pub(super) fn is_worth_noting(&mut self, batch: &Batch) -> bool {
         let Some(both_ways) = &mut self.both_ways else { return true };

@@ -285,9 +285,10 @@ impl StreamFeed {
         Ok(())
     }
 
-    /// The offset has moved without anything to be executed: the target should know that, too, from time to time.
+    /// The offset has moved without anything to be executed: the target should know that, too, from time to time, and at once where a
+    /// conflict was told, which the next run would find anew.
     fn note_silence(&mut self, batch: &Batch, ticket: u64) {
-        let due = self.noted.elapsed() >= MOVE_PERIOD && self.transaction.is_none();
+        let due = (self.noted.elapsed() >= MOVE_PERIOD || self.leaves_out()) && self.transaction.is_none();
         if due && self.target.is_exact() && self.is_worth_noting(batch) {
             self.noted = Instant::now();
             let nothing = Item::nothing(self.link, batch.end, self.db, ticket);

@@ -387,6 +387,11 @@ impl Link {
         worth
     }
 
+    /// How many commands of applications have been left out.
+    pub(crate) fn left_out(&self) -> u64 {
+        self.shared.state().link(self.side).counts.left_out
+    }
+
     /// True when held deadlines are to be put, and none held any more.
     pub(crate) fn wants_exact_deadlines(&self) -> bool {
         let [wanted, done] = &self.shared.exact;

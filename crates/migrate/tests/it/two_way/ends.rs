@@ -8,7 +8,7 @@ use keyferry_testkit::Server;
 use tokio::task::block_in_place;
 
 use super::{Both, call, equal, get};
-use crate::support::{any, bookkeeping};
+use crate::support::{any, bookkeeping, offset_of};
 
 async fn refused(change: impl Fn(&mut TwoWay)) -> String {
     let (source, target) = (any(), any());
@@ -95,48 +95,60 @@ async fn what_removes_the_bookkeeping_ends_it_and_is_not_carried_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_database_may_be_emptied_and_what_meets_that_is_told() {
-    let (source, target) = (any(), any());
-    block_in_place(|| {
-        let mut client = source.client().unwrap();
-        for command in ["SET kept 1", "SELECT 3", "SET a 1", "SET b 1"] {
-            call(&mut client, command);
+    // Whichever link comes second finds what the other one has passed.
+    for emptied_first in [true, false] {
+        let (source, target) = (any(), any());
+        block_in_place(|| {
+            let mut client = source.client().unwrap();
+            for command in ["SET kept 1", "SELECT 3", "SET a 1", "SET b 1"] {
+                call(&mut client, command);
+            }
+        });
+        let mut both = Both::between(&source, &target, Policy::SourceWins);
+        both.until_ready().await;
+        both.forward.pause();
+        both.back.pause();
+        let ends = block_in_place(|| {
+            let (mut one, mut two) = (source.client().unwrap(), target.client().unwrap());
+            for command in ["SELECT 3", "FLUSHDB"] {
+                call(&mut one, command);
+            }
+            for command in ["SELECT 3", "SET c 1"] {
+                call(&mut two, command);
+            }
+            [offset_of(&mut one), offset_of(&mut two)]
+        });
+        if emptied_first {
+            both.forward.resume();
+            both.until("the flush", |p| p.forward().figures().applied_offset >= ends[0]).await;
+            both.back.resume();
+        } else {
+            both.back.resume();
+            both.until("the write", |p| p.back().figures().applied_offset >= ends[1]).await;
+            both.forward.resume();
         }
-    });
-    let mut both = Both::between(&source, &target, Policy::SourceWins);
-    both.until_ready().await;
-    both.forward.pause();
-    both.back.pause();
-    block_in_place(|| {
-        let (mut one, mut two) = (source.client().unwrap(), target.client().unwrap());
-        for command in ["SELECT 3", "FLUSHDB"] {
-            call(&mut one, command);
-        }
-        for command in ["SELECT 3", "SET c 1"] {
-            call(&mut two, command);
-        }
-    });
-    both.forward.resume();
-    both.back.resume();
-    both.until_level(&source, &target).await;
-    let finished = both.stop().await;
-    finished.result.unwrap();
-    assert_eq!(finished.report.conflicts, 1, "{:?}", finished.report.samples);
-    assert_eq!(finished.report.samples[0].database, 3);
+        both.until_level(&source, &target).await;
+        let finished = both.stop().await;
+        finished.result.unwrap();
+        let report = finished.report;
+        assert_eq!((report.conflicts, report.samples[0].database), (1, 3), "{report:?}");
+        assert_eq!(report.samples[0].key, if emptied_first { "c" } else { "*" });
 
-    // Where nobody else writes, both sides are equal.
-    let mut both = Both::between(&source, &target, Policy::SourceWins);
-    both.until_ready().await;
-    block_in_place(|| {
-        let mut two = target.client().unwrap();
-        for command in ["SELECT 3", "FLUSHDB"] {
-            call(&mut two, command);
-        }
-    });
-    both.until_level(&source, &target).await;
-    equal(&source, &target, "emptied");
-    let finished = both.stop().await;
-    finished.result.unwrap();
-    assert_eq!(finished.report.conflicts, 0, "{:?}", finished.report.samples);
+        // Where nobody else writes, both sides are equal. What was told is not told again.
+        let mut both = Both::between(&source, &target, Policy::SourceWins);
+        both.until_ready().await;
+        block_in_place(|| {
+            let mut two = target.client().unwrap();
+            for command in ["SELECT 3", "FLUSHDB"] {
+                call(&mut two, command);
+            }
+        });
+        both.until_level(&source, &target).await;
+        equal(&source, &target, "emptied");
+        let finished = both.stop().await;
+        finished.result.unwrap();
+        assert_eq!(finished.report.conflicts, 0, "{emptied_first}: {:?}", finished.report.samples);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

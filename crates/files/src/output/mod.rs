@@ -112,7 +112,7 @@ pub struct Output {
 }
 
 enum Place {
-    Path { path: PathBuf, replace: bool },
+    Path { path: PathBuf, replace: bool, private: bool },
     Writer { name: String, writer: Box<dyn Write + Send> },
 }
 
@@ -120,7 +120,7 @@ impl Output {
     /// A file or directory. It is written under another name and gets this one when it is complete, so that there is never
     /// half of one. One that exists is refused.
     pub fn path(path: impl Into<PathBuf>, kind: OutputKind) -> Self {
-        Self { kind, slots: None, place: Place::Path { path: path.into(), replace: false } }
+        Self { kind, slots: None, place: Place::Path { path: path.into(), replace: false, private: false } }
     }
 
     /// Anything that takes bytes; `name` is for errors. Nothing that was written can be taken back.
@@ -144,6 +144,15 @@ impl Output {
         self
     }
 
+    /// The same, for nobody but its owner: a file or directory that others may not read, whatever the process allows for others.
+    #[must_use]
+    pub fn private(mut self) -> Self {
+        if let Place::Path { private, .. } = &mut self.place {
+            *private = true;
+        }
+        self
+    }
+
     /// Its name, for people.
     pub fn name(&self) -> String {
         match &self.place {
@@ -163,12 +172,12 @@ impl Output {
             return Err(Error::NoLogDirectory { output: name });
         }
         let (destination, spool_dir) = match self.place {
-            Place::Path { path, .. } if self.kind == OutputKind::LogDirectory => {
-                let sink = directory::DirectorySink::new(Pending::directory(&path)?, target, limits);
+            Place::Path { path, private, .. } if self.kind == OutputKind::LogDirectory => {
+                let sink = directory::DirectorySink::new(Pending::directory(&path, private)?, target, limits);
                 return Ok(Box::new(sink));
             }
-            Place::Path { path, replace } => {
-                let (pending, file) = Pending::file(&path, replace)?;
+            Place::Path { path, replace, private } => {
+                let (pending, file) = Pending::file(&path, replace, private)?;
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
                 let dir = parent.unwrap_or(Path::new(".")).to_owned();
                 (Destination::file(file, Some(pending)), Some(dir))

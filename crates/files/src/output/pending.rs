@@ -1,6 +1,6 @@
 //! Files and directories that get their name when they are complete.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
@@ -16,17 +16,34 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// A new file for `path`.
-    pub(crate) fn file(path: &Path, replace: bool) -> Result<(Self, File), Error> {
+    pub(crate) fn file(path: &Path, replace: bool, private: bool) -> Result<(Self, File), Error> {
         let pending = Self::new(path, replace)?;
-        let file = File::create_new(&pending.temporary)
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        if private {
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        }
+        #[cfg(not(unix))]
+        let _ = private;
+        let file = options
+            .open(&pending.temporary)
             .map_err(|error| Error::output(&pending.temporary.display().to_string(), error))?;
         Ok((pending, file))
     }
 
     /// A new directory for `path`, which must not exist: servers keep other logs in such directories.
-    pub(crate) fn directory(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn directory(path: &Path, private: bool) -> Result<Self, Error> {
         let pending = Self::new(path, false)?;
-        fs::create_dir(&pending.temporary)
+        let mut options = DirBuilder::new();
+        #[cfg(unix)]
+        if private {
+            std::os::unix::fs::DirBuilderExt::mode(&mut options, 0o700);
+        }
+        #[cfg(not(unix))]
+        let _ = private;
+        options
+            .create(&pending.temporary)
             .map_err(|error| Error::output(&pending.temporary.display().to_string(), error))?;
         Ok(pending)
     }
@@ -83,25 +100,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dump.rdb");
         let names = || fs::read_dir(dir.path()).unwrap().count();
-        let (pending, mut file) = Pending::file(&path, false).unwrap();
+        let (pending, mut file) = Pending::file(&path, false, false).unwrap();
         file.write_all(b"new").unwrap();
         assert!(!path.exists());
         drop(pending);
         assert_eq!(names(), 0);
 
-        let (pending, mut file) = Pending::file(&path, false).unwrap();
+        let (pending, mut file) = Pending::file(&path, false, false).unwrap();
         file.write_all(b"new").unwrap();
         pending.commit().unwrap();
         assert_eq!((fs::read(&path).unwrap(), names()), (b"new".to_vec(), 1));
-        assert!(matches!(Pending::file(&path, false), Err(Error::Exists { .. })));
-        let (pending, _) = Pending::file(&path, true).unwrap();
+        assert!(matches!(Pending::file(&path, false, false), Err(Error::Exists { .. })));
+        let (pending, _) = Pending::file(&path, true, false).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         drop(pending);
 
-        let pending = Pending::directory(&dir.path().join("log")).unwrap();
+        let pending = Pending::directory(&dir.path().join("log"), false).unwrap();
         fs::write(pending.temporary().join("x"), b"x").unwrap();
         drop(pending);
         assert_eq!(names(), 1);
-        assert!(Pending::file(Path::new(".."), true).is_err());
+        assert!(Pending::file(Path::new(".."), true, false).is_err());
     }
 }

@@ -174,8 +174,8 @@ impl Point {
         }
     }
 
-    /// Writes a directory that Redis 7.0 or later, or Valkey, loads: `redis-server --appendonly yes --dir DIR`. What expired since is
-    /// gone when it has been loaded. Blocks.
+    /// Writes a directory that a server loads, Redis 7.0 or Valkey or later, and at least as new as the one that was archived, as the snapshot is in
+    /// its format: `redis-server --appendonly yes --dir DIR`. What expired since is gone when it has been loaded. Blocks.
     ///
     /// # Errors
     /// [`ArchiveError::Exists`] when something is there, [`ArchiveError::Damaged`], and when files cannot be read or written.

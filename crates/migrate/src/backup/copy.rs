@@ -1,6 +1,13 @@
 //! Reading the snapshot of one server into a file, and making sure that it is whole.
 
-use std::{fs, io::Write, path::Path, sync::atomic::Ordering, time::Duration};
+use std::{
+    fs::{self, TryLockError},
+    io::{self, Write},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use keyferry_client::Backoff;
@@ -25,6 +32,11 @@ const PIECES: usize = 16;
 
 /// Names of files that have none of their own yet begin so.
 pub(crate) const UNNAMED: &str = ".keyferry-backup-";
+/// And end so.
+const PART: &str = ".part";
+
+/// How often another file is made, when one is taken for one that was left behind before it could be locked.
+const ATTEMPTS: u32 = 10;
 
 /// A server to be read.
 pub(crate) struct Copy {
@@ -140,8 +152,8 @@ impl SnapshotFile {
     /// Begins one in a directory; `name` is what it is of, for people.
     pub(crate) fn begin(dir: &Path, name: String, progress: BackupProgress) -> Result<Self, Error> {
         let failed = |error| FileError::Output { output: dir.display().to_string(), error };
-        let file = tempfile::Builder::new().prefix(UNNAMED).suffix(".part").tempfile_in(dir);
-        let file = file.map_err(failed)?;
+        sweep(dir);
+        let file = unnamed(dir).map_err(failed)?;
         let (sender, pieces) = mpsc::channel::<Bytes>(PIECES);
         let writer = Writer { name, file: file.reopen().map_err(failed)?, progress: progress.clone() };
         let written = tokio::spawn(blocking(move || writer.run(pieces)));
@@ -161,6 +173,48 @@ impl SnapshotFile {
         let written =
             written.map_err(|e| Error::Internal(format!("the task that writes a file ended: {e}")))??;
         Ok((self.file, written))
+    }
+}
+
+/// A new file without a name of its own, locked as long as it is open, so that others can tell it from one that was left behind.
+fn unnamed(dir: &Path) -> io::Result<NamedTempFile> {
+    for _ in 0..ATTEMPTS {
+        let file = tempfile::Builder::new().prefix(UNNAMED).suffix(PART).tempfile_in(dir)?;
+        match file.as_file().try_lock() {
+            // Another program has found it before it was locked.
+            Err(TryLockError::WouldBlock) => {}
+            // Where files cannot be locked, nobody removes any.
+            Ok(()) | Err(TryLockError::Error(_)) if is_there(file.as_file(), file.path()) => return Ok(file),
+            _ => {}
+        }
+    }
+    Err(io::Error::other("each file was taken for one that was left behind"))
+}
+
+/// True when this is the file that stands there: one that was removed can be locked as well.
+fn is_there(file: &fs::File, path: &Path) -> bool {
+    let (held, there) = (file.metadata(), fs::symlink_metadata(path));
+    matches!((held, there), (Ok(held), Ok(there)) if (held.dev(), held.ino()) == (there.dev(), there.ino()))
+}
+
+/// Removes the files of programs that were killed. Whatever cannot be looked at, or removed, stays.
+fn sweep(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_ours = name.to_str().is_some_and(|name| name.starts_with(UNNAMED) && name.ends_with(PART));
+        // Of links nothing is believed.
+        if !is_ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        let path = entry.path();
+        if let Ok(file) = fs::OpenOptions::new().write(true).open(&path)
+            && file.try_lock().is_ok()
+            && is_there(&file, &path)
+            && fs::remove_file(&path).is_ok()
+        {
+            tracing::info!(file = %path.display(), "removed: a program that was killed has left it");
+        }
     }
 }
 

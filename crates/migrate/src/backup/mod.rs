@@ -28,6 +28,7 @@ use keyferry_client::Endpoint;
 use keyferry_files::{
     Error as FileError, Input, InputOptions, Output, OutputKind,
     convert::{ConvertOptions, ConvertReport, convert},
+    time,
 };
 use keyferry_replication::LinkOptions;
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,12 @@ impl BackupProgress {
         self.0.kept.load(Ordering::Relaxed)
     }
 
+    /// True once servers are read, or have been: before that there is nothing that could be left.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.0.servers.load(Ordering::Relaxed) > 0
+    }
+
     /// Bytes of snapshots received so far.
     #[must_use]
     pub fn received(&self) -> u64 {
@@ -163,8 +170,8 @@ impl Writing {
             snapshots.iter().map(|path| Input::open(path, InputOptions::default())).collect();
         let output = match self.is_stream {
             true => Output::writer("standard output", std::io::stdout(), self.kind),
-            false if self.replace || again => Output::path(out, self.kind).replacing(),
-            false => Output::path(out, self.kind),
+            false if self.replace || again => Output::path(out, self.kind).private().replacing(),
+            false => Output::path(out, self.kind).private(),
         };
         let done = convert(inputs?, vec![output], self.options.clone());
         done.result?;
@@ -366,11 +373,19 @@ impl Backup {
             .collect();
         let before: Vec<bool> = shards.iter().map(|shard| parts.of(shard).is_some()).collect();
         let kept = before.iter().filter(|&&kept| kept).count();
-        if kept > 0 && !missing.is_empty() {
+        // Also where all are: what a backup holds is as old as the oldest of them.
+        let oldest = shards.iter().filter_map(|shard| Some(parts.of(shard)?.snapshot.taken_ms)).min();
+        if let Some(oldest) = oldest {
+            let others = match missing.is_empty() {
+                true => "",
+                false => {
+                    "; the others are read from their beginning, also where that run was in the midst of them"
+                }
+            };
             notes.push(format!(
-                "{kept} of {} shards were read by an earlier run; the others are read from their beginning, also where that run was in \
-                 the midst of them",
-                shards.len()
+                "{kept} of {} shards were read by an earlier run, as they were at {} and later{others}",
+                shards.len(),
+                time::show(i64::try_from(oldest).unwrap_or(i64::MAX))
             ));
         }
         self.progress.0.kept.store(kept as u64, Ordering::Relaxed);

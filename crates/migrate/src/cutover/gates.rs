@@ -285,7 +285,7 @@ impl Gates {
                     match node.call(["CONFIG", "SET", "repl-backlog-size", &wanted]).await {
                         Ok(_) => self.warn(
                             NAME,
-                            format!("{name} keeps {wanted} bytes now; it were {size}"),
+                            format!("{name} keeps {wanted} bytes now; before, {size}"),
                             format!("when the way back has begun: CONFIG SET repl-backlog-size {size}"),
                         ),
                         Err(error) if error.server_code().is_some() => self.warn(

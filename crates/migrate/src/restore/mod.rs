@@ -427,6 +427,7 @@ impl Restore {
         blocking(move || {
             let input = Input::open(&from, InputOptions::default())?;
             let output = Output::path(&to, OutputKind::of_path(&to).unwrap_or(OutputKind::Snapshot));
+            let output = output.private();
             let output = if replace { output.replacing() } else { output };
             convert(vec![input], vec![output], ConvertOptions::default()).result?;
             Ok(())

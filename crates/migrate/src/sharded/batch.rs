@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::BytesMut;
-use keyferry_resp::{CommandDecoder, ErrorReply, Limits, encode_command};
+use keyferry_resp::{CommandDecoder, CommandRef, ErrorReply, Limits, encode_command};
 use keyferry_routing::CommandTable;
 
 use super::{
@@ -140,7 +140,8 @@ impl Layout {
 pub(crate) fn refusal(address: String, command: Option<(&Item, u32)>, reply: &ErrorReply) -> Error {
     let (shown, db, origin) = match command {
         Some((item, n)) => {
-            let (at, shown) = nth_command(&item.bytes, n);
+            let (at, shown) =
+                nth_command(&item.bytes, n, |command| show_command(command.args(), command.len()));
             let origin = match item.mark {
                 Mark::Snapshot(_) => RefusedAt::Snapshot,
                 Mark::Stream(_) => RefusedAt::Stream { offset: item.at + at },
@@ -224,19 +225,26 @@ fn commands(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// How the so-manieth command of an item is shown.
-pub(crate) fn shown(item: &Item, n: u32) -> String {
-    nth_command(&item.bytes, n).1
+/// The name and the keys of the so-manieth command of an item, without its values: for what is logged.
+pub(crate) fn named(item: &Item, n: u32) -> String {
+    let mut keys = Vec::new();
+    let shown = nth_command(&item.bytes, n, |command| {
+        let found = CommandTable::builtin().keys(command, &mut keys);
+        let keys = if found.is_ok() { &keys[..] } else { &[] };
+        let args = keys.iter().filter_map(|key| command.arg(key.index));
+        show_command(std::iter::once(command.name()).chain(args), keys.len() + 1)
+    });
+    shown.1
 }
 
 /// Where the command begins, and how it is shown.
-fn nth_command(bytes: &[u8], n: u32) -> (u64, String) {
+fn nth_command(bytes: &[u8], n: u32, show: impl FnOnce(&CommandRef<'_>) -> String) -> (u64, String) {
     let mut decoder = CommandDecoder::with_limits(LIMITS);
     let mut at = 0;
     for i in 0..=n {
         let Ok(Some(command)) = decoder.next_ref(&bytes[at..]) else { break };
         if i == n {
-            return (at as u64, show_command(command.args(), command.len()));
+            return (at as u64, show(&command));
         }
         at += command.consumed();
     }
@@ -313,6 +321,13 @@ mod tests {
         assert_eq!(layout.place(&items, 7, Some(5)), None);
         let error = refusal("a:1".into(), Some((&items[1], 1)), &ErrorReply::new("OOM no"));
         assert!(error.to_string().contains("INCR b"), "{error}");
+    }
+
+    #[test]
+    fn what_is_logged_has_keys_and_no_values() {
+        let commands: &[&[&str]] = &[&["SET", "a", "v1"], &["MSET", "b", "v2", "c", "v3"], &["OTHER", "v4"]];
+        let item = item(Class::Exact, 1, 0, commands);
+        assert_eq!([0, 1, 2].map(|n| named(&item, n)), ["SET a", "MSET b c", "OTHER"]);
     }
 
     #[test]

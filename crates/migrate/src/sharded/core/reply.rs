@@ -371,7 +371,7 @@ impl Core {
         self.refused_lanes += usize::from(lane.refused == 0);
         lane.refused += 1;
         if since.elapsed() >= TROUBLE {
-            let what = item.map_or_else(String::new, |(item, n)| format!(" ({})", batch::shown(item, n)));
+            let what = item.map_or_else(String::new, |(item, n)| format!(" ({})", batch::named(item, n)));
             self.trouble =
                 Some(format!("{} refuses{what}: {error}; it is tried again", self.nodes[at].address));
         }

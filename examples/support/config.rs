@@ -113,15 +113,18 @@ fn option(name: &str, value: &Value, arg: &Arg) -> Result<Vec<String>, String> {
     }
 }
 
-/// All options as such a file, passwords shown as `***`.
+/// All options as such a file, passwords shown as `***`. Those that nobody gave are comments: given, some mean nothing without others, and
+/// would be refused.
 #[must_use]
 pub fn shown(matches: &ArgMatches, command: &Command) -> String {
-    let mut table = Table::new();
+    let (mut given, mut defaults) = (Table::new(), Table::new());
     for arg in command.get_arguments() {
         let (Some(name), id) = (arg.get_long(), arg.get_id().as_str()) else { continue };
         if matches!(name, "config" | "print-config" | "help" | "version") {
             continue;
         }
+        let is_default = matches.value_source(id) == Some(ValueSource::DefaultValue);
+        let table = if is_default { &mut defaults } else { &mut given };
         if !arg.get_action().takes_values() {
             let is_set = matches!(arg.get_action(), ArgAction::SetTrue) && matches.get_flag(id);
             table.insert(name.to_owned(), Value::Boolean(is_set));
@@ -143,7 +146,8 @@ pub fn shown(matches: &ArgMatches, command: &Command) -> String {
         true => String::new(),
         false => format!("# From the environment: {}\n", from_variables.join(", ")),
     };
-    format!("{note}{table}")
+    let defaults: String = defaults.to_string().lines().map(|line| format!("# {line}\n")).collect();
+    format!("{note}{given}\n# By default:\n{defaults}")
 }
 
 /// A URL without its password.
@@ -208,7 +212,10 @@ mod tests {
         let (again, _) = parse(&shown, "migrate").unwrap();
         assert_eq!((again.linger, again.on_error), (11, args.on_error));
         let (args, shown) = parse("", "migrate").unwrap();
-        assert!(!args.keep && shown.contains("linger = \"7\""), "{shown}");
+        assert!(
+            !args.keep && shown.contains("\n# linger = \"7\"") && shown.contains("\n# keep = false"),
+            "{shown}"
+        );
     }
 
     #[test]

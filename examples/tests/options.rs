@@ -200,3 +200,21 @@ fn passwords_are_shown_nowhere() {
         program("migrate").args(["--source", from, "--target", from, "--print-config"]).output().unwrap();
     assert!(shown.status.success() && said(&shown).contains(":***@"), "{shown:?}");
 }
+
+/// What is printed as a file of options is one.
+#[test]
+fn a_configuration_that_was_printed_can_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("move.toml");
+    let source =
+        ["--source", "redis://127.0.0.1:1", "--target", "redis://127.0.0.1:2", "--source-mode", "psync"];
+    let given = program("migrate").args(source).arg("--print-config").output().unwrap();
+    assert!(given.status.success(), "{given:?}");
+    std::fs::write(&path, &given.stdout).unwrap();
+    let again = program("migrate").arg("--print-config").arg("--config").arg(&path).output().unwrap();
+    assert!(again.status.success() && again.stdout == given.stdout, "{again:?}");
+    // It is refused for nothing that stands in it.
+    let run =
+        program("migrate").arg("--retry-connect").arg("1s").arg("--config").arg(&path).output().unwrap();
+    assert!(run.status.code() == Some(1) && said(&run).contains("cannot connect"), "{run:?}");
+}

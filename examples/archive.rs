@@ -4,7 +4,7 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use indicatif::HumanBytes;
-use keyferry_examples::{ReportFile, duration, size, stop_on_signal};
+use keyferry_examples::{ReportFile, duration, eprintln, size, stop_on_signal};
 use keyferry_migrate::{
     Fsync,
     archive::{Archive, ArchiveFigures, ArchiveProgress, Archived},

@@ -9,12 +9,16 @@ use std::{
 
 use clap::Parser;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use keyferry_examples::{ReportFile, SelectionArgs, Source, interrupted};
+use keyferry_examples::{ReportFile, SelectionArgs, Source, eprintln, interrupted};
 use keyferry_files::{
     Error, Input, InputOptions, Output, OutputKind,
     convert::{ConvertOptions, ConvertReport, DatabaseMove, OnLoss, convert},
+    time,
 };
-use keyferry_migrate::backup::{Backup, BackupProgress, BackupReport};
+use keyferry_migrate::{
+    Error as Failure,
+    backup::{Backup, BackupProgress, BackupReport},
+};
 use keyferry_rdb::TargetFormat;
 
 /// Back up a server, or each shard of a cluster, into files, while they go on
@@ -118,10 +122,10 @@ fn main() -> ExitCode {
             options.link.diskless = !args.source_disk;
             options.patience = Duration::from_secs(args.patience);
             options.convert = convert_options(&args);
-            match of_servers(backup) {
+            match of_servers(backup, args.out == Path::new("-")) {
                 Ok(done) => {
                     print(&done);
-                    report.map(|file| file.write(&done, |_| String::new()))
+                    report.map(|file| file.write_json(&done))
                 }
                 Err(error) => return failed(report, &error),
             }
@@ -129,9 +133,9 @@ fn main() -> ExitCode {
         Source::Files(files) => match of_files(&files, kind, &args) {
             Ok(done) => {
                 print_converted(&done);
-                report.map(|file| file.write(&done, |_| String::new()))
+                report.map(|file| file.write_json(&done))
             }
-            Err(error) => return failed(report, &error.to_string()),
+            Err(error) => return failed(report, &with_advice(&error)),
         },
     };
     match written {
@@ -158,14 +162,17 @@ fn convert_options(args: &Args) -> ConvertOptions {
     options
 }
 
-fn of_servers(backup: Backup) -> Result<BackupReport, String> {
+fn of_servers(backup: Backup, is_stream: bool) -> Result<BackupReport, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|e| format!("cannot start: {e}"))?;
     runtime.block_on(async {
         let (progress, dir) = (backup.progress(), backup.partial_dir());
         let shown = tokio::spawn(show(progress.clone()));
         let done = tokio::select! {
-            done = backup.run() => done.map_err(|error| error.to_line()),
+            done = backup.run() => done.map_err(|error| match &error {
+                Failure::File(of_file) => with_advice(of_file),
+                _ => error.to_line(),
+            }),
             // What is not whole is removed with the future.
             () = interrupted() => Err("stopped".to_owned()),
         };
@@ -176,6 +183,8 @@ fn of_servers(backup: Backup) -> Result<BackupReport, String> {
                  begins anew",
                 dir.display()
             ),
+            // Nothing was begun, or somebody has it already.
+            _ if !progress.has_begun() || is_stream => error,
             _ => format!("{error}; nothing is left of it"),
         })
     })
@@ -187,8 +196,8 @@ fn of_files(files: &[PathBuf], kind: Option<OutputKind>, args: &Args) -> Result<
     let kind = kind.or_else(|| OutputKind::of_path(&args.out)).unwrap_or(OutputKind::Snapshot);
     let output = match args.out == Path::new("-") {
         true => Output::writer("standard output", std::io::stdout(), kind),
-        false if args.force => Output::path(&args.out, kind).replacing(),
-        false => Output::path(&args.out, kind),
+        false if args.force => Output::path(&args.out, kind).private().replacing(),
+        false => Output::path(&args.out, kind).private(),
     };
     let done = convert(inputs?, vec![output], convert_options(args));
     done.result.map(|()| done.report)
@@ -233,9 +242,15 @@ async fn show(progress: BackupProgress) {
 fn print(report: &BackupReport) {
     for snapshot in &report.snapshots {
         let slots = snapshot.slots.as_ref().map_or(String::new(), |slots| format!(", slots {slots}"));
-        let read = if snapshot.kept { "kept" } else { "read" };
+        let (read, taken) = match snapshot.kept {
+            true => (
+                "kept",
+                format!(", as it was at {}", time::show(snapshot.taken_ms.try_into().unwrap_or(i64::MAX))),
+            ),
+            false => ("read", String::new()),
+        };
         eprintln!(
-            "{read:<9} {}: {} keys, {} function libraries, {}{slots}, at {}:{}",
+            "{read:<9} {}: {} keys, {} function libraries, {}{slots}, at {}:{}{taken}",
             snapshot.server,
             HumanCount(snapshot.keys),
             snapshot.functions,
@@ -276,8 +291,19 @@ fn print_converted(report: &ConvertReport) {
         }
     }
     for loss in &report.losses {
-        eprintln!("lost      {}: {}", loss.key.as_deref().unwrap_or("(no key)"), loss.what);
+        let db = loss.db.map_or(String::new(), |db| format!(" in database {db}"));
+        eprintln!("lost      {}{db}: {}", loss.key.as_deref().unwrap_or("(no key)"), loss.what);
     }
+}
+
+/// What a person can do about it, in the words of this program.
+fn with_advice(error: &Error) -> String {
+    let advice = match error {
+        Error::Losses { .. } => "--drop-losses leaves it out, and names it",
+        Error::Exists { .. } => "--force replaces files",
+        _ => return error.to_string(),
+    };
+    format!("{error} ({advice})")
 }
 
 fn usage(message: &str) -> ExitCode {

@@ -15,6 +15,7 @@ use keyferry_compat::report::{
 use keyferry_compat::{
     Baseline, Claim, Database, Needs, ReferenceOptions, RunOptions, Scratch, Suite, Target, Workload,
 };
+use keyferry_examples::{create_output, eprintln};
 use keyferry_routing::KeyPattern;
 
 /// Tell whether a server answers as Redis and Valkey do, as another server does, or as an application needs it
@@ -453,7 +454,7 @@ fn endpoint(url: &str, cluster: bool) -> Result<Endpoint, String> {
 }
 
 fn create(path: &Path) -> Result<BufWriter<File>, String> {
-    File::create(path).map(BufWriter::new).map_err(|error| format!("{}: {error}", path.display()))
+    create_output(path).map(BufWriter::new).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// The error with what is below it.
@@ -461,7 +462,10 @@ fn told(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
+        // Many errors tell their cause themselves.
+        if !text.contains(&cause.to_string()) {
+            text.push_str(&format!(": {cause}"));
+        }
         source = cause.source();
     }
     text

@@ -1,12 +1,11 @@
 //! Converts files of Redis data for another server, another kind of file, or several shards.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use indicatif::{HumanBytes, HumanCount};
-use keyferry_examples::{FileProgress, SelectionArgs};
+use keyferry_examples::{FileProgress, ReportFile, SelectionArgs, eprintln};
 use keyferry_files::convert::{
     ConvertOptions, ConvertReport, Converted, DatabaseMove, LossReport, Modules, OnCollision, OnLoss, convert,
 };
@@ -109,9 +108,9 @@ const SHOWN: usize = 20;
 fn main() -> ExitCode {
     let args = Args::parse();
     // Opened before anything is done: afterwards it would be too late to say that it cannot be written.
-    let report_file = match args.report.as_ref().map(File::create).transpose() {
+    let report_file = match args.report.as_deref().map(ReportFile::open).transpose() {
         Ok(file) => file,
-        Err(e) => return fail(&format!("report {}: {e}", args.report.unwrap_or_default().display())),
+        Err(wrong) => return fail(&wrong),
     };
     let (out, inputs) = match args.paths.split_last() {
         Some((out, inputs)) if !inputs.is_empty() => (out.clone(), inputs.to_vec()),
@@ -146,12 +145,17 @@ fn main() -> ExitCode {
             drop(progress);
             converted
         }
-        Err(error) => return fail(&error.to_string()),
+        Err(error) => {
+            let error = error.to_string();
+            if let Some(file) = report_file {
+                file.write_failure(&error);
+            }
+            return fail(&error);
+        }
     };
     print_summary(&report);
-    let written = report_file.map_or(Ok(()), |file| serde_json::to_writer_pretty(file, &report));
-    if let Err(e) = written {
-        eprintln!("convert: the report could not be written: {e}");
+    if let Some(Err(wrong)) = report_file.map(|file| file.write_json(&report)) {
+        eprintln!("convert: {wrong}");
     }
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,7 +10,7 @@ use std::{
 
 use clap::Parser;
 use keyferry_client::Endpoint;
-use keyferry_examples::{ReportFile, duration, interrupted, size};
+use keyferry_examples::{ReportFile, duration, eprintln, interrupted, println, size};
 use keyferry_migrate::{
     Finished,
     cutover::{Cutover, CutoverOptions, CutoverOutcome, CutoverReport, StopWrites, Switch, Verify},

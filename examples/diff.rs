@@ -1,6 +1,5 @@
 //! Tells whether two servers, clusters or files hold the same data, and what differs.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,7 +12,7 @@ use keyferry_diff::{
     BarrierBy, ChangedKeys, ChangedOptions, Depth, DiffOptions, DiffReport, Difference, DifferenceSink,
     LiveDiff, LiveOptions, RepairOptions, RepairWhat, Sample, Side, SnapshotDiff, Suspects, Verdict, quick,
 };
-use keyferry_examples::{CarriedOut, DiffBar, SelectionArgs};
+use keyferry_examples::{CarriedOut, DiffBar, SelectionArgs, create_output, eprintln};
 use keyferry_files::DatabaseMove;
 use keyferry_routing::KeyPattern;
 
@@ -626,7 +625,7 @@ fn create(path: &Path) -> Result<Box<dyn Write + Send>, String> {
     if path == Path::new("-") {
         return Ok(Box::new(BufWriter::new(io::stdout())));
     }
-    let file = File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let file = create_output(path).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(Box::new(BufWriter::new(file)))
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use keyferry_examples::{FileProgress, SelectionArgs};
+use keyferry_examples::{FileProgress, SelectionArgs, create_output, eprintln};
 use keyferry_files::json::{JsonForm, JsonWriter};
 use keyferry_files::report::{self, About, MemoryCsv};
 use keyferry_files::survey::{PrefixOptions, Survey, SurveyOptions};
@@ -241,7 +241,7 @@ fn read(
 }
 
 fn create(path: &Path) -> Result<BufWriter<File>, Error> {
-    let file = File::create(path).map_err(|error| named(path, &error))?;
+    let file = create_output(path).map_err(|error| named(path, &error))?;
     Ok(BufWriter::new(file))
 }
 
@@ -258,7 +258,7 @@ enum Output {
 impl Output {
     fn open(path: Option<&Path>) -> Result<Self, Error> {
         match path {
-            Some(path) => File::create(path).map(Self::File).map_err(|error| named(path, &error)),
+            Some(path) => create_output(path).map(Self::File).map_err(|error| named(path, &error)),
             None => Ok(Self::Standard(io::stdout().lock())),
         }
     }

@@ -4,7 +4,9 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use keyferry_client::Endpoint;
-use keyferry_examples::{Given, Lines, ReportFile, Source, View, duration, size, stop_on_signal};
+use keyferry_examples::{
+    Given, Lines, ReportFile, Source, View, duration, eprintln, println, size, stop_on_signal,
+};
 use keyferry_migrate::{
     CrossSlotPolicy, Delivery, Expiry, Finished, Fsync, Migration, Mirror, OnError, OnLoss, Outcome, Report,
     RoutingCounts, Until, Worker, metrics::MetricsServer, precheck::Plan,
@@ -287,7 +289,7 @@ fn main() -> ExitCode {
         Err(e) => e.exit(),
     };
     if args.config.print_config {
-        print!("{}", keyferry_examples::show_config(&matches, &Args::command()));
+        println!("{}", keyferry_examples::show_config(&matches, &Args::command()).trim_end());
         return ExitCode::SUCCESS;
     }
     let lines = if args.precheck.precheck { None } else { args.view.lines() };

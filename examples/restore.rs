@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{ArgGroup, Parser, ValueEnum};
 use indicatif::{HumanBytes, HumanCount};
 use keyferry_client::Endpoint;
-use keyferry_examples::{OwnServer, interrupted};
+use keyferry_examples::{OwnServer, eprintln, interrupted, println, say::is_output_whole};
 use keyferry_files::{KeyName, time};
 use keyferry_migrate::{
     Error, OnExists,
@@ -54,7 +54,8 @@ struct Args {
     #[arg(long, value_name = "URL|FILE")]
     target: Option<String>,
 
-    /// Write a directory instead that Redis 7.0 or later, or Valkey, loads: redis-server --appendonly yes --dir DIR
+    /// Write a directory instead that a server loads, Redis 7.0 or Valkey or later, and at least as new as the one that was archived:
+    /// redis-server --appendonly yes --dir DIR
     #[arg(long, value_name = "DIR", conflicts_with_all = ["keys", "db", "rename", "expiry", "on_exists", "scratch", "json"])]
     to_dir: Option<PathBuf>,
 
@@ -179,7 +180,7 @@ fn list(args: &Args) -> Result<ExitCode, String> {
     if args.json {
         print_json(&listings)?;
     }
-    Ok(if damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if damaged || !is_output_whole() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn show(ms: u64) -> String {
@@ -249,7 +250,7 @@ fn history(args: &Args, key: &str) -> Result<ExitCode, String> {
     for stored in open(args)? {
         history_in(&stored, args, db, key)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if is_output_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn history_in(stored: &Stored, args: &Args, db: u64, key: &str) -> Result<(), String> {
@@ -348,7 +349,11 @@ fn restore_one(
 ) -> Result<Option<RestoreReport>, String> {
     if let Some(dir) = &args.to_dir {
         point.export_to(dir).map_err(|error| error.to_line())?;
-        eprintln!("restore: written; load it with redis-server --appendonly yes --dir {}", dir.display());
+        eprintln!(
+            "restore: written; load it with redis-server --appendonly yes --dir {}, at least as new as what was archived ({})",
+            dir.display(),
+            point.server()
+        );
         return Ok(None);
     }
     let to = to.ok_or("--target or --to-dir is wanted")?;
@@ -373,8 +378,11 @@ fn restore_one(
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|e| format!("cannot start: {e}"))?;
     let report = runtime.block_on(run(restore, scratch, point)).map_err(|error| error.to_line())?;
-    let report =
-        report.ok_or("stopped: a part may be at the target, and the scratch server may hold data")?;
+    let left = match args.scratch {
+        Some(_) => "stopped: a part may be at the target, and the scratch server may hold data",
+        None => "stopped: a part may be at the target",
+    };
+    let report = report.ok_or(left)?;
     if !args.json {
         print_report(&report);
     }
@@ -404,20 +412,26 @@ async fn run(
     done
 }
 
-/// A line when something else begins, and every few seconds how far it is.
+/// A line when something else begins, or is in the way, and every few seconds how far it is.
 async fn show_steps(progress: RestoreProgress) {
-    let (mut shown, mut since) = ("", std::time::Instant::now());
+    let (mut shown, mut since) = (("", None), std::time::Instant::now());
     loop {
         let (step, figures) = progress.step();
-        if step != shown {
-            eprintln!("restore: {step}");
-            (shown, since) = (step, std::time::Instant::now());
-        } else if since.elapsed() >= Duration::from_secs(5)
-            && let Some(figures) = figures.map(|progress| progress.figures())
-        {
-            since = std::time::Instant::now();
-            let (keys, commands) = (figures.keys_applied, figures.commands_applied);
-            eprintln!("restore: {step}: {} keys, {} commands", HumanCount(keys), HumanCount(commands));
+        let figures = figures.map(|progress| progress.figures());
+        let now = (step, figures.as_ref().and_then(|figures| figures.trouble.clone()));
+        let is_new = now != shown;
+        if is_new || since.elapsed() >= Duration::from_secs(5) {
+            match (&now.1, figures) {
+                (Some(trouble), _) => eprintln!("restore: {step}: trying again: {trouble}"),
+                (None, Some(figures)) if !is_new => {
+                    let (keys, commands) =
+                        (HumanCount(figures.keys_applied), HumanCount(figures.commands_applied));
+                    eprintln!("restore: {step}: {keys} keys, {commands} commands");
+                }
+                (None, _) if is_new => eprintln!("restore: {step}"),
+                (None, _) => {}
+            }
+            (shown, since) = (now, std::time::Instant::now());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

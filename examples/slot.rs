@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
+use keyferry_examples::eprintln;
 use keyferry_routing::{Topology, hash_tag, slot};
 
 /// Show the cluster slot of keys, and with a node table the primary that serves it

@@ -1,5 +1,9 @@
 //! What the example programs share: how progress is shown to a person or written to a log, and options.
 
+// First, as the others say things with its macros.
+#[macro_use]
+pub mod say;
+
 mod config;
 mod control;
 mod diff_bar;
@@ -8,6 +12,7 @@ mod file_progress;
 mod filter;
 mod given;
 mod log;
+mod output_file;
 mod plan;
 mod precheck;
 mod reading;
@@ -30,6 +35,7 @@ pub use file_progress::FileProgress;
 pub use filter::{FilterArgs, print_filter};
 pub use given::Given;
 pub use log::LogArgs;
+pub use output_file::create_output;
 pub use plan::{expand, planned};
 pub use precheck::{PrecheckArgs, precheck, print_warnings};
 pub use reading::{ReadingArgs, print_reading};

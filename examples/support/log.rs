@@ -58,6 +58,7 @@ impl LogArgs {
                 .with_max_level(self.level())
                 .with_writer(lines.clone())
                 .with_ansi(false)
+                .log_internal_errors(false)
                 .with_target(false)
                 .with_timer(Since(Instant::now()))
                 .init(),
@@ -75,7 +76,12 @@ impl LogArgs {
 }
 
 fn start<W: for<'a> MakeWriter<'a> + Send + Sync + 'static>(form: LogForm, level: LevelFilter, to: W) {
-    let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(to).with_ansi(false);
+    // What cannot be written would be told there, too, by a macro that panics.
+    let lines = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(to)
+        .with_ansi(false)
+        .log_internal_errors(false);
     match form {
         LogForm::Human => lines.with_target(false).init(),
         LogForm::Json => lines.json().flatten_event(true).init(),

@@ -9,6 +9,8 @@ use std::{
 use keyferry_migrate::Report;
 use serde::Serialize;
 
+use crate::output_file::refuse_data;
+
 /// The file that a report goes to. It is opened before anything is done, as afterwards it would be too late to say that it cannot be
 /// written; what it held before stays until there is another report, and a file that was not there is not left empty.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ impl ReportFile {
     /// # Errors
     /// In the words of a person.
     pub fn open(path: &Path) -> Result<Self, String> {
+        refuse_data(path).map_err(|e| format!("report {}: {e}", path.display()))?;
         let mut options = OpenOptions::new();
         options.write(true);
         let (opened, is_new) = match options.clone().create_new(true).open(path) {
@@ -54,6 +57,14 @@ impl ReportFile {
             false => serde_json::to_string_pretty(report),
         };
         self.put(text.map_err(io::Error::from))
+    }
+
+    /// Writes what this is as JSON, whatever the name of the file: there is no page of it.
+    ///
+    /// # Errors
+    /// When it cannot be written, in the words of a person.
+    pub fn write_json<T: Serialize>(self, report: &T) -> Result<(), String> {
+        self.put(serde_json::to_string_pretty(report).map_err(io::Error::from))
     }
 
     /// Writes the report of a migration in the form that the name of the file says.

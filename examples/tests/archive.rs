@@ -273,3 +273,43 @@ fn items(client: &mut keyferry_testkit::ClusterClient, key: &str) -> Vec<String>
     let reply = client.call(&["LRANGE", key, "0", "-1"]).unwrap();
     reply.as_array().unwrap().iter().map(|item| item.as_str().unwrap().to_owned()).collect()
 }
+
+/// A target that takes nothing for a while: why it does not go on is said, and no value with it.
+#[test]
+fn a_target_that_is_full_is_told_of() {
+    use std::io::{BufRead, BufReader};
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("archive");
+    let (source, target) = (start(), start());
+    let mut client = source.client().unwrap();
+    (0..2000).for_each(|number| {
+        client.call(&["SET", &format!("key:{number}"), &"topsecret".repeat(200)]).unwrap();
+    });
+    let keeper = Keeper::start(&source.url(), &archive);
+    let begun = Instant::now();
+    while !has_begun(&archive) {
+        assert!(begun.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(keeper);
+    let used: u64 = target.client().unwrap().info("memory", "used_memory").unwrap().unwrap().parse().unwrap();
+    let room = |bytes: u64| {
+        target.client().unwrap().call(&["CONFIG", "SET", "maxmemory", &bytes.to_string()]).unwrap();
+    };
+    room(used + (1 << 20));
+    let mut command = program("restore");
+    command.arg("--archive").arg(&archive).args(["--latest", "--target", &target.url()]);
+    let mut running = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(running.stderr.take().unwrap()).lines();
+    let mut said = String::new();
+    for line in lines.map_while(Result::ok) {
+        said.push_str(&line);
+        if line.contains("trying again: ") {
+            assert!(line.contains("OOM") && line.contains(" key:"), "{line}");
+            room(0);
+        }
+    }
+    assert!(running.wait().unwrap().success(), "{said}");
+    assert!(said.contains("trying again: ") && !said.contains("secret"), "{said}");
+    assert_eq!(target.client().unwrap().int(&["DBSIZE"]).unwrap(), 2000);
+}

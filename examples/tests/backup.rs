@@ -121,15 +121,19 @@ fn a_backup_that_is_terminated_leaves_nothing() {
         .args(["--source", &format!("redis://{}", proxy.addr()), "--out"])
         .arg(dir.path().join("dump.rdb"));
     command.arg("--report").arg(&page).stdin(Stdio::null()).stderr(Stdio::piped());
-    let mut running = command.spawn().unwrap();
     let files = || std::fs::read_dir(dir.path()).unwrap().count();
-    // It takes half a minute from here on.
-    proxy.delay(Duration::from_millis(200));
-    let begun = Instant::now();
-    while files() == 0 {
-        assert!(begun.elapsed() < PATIENCE && running.try_wait().unwrap().is_none(), "no file is begun");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    // Until it has begun a file; it takes half a minute from there on.
+    let mut begun = || {
+        let mut running = command.spawn().unwrap();
+        proxy.delay(Duration::from_millis(200));
+        let begun = Instant::now();
+        while files() == 0 {
+            assert!(begun.elapsed() < PATIENCE && running.try_wait().unwrap().is_none(), "no file is begun");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        running
+    };
+    let running = begun();
     process::signal(running.id(), "TERM").unwrap();
     let output = running.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -137,4 +141,61 @@ fn a_backup_that_is_terminated_leaves_nothing() {
     assert_eq!(files(), 0);
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&page).unwrap()).unwrap();
     assert_eq!(report["outcome"]["state"], "failed", "{report}");
+
+    // What one that is killed leaves, the next one removes, but nothing of one that runs.
+    proxy.delay(Duration::ZERO);
+    let mut killed = begun();
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(files(), 1);
+    let beside = |name: &str| {
+        let mut command = Command::new(program("backup"));
+        command.args(["--source", &source.url(), "--out"]).arg(dir.path().join(name)).stdin(Stdio::null());
+        command.stderr(Stdio::null()).status().unwrap().success()
+    };
+    assert!(beside("one.rdb") && files() == 1);
+    std::fs::remove_file(dir.path().join("one.rdb")).unwrap();
+    proxy.delay(Duration::ZERO);
+    let mut runs = begun();
+    assert!(beside("two.rdb") && files() == 2 && runs.try_wait().unwrap().is_none());
+    runs.kill().unwrap();
+    runs.wait().unwrap();
+}
+
+/// Whatever a backup is made of, nobody but its owner reads it; what could not be begun leaves nothing to be told of.
+#[test]
+fn a_backup_is_private_and_says_what_is_left() {
+    use std::os::unix::fs::PermissionsExt;
+    let source = Server::any().unwrap();
+    data::small(&mut source.client().unwrap(), 3, 2).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let backup = |source: &str, out: &Path, more: &[&str]| {
+        let mut command = Command::new(program("backup"));
+        command.args(["--source", source, "--out"]).arg(out).args(more).stdin(Stdio::null()).output().unwrap()
+    };
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for (name, expected) in [("a.rdb", 0o600), ("b.aof", 0o600), ("c.jsonl", 0o600), ("d/", 0o700)] {
+        let out = dir.path().join(name);
+        let output = backup(&source.url(), &out, &[]);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(mode(&out), expected, "{name}");
+    }
+    let dump = dir.path().join("a.rdb");
+    let whole = dir.path().join("whole.rdb");
+    assert!(backup(dump.to_str().unwrap(), &whole, &[]).status.success() && mode(&whole) == 0o600);
+
+    let again = backup(&source.url(), &dump, &[]);
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert!(
+        said.contains("left as it is (--force replaces files)") && !said.contains("nothing is left"),
+        "{said}"
+    );
+    let away = backup("redis://127.0.0.1:1", &dir.path().join("x.rdb"), &[]);
+    assert!(!String::from_utf8_lossy(&away.stderr).contains("nothing is left"), "{away:?}");
+    // A report is JSON, whatever its name.
+    let page = dir.path().join("page.md");
+    let output = backup(&source.url(), &dir.path().join("y.rdb"), &["--report", page.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&page).unwrap()).unwrap();
+    assert!(report["snapshots"][0]["keys"].as_u64() > Some(0), "{report}");
 }

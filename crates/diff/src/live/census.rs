@@ -12,6 +12,7 @@ use super::nodes::{self, LiveSide};
 /// What a server counts that changes with every key that comes or goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Standing {
+    db: u32,
     run: String,
     /// Changes since the last save and when that was; keys that expired; keys that were evicted.
     counts: [u64; 4],
@@ -23,22 +24,15 @@ struct Standing {
 /// The keys of a pair of databases that were looked at, and how the servers stood before.
 #[derive(Debug)]
 pub(crate) struct Census {
-    target: Stand,
+    target: Standing,
     /// The source, if keys that expire are counted there.
-    source: Option<Stand>,
+    source: Option<Standing>,
     /// Hashes of names, some perhaps twice, as `SCAN` may give keys. Two names of one hash make it too few, which proves nothing.
     names: Vec<u64>,
     /// The same of those that expire on the source.
     expire: Vec<u64>,
     /// Names that are held at most.
     most: usize,
-}
-
-/// A database, and how its server stood.
-#[derive(Debug)]
-struct Stand {
-    db: u32,
-    before: Standing,
 }
 
 impl Census {
@@ -51,9 +45,9 @@ impl Census {
         of_target: u32,
         memory: usize,
     ) -> Option<Self> {
-        let target = Stand { db: of_target, before: standing(target, of_target).await? };
+        let target = standing(target, of_target).await?;
         let source = match of_source {
-            Some(db) => Some(Stand { db, before: standing(source, db).await? }),
+            Some(db) => Some(standing(source, db).await?),
             None => None,
         };
         Some(Self { target, source, names: Vec::new(), expire: Vec::new(), most: memory / size_of::<u64>() })
@@ -79,12 +73,12 @@ impl Census {
     /// expires on the source: then how many.
     pub(crate) async fn end(mut self, [source, target]: &[Arc<LiveSide>; 2], lacking: u64) -> Option<u64> {
         let found = different(&mut self.names).checked_sub(lacking)?;
-        if self.most == 0 || found != self.target.before.keys || !self.target.stands(target).await {
+        if self.most == 0 || found != self.target.keys || !self.target.is_still(target).await {
             return None;
         }
         if let Some(before) = &self.source {
             let expire = different(&mut self.expire);
-            if expire != before.before.expire || !before.stands(source).await {
+            if expire != before.expire || !before.is_still(source).await {
                 return None;
             }
         }
@@ -92,10 +86,10 @@ impl Census {
     }
 }
 
-impl Stand {
+impl Standing {
     /// Whether nothing has come or gone since.
-    async fn stands(&self, side: &LiveSide) -> bool {
-        standing(side, self.db).await.is_some_and(|now| now == self.before)
+    async fn is_still(&self, side: &LiveSide) -> bool {
+        standing(side, self.db).await.as_ref() == Some(self)
     }
 }
 
@@ -120,7 +114,7 @@ async fn standing(side: &LiveSide, db: u32) -> Option<Standing> {
         number("persistence", ["rdb_changes_since_last_save", "rdb_last_save_time"]).await?;
     let [expired, evicted] = number("stats", ["expired_keys", "evicted_keys"]).await?;
     let (keys, expire) = databases::counts(side).await.ok()?.get(&db).copied().unwrap_or_default();
-    Some(Standing { run, counts: [changes, saved, expired, evicted], keys, expire })
+    Some(Standing { db, run, counts: [changes, saved, expired, evicted], keys, expire })
 }
 
 #[cfg(test)]
@@ -128,8 +122,7 @@ mod tests {
     use super::*;
 
     fn census(names: &[u64], most: usize) -> Census {
-        let before = Standing { run: String::new(), counts: [0; 4], keys: 0, expire: 0 };
-        let target = Stand { db: 0, before };
+        let target = Standing { db: 0, run: String::new(), counts: [0; 4], keys: 0, expire: 0 };
         let mut census = Census { target, source: None, names: Vec::new(), expire: Vec::new(), most };
         names.iter().for_each(|name| census.add(&[*name], &[]));
         census

@@ -25,7 +25,7 @@ pub(crate) const PREFIX: &str = "keyferry-temp-";
 const LEFT: &str = "keyferry.left";
 
 /// How often another one is made, when one is taken for one that was left behind before it could be locked.
-const ATTEMPTS: u32 = 10;
+pub(crate) const ATTEMPTS: u32 = 10;
 
 /// Makes a directory in that for temporary files, and locks it: it is held as long as the file is open. Others that nobody holds are
 /// removed meanwhile, on a thread of its own.
@@ -58,7 +58,7 @@ fn make(within: &Path, purpose: &str) -> Result<(TempDir, File), Error> {
         let made = tempfile::Builder::new().prefix(&format!("{PREFIX}{purpose}-")).tempdir_in(within);
         let made = made.map_err(|e| failed(within, "creating a directory", e))?;
         match lock(made.path()) {
-            Ok(file) if is_there(&file, made.path()) => return Ok((made, file)),
+            Ok(file) if is_there(&file, &made.path().join(LOCK)) => return Ok((made, file)),
             // Another program has found it before it was locked.
             Ok(_) | Err(Error::JournalLocked { .. }) => {}
             Err(error) => last = Some(error),
@@ -69,8 +69,8 @@ fn make(within: &Path, purpose: &str) -> Result<(TempDir, File), Error> {
 }
 
 /// True when this is the file that stands there: one that was removed can be locked as well.
-fn is_there(lock: &File, directory: &Path) -> bool {
-    let (held, there) = (lock.metadata(), fs::symlink_metadata(directory.join(LOCK)));
+pub(crate) fn is_there(file: &File, path: &Path) -> bool {
+    let (held, there) = (file.metadata(), fs::symlink_metadata(path));
     matches!((held, there), (Ok(held), Ok(there)) if (held.dev(), held.ino()) == (there.dev(), there.ino()))
 }
 
@@ -105,7 +105,7 @@ fn abandoned(path: &Path, user: u32) -> Option<File> {
     let lock = OpenOptions::new().write(true).open(&file).ok()?;
     lock.try_lock().ok()?;
     // Only now it can be told: who leaves one says so before it is let go.
-    (!path.join(LEFT).exists() && is_there(&lock, path)).then_some(lock)
+    (!path.join(LEFT).exists() && is_there(&lock, &file)).then_some(lock)
 }
 
 /// The lock goes last, so that what is left of a removal that was killed is found again.

@@ -3,7 +3,6 @@
 use std::{
     fs::{self, TryLockError},
     io::{self, Write},
-    os::unix::fs::MetadataExt,
     path::Path,
     sync::atomic::Ordering,
     time::Duration,
@@ -25,6 +24,7 @@ use super::{BackupProgress, BackupSnapshot};
 use crate::{
     error::Error,
     journal::{blocking, now_ms},
+    temporary::{ATTEMPTS, is_there},
 };
 
 /// Pieces that wait to be written, of 256 KiB at most.
@@ -34,9 +34,6 @@ const PIECES: usize = 16;
 pub(crate) const UNNAMED: &str = ".keyferry-backup-";
 /// And end so.
 const PART: &str = ".part";
-
-/// How often another file is made, when one is taken for one that was left behind before it could be locked.
-const ATTEMPTS: u32 = 10;
 
 /// A server to be read.
 pub(crate) struct Copy {
@@ -189,12 +186,6 @@ fn unnamed(dir: &Path) -> io::Result<NamedTempFile> {
         }
     }
     Err(io::Error::other("each file was taken for one that was left behind"))
-}
-
-/// True when this is the file that stands there: one that was removed can be locked as well.
-fn is_there(file: &fs::File, path: &Path) -> bool {
-    let (held, there) = (file.metadata(), fs::symlink_metadata(path));
-    matches!((held, there), (Ok(held), Ok(there)) if (held.dev(), held.ino()) == (there.dev(), there.ino()))
 }
 
 /// Removes the files of programs that were killed. Whatever cannot be looked at, or removed, stays.
